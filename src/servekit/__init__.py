@@ -1,0 +1,1 @@
+"""Serve Python functions and classes over HTTP."""

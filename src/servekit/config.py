@@ -1,0 +1,110 @@
+"""Every default and every limit, and the checks on what users set."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from servekit.errors import InvalidInputError
+
+# -- default names: the one place --------------------------------------------------------------------
+
+DEFAULT_POLICY = "weighted"
+DEFAULT_RUNTIME = "ray"
+DEFAULT_ADAPTER = "flask"
+DEFAULT_METHODS = ("GET",)
+DEFAULT_TIMEOUT_S = 60.0
+
+# -- bounds of the control plane ----------------------------------------------------------------------
+
+SNAPSHOT_TIMEOUT_S = 10.0
+"""How long a change waits for every live ingress worker to have applied it."""
+DRAIN_TIMEOUT_S = 60.0
+"""How long a replica that is to go may go on with what it has."""
+STOP_GRACE_S = 5.0
+"""Between asking a worker process to end and killing it."""
+ORPHAN_TIMEOUT_S = 10.0
+"""How long a worker of an owned instance goes on without a controller."""
+HELLO_TIMEOUT_S = 5.0
+"""How long the two ends of a new link may take to know each other."""
+
+
+class BackendConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a user may set of a backend; `update_backend_config` changes any part of it."""
+
+    num_replicas: int = 1
+    max_concurrent_queries: int = 1
+    """Calls of the handler at a time in one replica: exact, a promise to the user's code."""
+    max_queued_requests: int = 1000
+    """Requests that one ingress worker holds back while no replica has room; beyond them, 503."""
+    callable_methods: tuple[str, ...] = ()
+    """Methods of a class backend that ``X-SERVE-CALL-METHOD`` may name."""
+    startup_timeout_s: float = 600.0
+    """How long a replica's ``__init__`` may take."""
+
+    def __post_init__(self) -> None:
+        _at_least("num_replicas", self.num_replicas, 0)
+        _at_least("max_concurrent_queries", self.max_concurrent_queries, 1)
+        _at_least("max_queued_requests", self.max_queued_requests, 0)
+        _at_least("startup_timeout_s", self.startup_timeout_s, 0)
+
+
+REPLICA_FIELDS = frozenset({"max_concurrent_queries"})
+"""Fields that a running replica does not take over: a change replaces the replicas, one version by the next."""
+
+
+def backend_config(changes: Mapping[str, Any] | BackendConfig | None, base: BackendConfig | None = None) -> BackendConfig:
+    """``base`` (default: the defaults) with ``changes``; raises `InvalidInputError` and names the key at fault."""
+    if isinstance(changes, BackendConfig):
+        return changes
+    base = base or BackendConfig()
+    if changes is None:
+        return base
+    if not isinstance(changes, Mapping):
+        raise InvalidInputError(f"a backend's config is a dict, not {type(changes).__name__}: {changes!r}")
+    known = BackendConfig.__struct_fields__
+    for key in changes:
+        if key not in known:
+            raise InvalidInputError(f"{key!r} is not a backend config key{nearest(key, known)}")
+    try:
+        return msgspec.convert({**msgspec.to_builtins(base), **changes}, BackendConfig)
+    except msgspec.ValidationError as error:
+        raise InvalidInputError(f"backend config: {error}") from None
+
+
+class HttpLimits(msgspec.Struct, frozen=True):
+    """What one HTTP listener bears; every limit is finite."""
+
+    request_line_bytes: int = 8 * 1024
+    header_bytes: int = 16 * 1024
+    """Name and value of one header."""
+    headers_bytes: int = 64 * 1024
+    header_count: int = 200
+    body_bytes: int = 64 * 1024 * 1024
+    header_timeout_s: float = 10.0
+    """From a request's first byte to the end of its headers."""
+    body_timeout_s: float = 30.0
+    """Between two pieces of a body."""
+    idle_timeout_s: float = 75.0
+    """A kept-alive connection without a request."""
+    write_buffer_bytes: int = 256 * 1024
+    """Unsent answer bytes at which a connection's next request waits."""
+    write_timeout_s: float = 60.0
+    """How long a reader may leave the write buffer full."""
+    connections: int = 10_000
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'? Known: …``, to end a message about an unknown name."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"{hint} Known: {', '.join(names) or 'none'}"
+
+
+def _at_least(name: str, value: float, low: float) -> None:
+    if not low <= value < float("inf"):
+        raise ValueError(f"{name} must be finite and at least {low}, not {value}")

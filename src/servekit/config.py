@@ -56,7 +56,9 @@ REPLICA_FIELDS = frozenset({"max_concurrent_queries"})
 """Fields that a running replica does not take over: a change replaces the replicas, one version by the next."""
 
 
-def backend_config(changes: Mapping[str, Any] | BackendConfig | None, base: BackendConfig | None = None) -> BackendConfig:
+def backend_config(
+    changes: Mapping[str, Any] | BackendConfig | None, base: BackendConfig | None = None
+) -> BackendConfig:
     """``base`` (default: the defaults) with ``changes``; raises `InvalidInputError` and names the key at fault."""
     if isinstance(changes, BackendConfig):
         return changes

@@ -1,1 +1,46 @@
-"""Serve Python functions and classes over HTTP."""
+"""Serve Python functions and classes over HTTP, from many processes, with traffic split between versions."""
+
+from servekit.api import (
+    Instance,
+    create_backend,
+    create_endpoint,
+    current,
+    delete_backend,
+    delete_endpoint,
+    get_backend_config,
+    get_traffic,
+    init,
+    list_backends,
+    list_endpoints,
+    set_traffic,
+    shutdown,
+    stat,
+    status,
+    update_backend_config,
+)
+from servekit.config import BackendConfig, HttpLimits
+from servekit.errors import ServekitError
+
+__all__ = [
+    "BackendConfig",
+    "HttpLimits",
+    "Instance",
+    "ServekitError",
+    "create_backend",
+    "create_endpoint",
+    "current",
+    "delete_backend",
+    "delete_endpoint",
+    "get_backend_config",
+    "get_traffic",
+    "init",
+    "list_backends",
+    "list_endpoints",
+    "set_traffic",
+    "shutdown",
+    "stat",
+    "status",
+    "update_backend_config",
+]
+
+__version__ = "0.1.0"

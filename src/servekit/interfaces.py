@@ -176,6 +176,8 @@ class ReplicaRuntime(ABC):
 
     worker_options_name: ClassVar[str] = "options"
     """How users call ``WorkerSpec.options``, for messages."""
+    local_links: bool = True
+    """False: workers on this machine, too, are reached at `advertise_host`, over TCP."""
 
     def open(self, context: RuntimeContext) -> None:
         """Called once, before anything else. Raises what `init()` or `create_backend()` should raise."""

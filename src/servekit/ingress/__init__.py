@@ -1,0 +1,1 @@
+"""The ingress worker: from a socket to a frame and back."""

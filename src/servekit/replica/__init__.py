@@ -1,0 +1,1 @@
+"""The replica worker: from a frame to a handler and back."""

@@ -1,0 +1,1 @@
+"""Frames and links between servekit's processes: nothing about HTTP or endpoints."""

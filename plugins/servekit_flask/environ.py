@@ -1,0 +1,66 @@
+"""The WSGI environ of a request (PEP 3333): the form in which werkzeug and Flask read it."""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from typing import Any
+
+from servekit.interfaces import Request
+
+_CONSTANT: dict[str, Any] = {
+    "SCRIPT_NAME": "",
+    "SERVER_PROTOCOL": "HTTP/1.1",
+    "wsgi.version": (1, 0),
+    "wsgi.url_scheme": "http",
+    "wsgi.multithread": True,
+    "wsgi.multiprocess": True,
+    "wsgi.run_once": False,
+    "wsgi.input_terminated": True,  # the stream ends where the body does, so werkzeug need not count bytes
+}
+
+
+def environ_of(request: Request) -> dict[str, Any]:
+    """A fresh environ; ``servekit.request_id`` is the request's id."""
+    path = request.path
+    environ = _CONSTANT.copy()
+    environ["REQUEST_METHOD"] = request.method
+    environ["PATH_INFO"] = path if path.isascii() else path.encode().decode("latin-1")
+    environ["QUERY_STRING"] = request.query_string.decode("latin-1")
+    environ["wsgi.input"] = request.stream
+    environ["wsgi.errors"] = sys.stderr
+    environ["servekit.request_id"] = request.id
+    if request.client:
+        environ["REMOTE_ADDR"] = request.client
+    for name, value in request.headers:
+        key = environ_key(name)
+        if key in environ:
+            environ[key] += ("; " if key == "HTTP_COOKIE" else ",") + value.decode("latin-1")
+        elif key:
+            environ[key] = value.decode("latin-1")
+    environ["SERVER_NAME"], environ["SERVER_PORT"] = server_of(environ.get("HTTP_HOST", ""))
+    return environ
+
+
+@lru_cache(maxsize=1024)
+def environ_key(name: bytes) -> str:
+    """``content-type`` → ``CONTENT_TYPE``, ``x-a`` → ``HTTP_X_A``; empty for a header that must not get in.
+
+    A name with an underscore must not: it could pass for another header (``x_user`` for ``x-user``) that a proxy in
+    front of us checks or removes. nginx, gunicorn and werkzeug drop such headers too.
+    """
+    if b"_" in name:
+        return ""
+    key = name.decode("latin-1").upper().replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+
+
+@lru_cache(maxsize=256)
+def server_of(host: str) -> tuple[str, str]:
+    """Name and port in a Host header; ``localhost`` for none, as PEP 3333 wants both."""
+    name, _, port = host.rpartition(":")
+    if name and not port:
+        return name, "80"
+    if name and port.isdecimal() and len(port) <= 5:
+        return name, port
+    return host or "localhost", "80"

@@ -1,0 +1,118 @@
+"""What a handler returned, as a response: Flask's own conventions, and JSON for numpy and pydantic values."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any, cast
+
+import flask
+from flask.globals import _cv_request
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as WerkzeugResponse
+from werkzeug.wsgi import ClosingIterator
+
+from servekit.interfaces import Response
+from servekit_flask.jsonable import HandlerJSON, is_jsonable
+
+_HTML = ("Content-Type", "text/html; charset=utf-8")
+_JSON = ("Content-Type", "application/json")
+_PLAIN = frozenset({str, bytes, dict, list})
+_ACCEPTED = "str, bytes, dict, list, a generator, a Response, a numpy value, a pydantic model or a tuple that begins so"
+
+
+class HandlerApp(flask.Flask):
+    """The application that handlers see as `flask.current_app`; it has no URLs of its own."""
+
+    json_provider_class = HandlerJSON
+    json: HandlerJSON
+
+    def make_response(self, rv: Any) -> flask.Response:
+        """As Flask's, for more types. Raises ``TypeError`` for a result that is no answer."""
+        pair = isinstance(rv, tuple) and len(rv) in (2, 3)
+        body, rest = (rv[0], rv[1:]) if pair else (rv, ())
+        if isinstance(body, AsyncIterator):
+            response = super().make_response(("", *rest)) if rest else self.response_class()
+            response.response = body  # type: ignore[assignment]  # `wire_response` knows
+            return response
+        body = self._flask_body(body)
+        return super().make_response((body, *rest) if rest else body)
+
+    def _flask_body(self, body: Any) -> Any:
+        """``body`` as something that Flask's own ``make_response`` takes."""
+        if body is None:
+            raise TypeError(
+                "The handler did not return a valid response. The function either returned None or ended without a"
+                f" return statement. It may return {_ACCEPTED}."
+            )
+        if isinstance(body, self.response_class | str | bytes | bytearray | dict | list | tuple | Iterator):
+            return body
+        if is_jsonable(body):
+            return self.json.response(body)
+        if isinstance(body, HTTPException):
+            body = body.get_response(_environ())
+        if isinstance(body, WerkzeugResponse):
+            return self.response_class.force_type(body)
+        if callable(body):  # a WSGI application, or so Flask takes it
+            return body
+        raise TypeError(f"The handler returned {type(body).__name__}, which is no response. It may return {_ACCEPTED}.")
+
+
+def encode(app: HandlerApp, result: Any) -> Response:
+    """Raises ``TypeError`` for a type that is no response, ``ValueError`` for a header with a line break in it.
+
+    The core has the last word on statuses and headers, whichever adapter made them.
+    """
+    kind = type(result)
+    if kind is str:
+        return Response(200, [_HTML], result.encode())
+    if kind is dict or kind is list:
+        return Response(200, [_JSON], app.json.encode(result))
+    if kind is bytes:
+        return Response(200, [_HTML], result)
+    if kind is tuple and len(result) == 2 and _is_plain(*result):
+        response = encode(app, result[0])
+        response.status = result[1]
+        return response
+    return wire_response(app.make_response(result))
+
+
+def _is_plain(body: Any, status: Any) -> bool:
+    """True when a pair needs no werkzeug response. 304 needs one: werkzeug removes Content-Type and the like."""
+    return type(status) is int and status != 304 and type(body) in _PLAIN
+
+
+def wire_response(response: flask.Response) -> Response:
+    """A werkzeug response as it would go out of a WSGI server; an iterator stays one."""
+    headers = response.get_wsgi_headers(_environ()).to_wsgi_list()
+    status, content = response.status_code, cast("Any", response.response)
+    if isinstance(content, AsyncIterator):
+        return Response(status, headers, _async_pieces(content))
+    if not response.is_sequence:
+        return Response(status, headers, ClosingIterator(_pieces(content), response.close))
+    body = b"".join(_pieces(content))
+    response.close()
+    return Response(status, headers, body)
+
+
+def _environ() -> dict[str, Any]:
+    """That of the current request; `FlaskAdapter.encode` also works without one."""
+    context = _cv_request.get(None)
+    return context.request.environ if context is not None else {}
+
+
+def _bytes(piece: Any) -> bytes:
+    if isinstance(piece, str):
+        return piece.encode()
+    if isinstance(piece, bytes | bytearray | memoryview):
+        return bytes(piece)
+    raise TypeError(f"a streamed response is made of str and bytes; {type(piece).__name__} came")
+
+
+def _pieces(content: Iterable[Any]) -> Iterator[bytes]:
+    for piece in content:
+        yield _bytes(piece)
+
+
+async def _async_pieces(content: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+    async for piece in content:
+        yield _bytes(piece)

@@ -1,0 +1,118 @@
+"""The runtime ``process``: each worker is ``python -m servekit.worker``, its bootstrap on stdin."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import msgspec
+
+from servekit.errors import BackendStartError, DeadlineError
+from servekit.interfaces import Exit, ReplicaRuntime, WorkerHandle, WorkerSpec
+from servekit_process.processes import ProcessIdentity, identify, is_alive, opened
+
+KILL_WAIT_S = 10.0
+"""How long a process may take to vanish after SIGKILL; only one stuck in the kernel takes longer."""
+
+
+class _State(msgspec.Struct):
+    worker_id: str
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True)
+class _ChildHandle(WorkerHandle):
+    """The handle of a worker that this very process started, and so must reap."""
+
+    child: subprocess.Popen[bytes]
+
+
+class ProcessRuntime(ReplicaRuntime):
+    """Starts workers as child processes, each in a session of its own.
+
+    Their output goes where the controller's goes. A Ctrl-C in the terminal does not reach them: the controller stops
+    them. A worker that outlived its controller is found again by its pid and the moment it started.
+
+    Args:
+        env: variables that are set for the workers, beside those of the controller.
+        python: the interpreter; default, the controller's own. It must have servekit installed.
+    """
+
+    worker_module: ClassVar[str] = "servekit.worker"
+    """What ``python -m`` runs; it reads its bootstrap from stdin until the end of file."""
+
+    def __init__(self, *, env: Mapping[str, str] | None = None, python: str | None = None) -> None:
+        self._env = dict(env or {})
+        self._python = python or sys.executable
+
+    def start(self, spec: WorkerSpec) -> WorkerHandle:
+        # A file in memory, not a pipe: a pipe blocks at 64 KiB until the new interpreter reads, and breaks if it dies.
+        bootstrap = os.memfd_create("servekit-bootstrap")
+        try:
+            with open(bootstrap, "wb", closefd=False) as file:
+                file.write(spec.bootstrap)
+            os.lseek(bootstrap, 0, os.SEEK_SET)
+            child = subprocess.Popen(
+                [self._python, "-m", self.worker_module],
+                stdin=bootstrap,
+                env={**os.environ, **self._env},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise BackendStartError(
+                f"a worker of {spec.backend!r} could not be started with {self._python!r}: {error}"
+            ) from error
+        finally:
+            os.close(bootstrap)
+        identity = identify(child.pid)
+        assert identity is not None  # a child stays in /proc until it is reaped, and nobody else reaps this one
+        state = _State(spec.worker_id, identity.pid, identity.start_ticks)
+        return _ChildHandle(spec.worker_id, msgspec.json.encode(state), child)
+
+    def poll(self, handle: WorkerHandle) -> Exit | None:
+        if isinstance(handle, _ChildHandle):
+            code = handle.child.poll()
+            return None if code is None else Exit(exit_reason(code), code)
+        if is_alive(_identity(handle)):
+            return None
+        return Exit("ended; its exit code went to the earlier controller that had started it")
+
+    def stop(self, handle: WorkerHandle, grace_s: float) -> None:
+        with opened(_identity(handle)) as process:
+            if process is not None:
+                process.send(signal.SIGTERM)
+                if not process.wait(grace_s):
+                    process.send(signal.SIGKILL)
+                    if not process.wait(KILL_WAIT_S):
+                        raise DeadlineError(
+                            f"worker {handle.worker_id} (pid {process.pid}) is still there {KILL_WAIT_S:g} s after "
+                            "SIGKILL: it is stuck in the kernel, often on a device or a network file system"
+                        )
+        self.poll(handle)  # reaps a child
+
+    def attach(self, state: bytes) -> WorkerHandle:
+        found = msgspec.json.decode(state, type=_State)
+        if not is_alive(ProcessIdentity(found.pid, found.start_ticks)):
+            raise LookupError(f"worker {found.worker_id} (pid {found.pid}) is gone")
+        return WorkerHandle(found.worker_id, state)
+
+
+def exit_reason(code: int) -> str:
+    """In words, what `subprocess.Popen.returncode` says: ``exit code 1``, ``killed by SIGKILL``."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"killed by signal {-code}"
+
+
+def _identity(handle: WorkerHandle) -> ProcessIdentity:
+    state = msgspec.json.decode(handle.state, type=_State)
+    return ProcessIdentity(state.pid, state.start_ticks)

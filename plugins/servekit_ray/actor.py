@@ -1,0 +1,56 @@
+"""What runs inside a Ray actor's process. Ray imports it there, so servekit must be installed on every node."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+
+NODE_ID, PID, START_TICKS = "node_id", "pid", "start_ticks"
+
+
+class WorkerHost:
+    """The actor that hosts one worker. Its calls run one at a time, on the process's main thread."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+
+    def __repr__(self) -> str:
+        # Ray puts it before every line that the process prints.
+        return self._label
+
+    def where(self) -> dict[str, str | int]:
+        """Which process this is. Called first it says that the actor has a place; called behind `run` it gets no
+        answer, but an error as soon as the process has ended."""
+        import ray
+
+        node_id = ray.get_runtime_context().get_node_id()
+        return {NODE_ID: node_id, PID: os.getpid(), START_TICKS: start_ticks(os.getpid()) or 0}
+
+    def run(self, worker_module: str, bootstrap: bytes) -> None:
+        """Be the worker, and end the process with it: this call never returns a value."""
+        import ray
+
+        try:
+            importlib.import_module(worker_module).run(bootstrap)
+        except SystemExit as exit:
+            if exit.code not in (None, 0):
+                raise  # Ray ends the process with that code
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            sys.exit(1)
+        ray.actor.exit_actor()
+
+
+def start_ticks(pid: int) -> int | None:
+    """When the process ``pid`` of this machine started, in clock ticks from boot; None when there is none.
+
+    Field 22 of ``/proc/PID/stat``, proc_pid_stat(5). A pid alone is used again, and differs inside a container.
+    """
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return None

@@ -1,0 +1,73 @@
+"""``python -m servekit_ray.keeper``: starts a local Ray, holds it while its owner lives, and takes it down.
+
+A Ray that the owner started itself would end with the thread that called ``ray.init()``, and a kill -9 of the owner
+would leave some of Ray's processes behind. The keeper has a session of its own, so a Ctrl-C in a terminal passes it by.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import select
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+NAMESPACE = "servekit"
+
+
+def main() -> None:
+    """Told in JSON: ``report_fd``; ``owner_pidfd``; ``owned``, false to stay until SIGTERM; ``ray_init``, arguments."""
+    told = json.loads(sys.argv[1])
+    try:
+        address = start_ray(told["ray_init"])
+    except BaseException as error:
+        report(told["report_fd"], {"error": f"{type(error).__name__}: {error}"})
+        raise
+    try:
+        signal.signal(signal.SIGTERM, _end)
+        if has_ended(told["owner_pidfd"], timeout_s=0):
+            return  # nobody would ever know of this Ray
+        report(told["report_fd"], {"address": address})
+        has_ended(told["owner_pidfd"] if told["owned"] else None, timeout_s=None)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        import ray
+
+        ray.shutdown()
+
+
+def start_ray(arguments: Mapping[str, Any]) -> str:
+    """Start it; its address."""
+    import ray
+
+    context = ray.init(
+        address="local", namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **arguments
+    )
+    return str(context.address_info["gcs_address"])
+
+
+def report(fd: int, message: Mapping[str, str]) -> None:
+    """Tell the owner, once. One that is gone already is no error: `has_ended` says so next."""
+    try:
+        with open(fd, "w") as pipe:
+            json.dump(message, pipe)
+    except BrokenPipeError:
+        print("keeper: nobody listens any more", file=sys.stderr)
+
+
+def has_ended(pidfd: int | None, timeout_s: float | None) -> bool:
+    """Wait for the end of a process: a pidfd is readable then (pidfd_open(2)). Of none, or without a time, for ever."""
+    poller = select.poll()
+    if pidfd is not None:
+        poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(None if timeout_s is None else timeout_s * 1000))
+
+
+def _end(*_: object) -> NoReturn:
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,296 @@
+"""The runtime ``ray``: each worker is hosted by one Ray actor."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import msgspec
+
+from servekit.errors import BackendStartError, DeadlineError, InvalidInputError, ResourcesUnavailableError
+from servekit.interfaces import Exit, ReplicaRuntime, RuntimeContext, WorkerHandle, WorkerSpec
+from servekit_ray import actor, cluster, resources
+from servekit_ray.endings import exit_of, terminate
+from servekit_ray.keeper import NAMESPACE
+from servekit_ray.local import Keeper, StartingKeeper
+
+KILL_WAIT_S = 10.0
+"""How long Ray may take to end a process that it was told to kill."""
+NODES_TTL_S = 1.0
+"""How old the list of nodes may be that `RayRuntime.advertise_host` looks at."""
+
+
+class _State(msgspec.Struct):
+    worker_id: str
+    actor_name: str
+    node_id: str
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True)
+class _ActorHandle(WorkerHandle):
+    """A hosted worker. ``ended`` is a call that gets its answer, an error, when the process ends."""
+
+    actor: Any = field(repr=False)
+    ended: list[Any] = field(repr=False)
+
+
+class RayRuntime(ReplicaRuntime):
+    """Places each worker with a Ray actor, named ``servekit:INSTANCE:WORKER`` in the namespace ``servekit``.
+
+    Args:
+        address: a cluster, as for ``ray.init``: ``"auto"``, ``"host:port"``, ``"local"``. Default: ``RAY_ADDRESS``,
+            else the cluster that ``ray start`` runs on this machine, else a local Ray that ends with the instance.
+        links: ``"auto"``: workers are reached over TCP when the cluster has several nodes; ``"tcp"``: always.
+        placement_timeout_s: how long a worker may wait for a place while no other gets one either.
+        autoscaling: the cluster adds nodes on demand, so what no node has now may still come, within that time.
+        include_dashboard: start a local Ray with its dashboard: 3 s more, and ``ray list actors`` works.
+        ray_init: more arguments of ``ray.init`` for a local Ray: ``num_cpus``, ``num_gpus``, ``resources``, …
+    """
+
+    worker_options_name: ClassVar[str] = "ray_actor_options"
+    worker_module: ClassVar[str] = "servekit.worker"
+    """The module whose ``run`` is the worker."""
+
+    def __init__(
+        self,
+        *,
+        address: str | None = None,
+        links: Literal["auto", "tcp"] = "auto",
+        placement_timeout_s: float = 30.0,
+        autoscaling: bool = False,
+        include_dashboard: bool = False,
+        ray_init: Mapping[str, Any] | None = None,
+    ) -> None:
+        if links not in ("auto", "tcp"):
+            raise InvalidInputError(f"links is 'auto' or 'tcp', not {links!r}")
+        self._address = address
+        self._links = links
+        self._placement_timeout_s = placement_timeout_s
+        self._autoscaling = autoscaling
+        self._ray_init = dict(ray_init or {})
+        self._include_dashboard = include_dashboard
+        self._keeper: Keeper | None = None
+        self._lock = threading.Lock()
+        self._last_placed = 0.0
+        self._nodes: tuple[float, list[dict[str, Any]]] = (0.0, [])
+
+    # -- the instance ---------------------------------------------------------------------------------
+
+    def open(self, context: RuntimeContext) -> None:
+        cluster.require_unused_ray()
+        self._context = context
+        address = cluster.choose_address(self._address, os.environ)
+        if address is None:
+            address = self._local_ray(context)
+        elif self._ray_init:
+            raise InvalidInputError(f"ray_init is for a local Ray; the cluster at {address} is running already")
+        elif cluster.has_token():
+            cluster.use_tokens()
+        try:
+            cluster.attach(address)
+        except BaseException:
+            self._end_keeper()
+            raise
+        import ray
+
+        self._node_id = ray.get_runtime_context().get_node_id()
+        self._actor_class = ray.remote(actor.WorkerHost)
+
+    def close(self) -> None:
+        import ray
+
+        ray.shutdown()
+        self._end_keeper()
+
+    def advertise_host(self) -> str | None:
+        if self._links == "auto" and len(self._alive_nodes()) < 2:
+            return None
+        import ray
+
+        return str(ray.util.get_node_ip_address())
+
+    def _local_ray(self, context: RuntimeContext) -> str:
+        """The address of this instance's own Ray: started, or found again by a standing instance's next controller."""
+        cluster.use_tokens()
+        record = Path(context.directory) / "ray.json"
+        self._keeper = Keeper.recorded(record) if context.standing else None
+        if self._keeper is None:
+            arguments = {"include_dashboard": self._include_dashboard, **self._ray_init}
+            starting = StartingKeeper(context.directory, arguments, owned=not context.standing)
+            import ray  # noqa: F401 - takes half a second, so meanwhile
+
+            self._keeper = starting.wait()
+            if context.standing:
+                self._keeper.record(record)
+        return self._keeper.address
+
+    def _end_keeper(self) -> None:
+        if self._keeper is not None:
+            self._keeper.end()
+            self._keeper = None
+
+    def _alive_nodes(self) -> list[dict[str, Any]]:
+        import ray
+
+        with self._lock:
+            read_at, nodes = self._nodes
+            if not nodes or time.monotonic() - read_at > NODES_TTL_S:
+                nodes = [node for node in ray.nodes() if node["Alive"]]
+                self._nodes = (time.monotonic(), nodes)
+            return nodes
+
+    # -- workers --------------------------------------------------------------------------------------
+
+    def check_worker_options(self, options: Mapping[str, Any]) -> None:
+        import ray
+
+        resources.check_names(options)
+        try:
+            ray.runtime_env.RuntimeEnv(**(options.get("runtime_env") or {}))
+            self._actor_class.options(**options)
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(f"ray_actor_options: {error}") from error
+
+    def start(self, spec: WorkerSpec) -> WorkerHandle:
+        from ray.exceptions import RayError
+
+        totals = [node["Resources"] for node in self._alive_nodes()]
+        if not self._autoscaling and not any(resources.fits(spec.options, node) for node in totals):
+            raise ResourcesUnavailableError(self._no_place(spec, "no node has that even when idle"))
+        name = f"servekit:{self._context.instance_id}:{spec.worker_id}"
+        options = {
+            **spec.options,
+            "name": name,
+            "namespace": NAMESPACE,
+            "lifetime": "detached" if self._context.standing else None,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+        }
+        try:
+            hosted = self._actor_class.options(**options).remote(spec.backend)
+        except (RayError, ValueError, TypeError) as error:
+            raise BackendStartError(f"a replica of {spec.backend!r}: Ray refused its actor: {error}") from error
+        try:
+            place = self._await_place(spec, hosted)
+        except BaseException:
+            _kill(hosted)
+            raise
+        state = _State(spec.worker_id, name, place[actor.NODE_ID], place[actor.PID], place[actor.START_TICKS])
+        ended = hosted.run.remote(self.worker_module, spec.bootstrap)
+        return _ActorHandle(spec.worker_id, msgspec.json.encode(state), hosted, [ended])
+
+    def poll(self, handle: WorkerHandle) -> Exit | None:
+        return self._wait(_actor_handle(handle), 0)
+
+    def stop(self, handle: WorkerHandle, grace_s: float) -> None:
+        handle = _actor_handle(handle)
+        if self._wait(handle, 0) is not None:
+            return
+        state = msgspec.json.decode(handle.state, type=_State)
+        if state.node_id == self._node_id:
+            terminate(state.pid, state.start_ticks)
+        if self._wait(handle, grace_s) is None:
+            _kill(handle.actor)
+            if self._wait(handle, KILL_WAIT_S) is None:
+                raise DeadlineError(
+                    f"worker {state.worker_id} (pid {state.pid} on Ray node {state.node_id}) is still there "
+                    f"{KILL_WAIT_S:g} s after Ray was told to kill it"
+                )
+
+    def attach(self, state: bytes) -> WorkerHandle:
+        import ray
+
+        found = msgspec.json.decode(state, type=_State)
+        gone = f"worker {found.worker_id} (Ray actor {found.actor_name}) is gone"
+        # The list, because `get_actor` still knows one that this very process saw die.
+        if found.actor_name not in ray.util.list_named_actors():
+            raise LookupError(gone)
+        try:
+            # The name is this worker's alone and the actor never restarts: what has the name is the same process.
+            hosted = ray.get_actor(found.actor_name, namespace=NAMESPACE)
+        except ValueError as error:
+            raise LookupError(gone) from error
+        # Behind `run`, this call is never carried out: it fails when the process ends.
+        return _ActorHandle(found.worker_id, state, hosted, [hosted.where.remote()])
+
+    def _await_place(self, spec: WorkerSpec, hosted: Any) -> dict[str, Any]:
+        """Where the actor is; raises once `placement_timeout_s` have passed without anyone's being placed."""
+        import ray
+        from ray.exceptions import RayError
+
+        ref = hosted.where.remote()
+        since = time.monotonic()
+        allowance_s = self._placement_timeout_s + resources.setup_allowance_s(spec.options)
+        while True:
+            # Of many replicas started together the last may wait long, but not without progress.
+            left_s = max(since, self._last_placed) + allowance_s - time.monotonic()
+            if left_s <= 0:
+                raise self._not_placed(spec, allowance_s)
+            ready, _ = ray.wait([ref], timeout=min(left_s, 1.0))
+            if ready:
+                break
+        try:
+            place: dict[str, Any] = ray.get(ref)
+        except RayError as error:
+            raise BackendStartError(f"a replica of {spec.backend!r}: Ray could not start its actor: {error}") from error
+        self._last_placed = time.monotonic()
+        return place
+
+    def _not_placed(self, spec: WorkerSpec, waited_s: float) -> BackendStartError:
+        import ray
+
+        if resources.fits(spec.options, ray.available_resources()):
+            return BackendStartError(
+                f"a replica of {spec.backend!r} did not start within {waited_s:g} s, though what it asks for is free: "
+                "no node fits its labels or strategy, or its process does not come up (Ray's logs on the nodes say why)"
+            )
+        return ResourcesUnavailableError(self._no_place(spec, f"others have held it for {waited_s:g} s"))
+
+    def _no_place(self, spec: WorkerSpec, what: str) -> str:
+        import ray
+
+        needs, total, free = map(
+            resources.describe, (resources.demand(spec.options), ray.cluster_resources(), ray.available_resources())
+        )
+        return (
+            f"a replica of {spec.backend!r} asks for {needs} on one node, and {what}. The Ray cluster has {total}; "
+            f"of that are free: {free}. Ask for less in ray_actor_options, or add nodes"
+        )
+
+    def _wait(self, handle: _ActorHandle, timeout_s: float) -> Exit | None:
+        """How the process ended, or None when it has not within ``timeout_s``."""
+        import ray
+        from ray.exceptions import ActorUnavailableError, RayError
+
+        (ended,) = handle.ended
+        ready, _ = ray.wait([ended], timeout=timeout_s)
+        if not ready:
+            return None
+        try:
+            ray.get(ended)
+        except ActorUnavailableError:
+            # The network, perhaps: the process may live. Ask anew, and see at the next poll.
+            handle.ended[:] = [handle.actor.where.remote()]
+            return None
+        except RayError as error:
+            return exit_of(str(error))
+        return None
+
+
+def _actor_handle(handle: WorkerHandle) -> _ActorHandle:
+    if not isinstance(handle, _ActorHandle):
+        raise TypeError(f"worker {handle.worker_id}: this handle is from neither start nor attach of this runtime")
+    return handle
+
+
+def _kill(hosted: Any) -> None:
+    import ray
+
+    ray.kill(hosted, no_restart=True)

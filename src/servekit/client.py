@@ -1,0 +1,52 @@
+"""Talks to a controller's admin API: the one thing that the Python API and the command line do."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Protocol
+
+import httpx
+import msgspec
+
+from servekit import errors
+from servekit.errors import ControllerGoneError
+
+_CONNECT_TIMEOUT_S = 5.0
+
+
+class Client(Protocol):
+    """Calls operations of an instance. Safe to use from several threads."""
+
+    def call(self, operation: str, **arguments: Any) -> Any:
+        """The operation's result. Raises the `ServekitError` that the controller raised."""
+
+    def close(self) -> None: ...
+
+
+class AdminClient:
+    """A `Client` over the admin API's Unix socket."""
+
+    def __init__(self, socket_path: str, token: bytes) -> None:
+        # Operations are bounded by the controller (a backend's startup_timeout_s, say), so reading is not bounded here.
+        self._http = httpx.Client(
+            transport=httpx.HTTPTransport(uds=socket_path),
+            base_url="http://servekit/v1/",
+            headers={"authorization": f"Bearer {token.hex()}", "content-type": "application/msgpack"},
+            timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),
+        )
+
+    def call(self, operation: str, **arguments: Any) -> Any:
+        try:
+            response = self._http.post(operation, content=msgspec.msgpack.encode(arguments))
+        except httpx.TransportError as error:
+            raise ControllerGoneError(
+                f"the controller of this instance cannot be reached ({error}); "
+                "if it crashed, call servekit.shutdown() and servekit.init() again"
+            ) from error
+        answer = json.loads(response.content)
+        if response.status_code != 200:
+            raise errors.rebuild(answer["error"], answer["message"])
+        return answer
+
+    def close(self) -> None:
+        self._http.close()

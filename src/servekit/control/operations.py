@@ -1,0 +1,231 @@
+"""The admin API's operations: what the Python API, the command line and the dashboard can ask for.
+
+Each has a struct for its arguments; a body that does not fit is refused before anything happens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from servekit.config import DEFAULT_ADAPTER, DEFAULT_METHODS, DEFAULT_POLICY, DEFAULT_TIMEOUT_S, backend_config
+from servekit.control import state
+from servekit.control.controller import Controller
+from servekit.control.counts import Counts
+from servekit.control.replicas import replica_status
+from servekit.control.resolve import Resolver
+from servekit.control.runtimes import Runtimes
+from servekit.control.state import BackendRecord, EndpointRecord
+from servekit.control.writer import Writer
+from servekit.errors import InvalidInputError, NotFoundError
+
+
+class CreateEndpoint(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    route: str | None = None
+    methods: list[str] | None = None
+    backend: str | None = None
+    policy: str = DEFAULT_POLICY
+    policy_options: dict[str, Any] = {}
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    mount: bool = False
+    strict: bool = False
+
+
+class CreateBackend(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    target_data: bytes
+    target_text: str
+    sys_path: list[str]
+    cwd: str
+    config: dict[str, Any] = {}
+    adapter: str = DEFAULT_ADAPTER
+    adapter_options: dict[str, Any] = {}
+    runtime: str | None = None
+    """None: the instance's; likewise its options."""
+    runtime_options: dict[str, Any] | None = None
+    worker_options: dict[str, Any] = {}
+    wait: bool = True
+
+
+class Named(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+
+
+class UpdateConfig(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    changes: dict[str, Any]
+
+
+class SetTraffic(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    shares: dict[str, Any]
+
+
+class Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    pass
+
+
+class Operations:
+    """One instance's operations."""
+
+    def __init__(
+        self,
+        controller: Controller,
+        resolver: Resolver,
+        runtimes: Runtimes,
+        writer: Writer,
+        counts: Counts,
+        default_runtime: tuple[str, dict[str, Any]],
+        about: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._controller = controller
+        self._resolver = resolver
+        self._runtimes = runtimes
+        self._writer = writer
+        self._counts = counts
+        self._default_runtime = default_runtime
+        self._about = about
+        self._pending: list[str] = []
+        """Targets of backends that are being created."""
+        self._table: dict[str, tuple[type[Any], Callable[[Any], Awaitable[Any]]]] = {
+            "create_endpoint": (CreateEndpoint, self._create_endpoint),
+            "delete_endpoint": (Named, lambda a: controller.delete_endpoint(a.name)),
+            "create_backend": (CreateBackend, self._create_backend),
+            "delete_backend": (Named, self._delete_backend),
+            "update_backend_config": (UpdateConfig, lambda a: controller.update_backend_config(a.name, a.changes)),
+            "get_backend_config": (Named, self._get_backend_config),
+            "set_traffic": (SetTraffic, lambda a: controller.set_traffic(a.name, a.shares)),
+            "get_traffic": (Named, self._get_traffic),
+            "list_endpoints": (Nothing, self._list_endpoints),
+            "list_backends": (Nothing, self._list_backends),
+            "status": (Nothing, self._status),
+            "stat": (Nothing, self._stat),
+        }
+
+    async def call(self, name: str, body: bytes, *, json: bool = False) -> bytes:
+        """Run an operation with its arguments in msgpack, or JSON; the result is JSON. Raises a `ServekitError`."""
+        if name not in self._table:
+            raise NotFoundError(f"there is no operation {name!r}; there are {', '.join(self._table)}")
+        arguments_type, operation = self._table[name]
+        decode: Any = msgspec.json.decode if json else msgspec.msgpack.decode
+        try:
+            arguments = decode(body, type=arguments_type)
+        except msgspec.MsgspecError as error:
+            raise InvalidInputError(f"{name}: {error}") from None
+        return msgspec.json.encode(await operation(arguments))
+
+    # -- endpoints ---------------------------------------------------------------------------------------------------
+
+    async def _create_endpoint(self, a: CreateEndpoint) -> None:
+        default = () if a.mount else DEFAULT_METHODS
+        methods = default if a.methods is None else tuple(dict.fromkeys(a.methods))
+        if a.methods is not None and not methods:
+            raise InvalidInputError(f"endpoint {a.name!r}: methods is empty; leave it out for GET, or name some")
+        traffic = {} if a.backend is None else {a.backend: 1.0}
+        policy_ref = self._resolver.policy(a.policy, a.policy_options)
+        record = EndpointRecord(a.name, a.route, methods, a.mount, a.policy, policy_ref, a.timeout_s, a.strict, traffic)
+        await self._controller.create_endpoint(record)
+
+    async def _get_traffic(self, a: Named) -> dict[str, float]:
+        return self._controller.desired.endpoint(a.name).traffic
+
+    async def _list_endpoints(self, _: Nothing) -> dict[str, Any]:
+        return {name: _endpoint_status(record) for name, record in self._controller.desired.endpoints.items()}
+
+    # -- backends ----------------------------------------------------------------------------------------------------
+
+    async def _create_backend(self, a: CreateBackend) -> None:
+        runtime_name, runtime_options = self._runtime_of(a)
+        digest = hashlib.sha256(a.target_data).hexdigest()
+        record = BackendRecord(
+            name=a.name,
+            target=digest,
+            target_text=a.target_text,
+            sys_path=tuple(a.sys_path),
+            cwd=a.cwd,
+            config=backend_config(a.config),
+            adapter=a.adapter,
+            adapter_ref=self._resolver.adapter(a.adapter, a.adapter_options),
+            runtime=runtime_name,
+            runtime_options=runtime_options,
+            worker_options=a.worker_options,
+        )
+        state.add_backend(self._controller.desired, record)  # Before a runtime is opened for nothing.
+        self._runtimes.check(runtime_name, runtime_options)
+        runtime = await self._runtimes.get(runtime_name, runtime_options)
+        await self._runtimes.check_worker_options(runtime_name, runtime, a.worker_options)
+        self._pending.append(digest)
+        try:
+            await self._writer.call(lambda store: store.put_target(a.target_data, digest))
+            await self._controller.create_backend(record, wait=a.wait)
+        finally:
+            self._pending.remove(digest)
+            await self._drop_unused_targets()
+
+    def _runtime_of(self, a: CreateBackend) -> tuple[str, dict[str, Any]]:
+        default, default_options = self._default_runtime
+        name = default if a.runtime is None else a.runtime
+        if a.runtime_options is not None:
+            return name, a.runtime_options
+        return name, default_options if name == default else {}
+
+    async def _delete_backend(self, a: Named) -> None:
+        await self._controller.delete_backend(a.name)
+        await self._drop_unused_targets()
+
+    async def _drop_unused_targets(self) -> None:
+        def used() -> set[str]:
+            return {record.target for record in self._controller.desired.backends.values()}.union(self._pending)
+
+        await self._writer.call(lambda store: store.drop_targets_except(used()))
+
+    async def _get_backend_config(self, a: Named) -> Any:
+        return self._controller.desired.backend(a.name).config
+
+    async def _list_backends(self, _: Nothing) -> dict[str, Any]:
+        return {name: _backend_status(record) for name, record in self._controller.desired.backends.items()}
+
+    # -- the whole ---------------------------------------------------------------------------------------------------
+
+    async def _status(self, _: Nothing) -> dict[str, Any]:
+        fleet = self._controller.replicas
+        backends = await self._list_backends(Nothing())
+        for name, backend in backends.items():
+            replicas = sorted(fleet.of(name), key=lambda replica: replica.number)
+            backend["replicas"] = [replica_status(r, self._counts.outstanding(r.id)) for r in replicas]
+            backend["last_start_error"] = self._controller.start_error(name)
+        workers = self._controller.ingresses.workers.values()
+        return {
+            **self._about(),
+            "endpoints": await self._list_endpoints(Nothing()),
+            "backends": backends,
+            "ingress": [{"id": w.worker_id, "pid": w.pid, "ready": w.applied > 0} for w in workers],
+        }
+
+    async def _stat(self, _: Nothing) -> dict[str, Any]:
+        return self._counts.stat()
+
+
+def _endpoint_status(record: EndpointRecord) -> dict[str, Any]:
+    return {
+        "route": record.route,
+        "methods": list(record.methods) or ["*"],
+        "mount": record.mount,
+        "policy": record.policy,
+        "timeout_s": record.timeout_s,
+        "strict": record.strict,
+        "traffic": record.traffic,
+    }
+
+
+def _backend_status(record: BackendRecord) -> dict[str, Any]:
+    return {
+        "target": record.target_text,
+        "adapter": record.adapter,
+        "runtime": record.runtime,
+        "config": msgspec.to_builtins(record.config),
+    }

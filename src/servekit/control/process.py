@@ -1,0 +1,213 @@
+"""The controller's process: what it is told, whom it watches, and how it ends.
+
+Started by `servekit.control.launch` as ``python -m servekit.control.process``; its setup comes on standard input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import msgspec
+import uvloop
+
+from servekit.config import HttpLimits
+from servekit.control.admin import AdminApp
+from servekit.control.service import InstanceSetup, Service
+from servekit.errors import ServekitError
+from servekit.http1.server import HttpServer
+from servekit.plugins import Registry, disabled_by_environment, discover
+from servekit.wire.bootstrap import WorkerBootstrap, pack
+from servekit.wire.network import SocketNetwork, bind_unix
+
+_log = logging.getLogger("servekit.control")
+
+ADMIN_LIMITS = HttpLimits(body_bytes=2**30, body_timeout_s=60.0, idle_timeout_s=600.0)
+"""A pickled target may be large."""
+SHUTDOWN_TIMEOUT_S = 10.0
+OWNER_GONE_TIMEOUT_S = 2.0
+"""Nobody waits for the answers in flight any more, and all must be gone within 10 s."""
+
+
+class ProcessSetup(msgspec.Struct):
+    """What the controller's process is told on standard input."""
+
+    instance: InstanceSetup
+    owner_pid: int | None
+    """The process that the instance ends with; None for a standing instance."""
+    admin_fd: int | None
+    """A bound TCP socket for the admin API, when one was asked for."""
+    ready_fd: int
+    """A pipe on which to say that all is up, or what went wrong."""
+
+
+class Ready(msgspec.Struct):
+    """What is said on that pipe."""
+
+    error: str = ""
+    """The class of an error; empty when all is well."""
+    message: str = ""
+    problems: list[str] = []
+    """Plugins that are not in use, and why."""
+
+
+class SubprocessIngress:
+    """An ingress worker in a process of its own, started by this one."""
+
+    def __init__(self, bootstrap: WorkerBootstrap) -> None:
+        assert bootstrap.http is not None
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "servekit.worker"],
+            stdin=subprocess.PIPE,
+            pass_fds=[bootstrap.http.listen_fd],
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # It ended already; `wait` tells how.
+            self._process.stdin.write(pack(bootstrap))
+            self._process.stdin.close()
+        self.pid = self._process.pid
+        self._ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        threading.Thread(target=self._watch, name=f"wait-{self.pid}", daemon=True).start()
+
+    def _watch(self) -> None:
+        self._process.wait()
+        with contextlib.suppress(RuntimeError):  # The loop has ended first.
+            self._loop.call_soon_threadsafe(self._ended.set)
+
+    async def wait(self) -> str:
+        await self._ended.wait()
+        code = self._process.returncode
+        return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+async def _launch_ingress(bootstrap: WorkerBootstrap) -> SubprocessIngress:
+    return SubprocessIngress(bootstrap)
+
+
+class ControllerProcess:
+    """The life of this process."""
+
+    def __init__(self, setup: ProcessSetup, registry: Registry) -> None:
+        self._setup = setup
+        self._registry = registry
+        self._ending = asyncio.Event()
+        self._timeout_s = SHUTDOWN_TIMEOUT_S
+
+    async def run(self) -> int:
+        """Until told to end, or until the owner has ended; returns the exit code."""
+        setup = self._setup
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._ending.set)
+        owner = self._watch_owner(loop)
+        service = Service(
+            setup.instance,
+            SocketNetwork(),
+            self._registry,
+            launch_ingress=_launch_ingress,
+            control_address=f"unix:{setup.instance.directory}/control.sock",
+        )
+        code = 0
+        servers: list[asyncio.Server] = []
+        try:
+            started = asyncio.ensure_future(service.start())
+            await _first(started, self._ending)
+            if started.done():
+                started.result()
+                app, servers = await self._open_admin(service, loop)
+                self._say(Ready(problems=[str(problem) for problem in self._registry.problems]))
+                await self._ending.wait()
+                await app.close()
+        except ServekitError as error:
+            self._say(Ready(type(error).__name__, str(error)))
+            code = 1
+        finally:
+            for server in servers:
+                server.close()
+            await service.stop(self._timeout_s)
+            if owner is not None:
+                loop.remove_reader(owner)
+            if not setup.instance.standing or code:
+                shutil.rmtree(setup.instance.directory, ignore_errors=True)
+        return code
+
+    async def _open_admin(
+        self, service: Service, loop: asyncio.AbstractEventLoop
+    ) -> tuple[AdminApp, list[asyncio.Server]]:
+        app = AdminApp(service.operations, self._setup.instance.token)
+        http = HttpServer(app, ADMIN_LIMITS, loop)
+        http.start()
+        sock = bind_unix(f"{self._setup.instance.directory}/admin.sock")
+        servers = [await loop.create_unix_server(http.protocol_factory, sock=sock)]
+        if self._setup.admin_fd is not None:
+            tcp = socket.socket(fileno=self._setup.admin_fd)
+            servers.append(await loop.create_server(http.protocol_factory, sock=tcp))
+        return app, servers
+
+    def _watch_owner(self, loop: asyncio.AbstractEventLoop) -> int | None:
+        """By a pidfd: a pipe would stay open in a child that the owner forked."""
+        pid = self._setup.owner_pid
+        if pid is None:
+            return None
+        try:
+            owner = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._owner_gone()
+            return None
+        loop.add_reader(owner, self._owner_gone)
+        return owner
+
+    def _owner_gone(self) -> None:
+        self._timeout_s = OWNER_GONE_TIMEOUT_S
+        self._ending.set()
+
+    def _say(self, ready: Ready) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._setup.ready_fd, msgspec.json.encode(ready) + b"\n")
+        os.close(self._setup.ready_fd)
+
+
+async def _first(task: asyncio.Future[None], event: asyncio.Event) -> None:
+    """Return when either has come; a task that has not is cancelled."""
+    waiting = asyncio.ensure_future(event.wait())
+    both: list[asyncio.Future[Any]] = [task, waiting]
+    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if not task.done():
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def main() -> None:
+    """Read the setup from standard input, and be that instance's controller."""
+    setup = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=ProcessSetup)
+    logging.basicConfig(format="servekit controller: %(levelname)s %(message)s", level=logging.WARNING)
+    sys.path[:0] = [entry for entry in setup.instance.sys_path if entry not in sys.path]
+    registry = discover(disabled=disabled_by_environment())
+    loop = uvloop.new_event_loop()
+
+    async def run() -> int:
+        return await ControllerProcess(setup, registry).run()
+
+    code = loop.run_until_complete(run())
+    # Threads of a runtime that hang must not keep this process.
+    logging.shutdown()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,330 @@
+"""The replicas: each one started, told what to serve, watched, drained and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from servekit.config import STOP_GRACE_S
+from servekit.control.plan import ReplicaFacts, ReplicaState
+from servekit.control.runtimes import Runtimes
+from servekit.control.state import BackendRecord
+from servekit.control.store import WorkerRecord
+from servekit.errors import BackendStartError, DeadlineError, ServekitError
+from servekit.interfaces import Exit, ReplicaEvent, ReplicaRuntime, WorkerHandle, WorkerSpec
+from servekit.wire.frames import (
+    BLOB_PIECE_BYTES,
+    Assign,
+    Blob,
+    Drain,
+    Ready,
+    ReplicaEntry,
+    Report,
+    StartFailed,
+    WorkerHello,
+)
+from servekit.wire.link import Link
+
+_log = logging.getLogger("servekit.control")
+
+POLL_S = 0.05
+"""Between two looks at a worker whose control link is not there."""
+WATCH_S = 1.0
+"""Between two looks at one whose link is."""
+
+
+class Replica:
+    """What the controller knows of one replica. One task owns it, from start to end."""
+
+    def __init__(self, replica_id: str, record: BackendRecord, number: int) -> None:
+        self.id = replica_id
+        self.record = record
+        self.number = number
+        self.state = ReplicaState.STARTING
+        self.runtime: ReplicaRuntime
+        self.handle: WorkerHandle | None = None
+        self.link: Link | None = None
+        self.linked = asyncio.Event()
+        self.moved = asyncio.Event()
+        """Something was heard of it: a state, or the loss of its link."""
+        self.failure: ServekitError | None = None
+        self.pid = 0
+        self.node = ""
+        self.addresses: tuple[str, ...] = ()
+        self.started_at = time.time()
+        self.ready_at = 0.0
+        self.report = Report()
+        self.told_to_go = asyncio.Event()
+        self.drain_timeout_s = 0.0
+
+    @property
+    def facts(self) -> ReplicaFacts:
+        return ReplicaFacts(self.id, self.record.name, self.record.revision, self.state, self.number)
+
+    @property
+    def entry(self) -> ReplicaEntry:
+        return ReplicaEntry(self.id, self.node, self.addresses)
+
+
+class ReplicaFleet:
+    """All replicas of the instance. ``changed`` is called whenever the plan may have become another."""
+
+    def __init__(
+        self,
+        runtimes: Runtimes,
+        *,
+        bootstrap: Callable[[str, ReplicaRuntime], Any],
+        target: Callable[[str], Any],
+        save: Callable[[WorkerRecord], Any],
+        forget: Callable[[str], Any],
+        changed: Callable[[], None],
+        observe: Callable[[ReplicaEvent], None],
+        debug: bool,
+    ) -> None:
+        self._runtimes = runtimes
+        self._bootstrap = bootstrap
+        self._target = target
+        self._save = save
+        self._forget = forget
+        self._changed = changed
+        self._observe = observe
+        self._debug = debug
+        self._numbers = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.replicas: dict[str, Replica] = {}
+        self.ended: Callable[[Replica], None] = lambda replica: None
+        """Told of each replica that ended without having been told to."""
+
+    # -- what the controller asks ---------------------------------------------------------------------------------
+
+    def start(self, record: BackendRecord) -> None:
+        """Begin one more replica."""
+        self._numbers += 1
+        replica = Replica(f"r{self._numbers}-{os.urandom(3).hex()}", record, self._numbers)
+        self._adopt(replica, self._live(replica, None))
+
+    def attach(self, record: BackendRecord, worker: WorkerRecord) -> None:
+        """Take over a replica that an earlier controller started."""
+        self._numbers = max(self._numbers, worker.number)
+        replica = Replica(worker.worker_id, record, worker.number)
+        self._adopt(replica, self._live(replica, worker))
+
+    def mark_draining(self, replica_id: str) -> None:
+        """It gets no more requests; `let_go` follows, when every ingress worker knows."""
+        replica = self.replicas[replica_id]
+        replica.state = ReplicaState.DRAINING
+        self._tell(replica)
+
+    def let_go(self, replica_id: str, drain_timeout_s: float) -> None:
+        """End it, once it has answered what it has."""
+        replica = self.replicas.get(replica_id)
+        if replica is not None:
+            replica.drain_timeout_s = drain_timeout_s
+            replica.told_to_go.set()
+            replica.moved.set()
+
+    def of(self, backend: str) -> list[Replica]:
+        return [replica for replica in self.replicas.values() if replica.record.name == backend]
+
+    async def stop(self, timeout_s: float) -> None:
+        """End all; return when they have ended. Bounded by ``timeout_s`` and the grace that runtimes give."""
+        for replica in list(self.replicas.values()):
+            if replica.state is not ReplicaState.DRAINING:
+                self.mark_draining(replica.id)
+            self.let_go(replica.id, timeout_s)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_s + STOP_GRACE_S + 5.0)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # -- one replica's life ---------------------------------------------------------------------------------------
+
+    def _adopt(self, replica: Replica, life: Any) -> None:
+        self.replicas[replica.id] = replica
+        task = asyncio.ensure_future(life)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._tell(replica)
+
+    async def _live(self, replica: Replica, worker: WorkerRecord | None) -> None:
+        why = ""
+        try:
+            if worker is None:
+                await self._begin(replica)
+            else:
+                await self._find(replica, worker)
+            why = await self._watch(replica)
+        except ServekitError as error:
+            replica.failure = error
+        except Exception as error:
+            _log.exception("replica %s", replica.id)
+            replica.failure = BackendStartError(f"replica {replica.id} of {replica.record.name!r} failed: {error}")
+        finally:
+            asked = replica.told_to_go.is_set()
+            await asyncio.shield(self._end(replica))
+            del self.replicas[replica.id]
+            self._tell(replica, "gone", str(replica.failure or why))
+            if not asked:
+                if replica.failure is None:
+                    replica.failure = BackendStartError(f"a replica of backend {replica.record.name!r} ended: {why}")
+                self.ended(replica)
+            self._changed()
+
+    async def _begin(self, replica: Replica) -> None:
+        """Until it is ready, or told to go. Raises when it will not be."""
+        record = replica.record
+        replica.runtime = await self._runtimes.get(record.runtime, record.runtime_options)
+        spec = WorkerSpec(
+            replica.id, record.name, await self._bootstrap(replica.id, replica.runtime), record.worker_options
+        )
+        failing = f"a replica of backend {record.name!r} could not be started"
+        replica.handle = await self._runtimes.call(replica.runtime.start, spec, failing=failing)
+        key = Runtimes.key(record.runtime, record.runtime_options)
+        await self._save(
+            WorkerRecord(replica.id, record.name, record.revision, key, replica.handle.state, replica.number)
+        )
+        ends = time.monotonic() + record.config.startup_timeout_s
+        while replica.state is ReplicaState.STARTING and not replica.told_to_go.is_set():
+            ended = await self._heard_or_ended(replica)
+            if replica.failure is not None:
+                raise replica.failure
+            if ended is not None:
+                raise BackendStartError(
+                    f"a replica of backend {record.name!r} ended before it was ready: {ended.reason}; "
+                    "what it printed is in the terminal or log of this instance"
+                )
+            if time.monotonic() > ends:
+                raise DeadlineError(
+                    f"a replica of backend {record.name!r} was not ready within its startup_timeout_s of "
+                    f"{record.config.startup_timeout_s:g} s"
+                )
+
+    async def _find(self, replica: Replica, worker: WorkerRecord) -> None:
+        record = replica.record
+        replica.runtime = await self._runtimes.get(record.runtime, record.runtime_options)
+        try:
+            replica.handle = await self._runtimes.call(replica.runtime.attach, worker.handle)
+        except LookupError as error:
+            raise BackendStartError(f"replica {replica.id} is gone: {error}") from error
+
+    async def _watch(self, replica: Replica) -> str:
+        """Until it ends, or is told to go and drained; returns how it ended."""
+        drained_by = float("inf")
+        while True:
+            ended = await self._heard_or_ended(replica)
+            if ended is not None:
+                return ended.reason
+            if replica.told_to_go.is_set() and drained_by == float("inf"):
+                drained_by = time.monotonic() + replica.drain_timeout_s + 1.0
+                if replica.link is None or not replica.ready_at or replica.drain_timeout_s <= 0:
+                    return "stopped"  # It has nothing that could be drained.
+                replica.link.send(Drain(replica.drain_timeout_s))
+            if time.monotonic() > drained_by:
+                return "not drained in time"
+
+    async def _heard_or_ended(self, replica: Replica) -> Exit | None:
+        """Something was heard of the replica, or the runtime says that it ended, or it is time to look again."""
+        wait_s = WATCH_S if replica.link is not None and not replica.told_to_go.is_set() else POLL_S
+        try:
+            await asyncio.wait_for(replica.moved.wait(), wait_s)
+        except asyncio.TimeoutError:
+            pass
+        else:
+            replica.moved.clear()
+            if replica.link is not None:
+                return None
+        assert replica.handle is not None
+        return await self._runtimes.call(replica.runtime.poll, replica.handle)
+
+    async def _end(self, replica: Replica) -> None:
+        if replica.handle is None:
+            return
+        try:
+            await self._runtimes.call(replica.runtime.stop, replica.handle, STOP_GRACE_S if replica.link else 1.0)
+        except ServekitError:
+            _log.exception("replica %s could not be stopped", replica.id)
+        await self._forget(replica.id)
+
+    def _tell(self, replica: Replica, state: str = "", reason: str = "") -> None:
+        self._observe(ReplicaEvent(replica.record.name, replica.id, state or replica.state.value, reason))
+
+    # -- control links -----------------------------------------------------------------------------------------------
+
+    async def link_opened(self, link: Link, hello: WorkerHello) -> None:
+        """A replica has dialled: tell it what to serve, unless it does already."""
+        replica = self.replicas.get(hello.worker_id)
+        if replica is None:
+            link.send(Drain(0.0))
+            return
+        replica.link, replica.pid, replica.node = link, hello.pid, hello.node
+        replica.moved.set()
+        if hello.ready:
+            self._ready(replica, hello.addresses)
+            return
+        record = replica.record
+        blob = await self._target(record.target)
+        link.send(
+            Assign(
+                record.name,
+                record.revision,
+                record.target,
+                len(blob),
+                list(record.sys_path),
+                record.cwd,
+                record.adapter_ref,
+                record.config,
+                self._debug,
+            )
+        )
+        for at in range(0, len(blob), BLOB_PIECE_BYTES):
+            link.send(Blob(blob[at : at + BLOB_PIECE_BYTES]))
+            link.flush()
+
+    def frame_received(self, replica_id: str, frame: object) -> None:
+        replica = self.replicas.get(replica_id)
+        if replica is None:
+            return
+        if isinstance(frame, Report):
+            replica.report = frame
+        elif isinstance(frame, Ready):
+            self._ready(replica, frame.addresses)
+        elif isinstance(frame, StartFailed):
+            replica.failure = BackendStartError(
+                f"backend {replica.record.name!r}: its handler {replica.record.target_text} could not be built; "
+                f"in the replica:\n\n{frame.message}"
+            )
+            replica.moved.set()
+
+    def link_lost(self, replica_id: str, link: Link) -> None:
+        replica = self.replicas.get(replica_id)
+        if replica is not None and replica.link is link:
+            replica.link = None
+            replica.moved.set()
+
+    def _ready(self, replica: Replica, addresses: list[str]) -> None:
+        replica.addresses = tuple(addresses)
+        if replica.state is ReplicaState.STARTING:
+            replica.state = ReplicaState.READY
+            replica.ready_at = time.monotonic()
+            self._tell(replica)
+            self._changed()
+        replica.moved.set()
+
+
+def replica_status(replica: Replica, outstanding: int) -> dict[str, Any]:
+    """One replica, for `servekit.status()`."""
+    return {
+        "id": replica.id,
+        "state": replica.state.value,
+        "pid": replica.pid,
+        "node": replica.node,
+        "outstanding": outstanding,
+        "busy_s": round(replica.report.busy_s, 3),
+        "started": replica.started_at,
+        "revision": replica.record.revision,
+    }

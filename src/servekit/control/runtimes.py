@@ -1,0 +1,87 @@
+"""The runtimes in use: one per name and options, opened when first asked for, closed in reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import msgspec
+
+from servekit.errors import BackendStartError, InstanceStartError, InvalidInputError, ServekitError
+from servekit.factories import Kind, build, describe
+from servekit.interfaces import ReplicaRuntime, RuntimeContext
+from servekit.plugins import Registry
+
+T = TypeVar("T")
+
+THREADS = 16
+"""Runtime calls at a time; starts beyond them wait."""
+
+
+class Runtimes:
+    """Builds and holds runtimes; makes their blocking calls in threads."""
+
+    def __init__(self, registry: Registry, context: RuntimeContext, fixed: ReplicaRuntime | None = None) -> None:
+        """``fixed``: every name gives this runtime. Names and options are checked all the same."""
+        self._registry = registry
+        self._context = context
+        self._fixed = fixed
+        self._open: dict[str, ReplicaRuntime] = {}
+        self._lock = asyncio.Lock()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="runtime")
+
+    @staticmethod
+    def key(name: str, options: Mapping[str, Any]) -> str:
+        return f"{name} {msgspec.json.encode(options, order='sorted').decode()}"
+
+    def check(self, name: str, options: Mapping[str, Any]) -> None:
+        """Raise where there is no such runtime, or it does not take these options."""
+        provided = self._registry.get(Kind.RUNTIME, name)
+        self._registry.check_options(provided, options)
+
+    async def get(self, name: str, options: Mapping[str, Any]) -> ReplicaRuntime:
+        """The opened runtime. Raises what its plugin raises, as a `ServekitError`."""
+        if self._fixed is not None:
+            return self._fixed
+        key = self.key(name, options)
+        async with self._lock:
+            if key not in self._open:
+                provided = self._registry.get(Kind.RUNTIME, name)
+                runtime: ReplicaRuntime = build(provided, options)
+                await self.call(runtime.open, self._context, failing=f"runtime {name!r} could not be opened")
+                self._open[key] = runtime
+            return self._open[key]
+
+    async def check_worker_options(self, name: str, runtime: ReplicaRuntime, options: Mapping[str, Any]) -> None:
+        """Raise `InvalidInputError` where a worker cannot be started with these."""
+
+        def check() -> None:
+            try:
+                runtime.check_worker_options(options)
+            except ServekitError:
+                raise
+            except ValueError as error:
+                raise InvalidInputError(f"{runtime.worker_options_name} for runtime {name!r}: {error}") from error
+
+        await self.call(check, failing=f"{runtime.worker_options_name} could not be checked")
+
+    async def call(self, function: Callable[..., T], *arguments: Any, failing: str = "") -> T:
+        """A blocking call of a runtime, in a thread. What is no `ServekitError` becomes one."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._threads, function, *arguments)
+        except (ServekitError, LookupError):
+            raise
+        except Exception as error:
+            kind = InstanceStartError if failing.startswith("runtime") else BackendStartError
+            raise kind(f"{failing or 'the runtime failed'}: {describe(error)}") from error
+
+    async def close(self) -> None:
+        """Close all, the last opened first. Their workers have been stopped."""
+        runtimes = [*reversed(self._open.values())]
+        self._open.clear()
+        for runtime in runtimes:
+            await self.call(runtime.close)
+        self._threads.shutdown(wait=False)

@@ -1,0 +1,114 @@
+"""Where the desired state outlives the controller: rows in SQLite, the targets' bytes in files named by their hash."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from servekit.control.state import BackendRecord, Desired, EndpointRecord
+from servekit.errors import InvalidInputError, NotFoundError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS records (kind TEXT, name TEXT, body BLOB, PRIMARY KEY (kind, name)) WITHOUT ROWID;
+"""
+
+
+class WorkerRecord(msgspec.Struct, frozen=True):
+    """A started worker, for the controller that comes after this one."""
+
+    worker_id: str
+    backend: str
+    revision: int
+    runtime_key: str
+    handle: bytes
+    number: int
+
+
+class Store:
+    """Not for two threads at once: the controller calls it from its one writer thread."""
+
+    def __init__(self, directory: str) -> None:
+        self._targets = Path(directory) / "targets"
+        self._targets.mkdir(mode=0o700, exist_ok=True)
+        self._db = sqlite3.connect(Path(directory) / "state.db", isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        # A crash of the machine may lose the last changes, one of the process none: workers die with the machine.
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.executescript(_SCHEMA)
+
+    def load(self) -> tuple[Desired, list[WorkerRecord]]:
+        """What was last saved."""
+        rows = self._db.execute("SELECT kind, body FROM records").fetchall()
+        endpoints = [msgspec.json.decode(body, type=EndpointRecord) for kind, body in rows if kind == "endpoint"]
+        backends = [msgspec.json.decode(body, type=BackendRecord) for kind, body in rows if kind == "backend"]
+        workers = [msgspec.json.decode(body, type=WorkerRecord) for kind, body in rows if kind == "worker"]
+        return Desired({e.name: e for e in endpoints}, {b.name: b for b in backends}), workers
+
+    def save(self, before: Desired, after: Desired) -> None:
+        """Write what differs, whole or not at all."""
+        with self._transaction():
+            self._save_kind("endpoint", before.endpoints, after.endpoints)
+            self._save_kind("backend", before.backends, after.backends)
+
+    def save_worker(self, record: WorkerRecord) -> None:
+        self._put("worker", record.worker_id, record)
+
+    def forget_worker(self, worker_id: str) -> None:
+        self._db.execute("DELETE FROM records WHERE kind = 'worker' AND name = ?", (worker_id,))
+
+    def put_target(self, data: bytes, digest: str) -> None:
+        """Keep a target's bytes. Raises `InvalidInputError` where ``digest`` is not their SHA-256."""
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise InvalidInputError(
+                f"the target's bytes do not have the SHA-256 {digest!r}; they were damaged on the way"
+            )
+        path = self._targets / digest
+        if not path.exists():
+            part = path.with_suffix(".part")
+            part.write_bytes(data)
+            os.replace(part, path)
+
+    def get_target(self, digest: str) -> bytes:
+        """Raises `NotFoundError`."""
+        try:
+            return (self._targets / os.path.basename(digest)).read_bytes()
+        except FileNotFoundError:
+            raise NotFoundError(f"no target with the SHA-256 {digest!r} was uploaded") from None
+
+    def has_target(self, digest: str) -> bool:
+        return (self._targets / os.path.basename(digest)).exists()
+
+    def drop_targets_except(self, digests: set[str]) -> None:
+        """Delete the bytes that no backend refers to."""
+        for path in self._targets.iterdir():
+            if path.name not in digests:
+                path.unlink()
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _save_kind(self, kind: str, before: Mapping[str, object], after: Mapping[str, object]) -> None:
+        for name, record in after.items():
+            if before.get(name) != record:
+                self._put(kind, name, record)
+        for name in before.keys() - after.keys():
+            self._db.execute("DELETE FROM records WHERE kind = ? AND name = ?", (kind, name))
+
+    def _put(self, kind: str, name: str, record: object) -> None:
+        self._db.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (kind, name, msgspec.json.encode(record)))
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")

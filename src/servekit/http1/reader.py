@@ -1,0 +1,263 @@
+"""From bytes to requests. Knows nothing of transports, answers and time."""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from servekit.config import HttpLimits
+from servekit.http1.checks import (
+    Fault,
+    Target,
+    body_too_large,
+    check_head,
+    check_sizes,
+    split_target,
+    target_too_long,
+    too_many_header_bytes,
+)
+from servekit.http1.request import HttpRequest
+
+FEED_BYTES = 4096
+"""The most that may be fed at once. It bounds how many requests one `RequestReader.feed` can make."""
+_CHUNK_OVERHEAD = 16
+"""How many bytes a chunked body may take on the wire for each of its own; more is an attack by chunk extensions."""
+
+
+class Phase(enum.Enum):
+    """What a reader is in the middle of."""
+
+    BETWEEN = "between requests"
+    HEAD = "head"
+    BODY = "body"
+
+
+class _RefusedError(Exception):
+    """Stops the parser from within a callback; the reader's ``fault`` says why."""
+
+
+class RequestReader:
+    """Parses what one connection sends.
+
+    `feed` appends complete requests to ``ready``. After a fault, or a request that ends the connection, ``ended`` is
+    true and nothing more may be fed.
+    """
+
+    __slots__ = (
+        "_body",
+        "_exact_above",
+        "_fed",
+        "_head_begun",
+        "_headers",
+        "_limits",
+        "_most_head",
+        "_new_request",
+        "_parser",
+        "_request",
+        "_splice",
+        "_target",
+        "body_size",
+        "ended",
+        "expects_continue",
+        "fault",
+        "messages",
+        "ready",
+    )
+
+    def __init__(self, new_request: Callable[[], HttpRequest], limits: HttpLimits) -> None:
+        self.ready: deque[HttpRequest] = deque()
+        self.fault: Fault | None = None
+        self.ended = False
+        self.expects_continue = False
+        """The client waits for ``100 Continue`` before it sends the body."""
+        self.messages = 0
+        self.body_size = 0
+        self._new_request = new_request
+        self._limits = limits
+        self._parser = HttpRequestParser(self)
+        self._request: HttpRequest | None = None
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._body: bytes | bytearray = b""
+        self._splice = b""
+        self._head_begun = False
+        # Bytes fed since the last complete request, without those that came in one piece with its end. While they
+        # are few, no header can be too large, and none needs to be measured.
+        self._fed = 0
+        self._exact_above = min(limits.header_bytes, limits.headers_bytes) - FEED_BYTES
+        self._most_head = limits.request_line_bytes + limits.headers_bytes + 4 * limits.header_count + FEED_BYTES
+
+    @property
+    def phase(self) -> Phase:
+        if self._request is not None:
+            return Phase.BODY
+        return Phase.HEAD if self._head_begun or self._target or self._headers else Phase.BETWEEN
+
+    def feed(self, data: bytes | memoryview) -> None:
+        """Parse at most `FEED_BYTES` more; only while not ``ended``."""
+        self._fed += len(data)
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self._go_on_after_upgrade(data, upgrade)
+        except HttpParserError as error:
+            self._stopped(error)
+        if self._fed and not self.ended:
+            self._check_progress(data)
+
+    def close(self) -> None:
+        """Let go of the parser, which holds this object in a cycle."""
+        self.ended = True
+        self.ready.clear()
+        del self._parser
+
+    # -- called by the parser ----------------------------------------------------------------------------
+
+    def on_url(self, piece: bytes) -> None:
+        if len(piece) + len(self._target) > self._limits.request_line_bytes:
+            self._refuse(target_too_long(self._limits))
+        self._target = self._target + piece if self._target else piece
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Trailers come here too, after on_headers_complete has taken the list: on_message_complete drops them.
+        self._headers.append((name.lower(), value.rstrip()))
+
+    def on_headers_complete(self) -> None:
+        if self._request is not None:  # the head that _go_on_after_upgrade made up
+            return
+        parser, limits, headers, target = self._parser, self._limits, self._headers, self._target
+        self._headers = []
+        fields = dict(headers)
+        method = parser.get_method()
+        keep_alive = parser.should_keep_alive()
+        # Only 1.1 keeps a connection alive without being asked; asking for the version costs more than all the others.
+        version = "1.1" if keep_alive and b"connection" not in fields else parser.get_http_version()
+        fault = check_sizes(headers, limits) if self._fed > self._exact_above else None
+        fault = fault or check_head(version, headers, fields, limits)
+        if fault is not None:
+            self._refuse(fault)
+        request = self._new_request()
+        if target[:1] == b"/" and b"%" not in target and b"#" not in target and method != b"CONNECT":
+            path, _, request.query = target.partition(b"?")
+            request.path = path.decode("ascii")  # llhttp refuses what is not
+        else:
+            self._set_target(request, split_target(method, target), headers, fields)
+        request.method = method.decode("ascii")
+        request.version = version
+        request.raw_headers = headers
+        request.fields = fields
+        request.keep_alive = keep_alive
+        request.done = False
+        self._request = request
+        if b"expect" in fields and version == "1.1":
+            self.expects_continue = True
+        if b"upgrade" in fields and parser.should_upgrade():
+            self._prepare_upgrade(fields)
+
+    def on_body(self, piece: bytes) -> None:
+        """The one place where pieces of a body arrive."""
+        self.expects_continue = False
+        self.body_size += len(piece)
+        if self.body_size > self._limits.body_bytes:
+            self._refuse(body_too_large(self._limits))
+        if not self._body:
+            self._body = piece
+        elif isinstance(self._body, bytes):
+            self._body = bytearray(self._body)
+            self._body += piece
+        else:
+            self._body += piece
+
+    def on_message_complete(self) -> None:
+        request = self._request
+        if self._splice or request is None:
+            return
+        request.received_at = monotonic()
+        if self._body:
+            request.body = bytes(self._body)
+            self._body = b""
+            self.body_size = 0
+        else:
+            request.body = b""
+        if self._headers:
+            self._headers = []
+        self._request = None
+        self._target = b""
+        self._fed = 0
+        self._head_begun = False
+        self.expects_continue = False
+        self.messages += 1
+        self.ready.append(request)
+        if not request.keep_alive:
+            self.ended = True
+
+    # -- the uncommon paths -----------------------------------------------------------------------------
+
+    def _refuse(self, fault: Fault) -> None:
+        self.fault = fault
+        raise _RefusedError
+
+    def _stopped(self, error: HttpParserError) -> None:
+        if self.ended:
+            return  # data after a request that ends the connection: nobody will read it
+        self.ended = True
+        if self.fault is None:
+            if isinstance(error, HttpParserCallbackError):  # a defect: not the client's
+                raise error
+            self.fault = Fault(400, f"malformed HTTP: {error}")
+
+    def _set_target(
+        self,
+        request: HttpRequest,
+        target: Target | Fault,
+        headers: list[tuple[bytes, bytes]],
+        fields: dict[bytes, bytes],
+    ) -> None:
+        if isinstance(target, Fault):
+            self._refuse(target)
+            return
+        request.path, request.query = target.path, target.query
+        if target.host is not None:  # RFC 9112, 3.2.2: it takes the place of the Host header
+            fields[b"host"] = target.host
+            headers[:] = [(name, target.host if name == b"host" else value) for name, value in headers]
+
+    def _prepare_upgrade(self, fields: dict[bytes, bytes]) -> None:
+        """Upgrades are declined by ignoring them, but llhttp stops after such a head, without reading the body.
+
+        So a new parser is given a head of the same framing, and then the body. (Java's HttpClient offers h2c with
+        every first request, a POST included.)
+        """
+        for name in (b"content-length", b"transfer-encoding"):
+            if name in fields:
+                self._splice = b"POST / HTTP/1.1\r\n%b: %b\r\n\r\n" % (name, fields[name])
+                self._target = b""
+
+    def _go_on_after_upgrade(self, data: bytes | memoryview, upgrade: HttpParserUpgrade) -> None:
+        while not self.ended:
+            self._parser = HttpRequestParser(self)
+            data = self._splice + bytes(data)[upgrade.args[0] :]
+            self._splice = b""
+            try:
+                self._parser.feed_data(data)
+            except HttpParserUpgrade as another:
+                upgrade = another
+            except HttpParserError as error:
+                self._stopped(error)
+            else:
+                return
+
+    def _check_progress(self, data: bytes | memoryview) -> None:
+        """A request is under way: bound what the parser may be holding back, which no callback sees."""
+        if self._request is None:
+            if not self._head_begun and bytes(data).strip(b"\r\n"):
+                self._head_begun = True
+            if self._fed > self._most_head:
+                self.fault = too_many_header_bytes(self._limits)
+                self.ended = True
+        elif self._fed > _CHUNK_OVERHEAD * self.body_size + 2 * self._most_head:
+            self.fault = Fault(400, "chunk extensions or trailers are too large")
+            self.ended = True

@@ -1,0 +1,65 @@
+"""One request, and the place for its answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from servekit.http1.connection import HttpConnection
+
+
+class HttpRequest:
+    """One parsed request and the place for its answer.
+
+    The connection fills the slots in; there is no constructor, because every request would pay for it. Subclasses add
+    slots of their own.
+    """
+
+    __slots__ = (
+        "body",
+        "connection",
+        "done",
+        "fields",
+        "keep_alive",
+        "method",
+        "path",
+        "query",
+        "raw_headers",
+        "received_at",
+        "version",
+    )
+
+    connection: HttpConnection
+    method: str
+    path: str
+    """Percent-decoded, as UTF-8 (what is not, is replaced); ``*`` for ``OPTIONS *``."""
+    query: bytes
+    """What follows the ``?``, as sent."""
+    version: str
+    """``1.0`` or ``1.1``."""
+    raw_headers: list[tuple[bytes, bytes]]
+    """Names in lower case, in the order sent."""
+    fields: dict[bytes, bytes]
+    """The headers by name; of a repeated header, the last value."""
+    body: bytes
+    keep_alive: bool
+    """What the client allows; a connection that drains closes all the same."""
+    done: bool
+    """Answered, or the client is gone."""
+    received_at: float
+    """When the last byte of the request was parsed, by ``time.monotonic()``."""
+
+    @property
+    def client(self) -> str:
+        """The peer's IP address; empty when it has none (a Unix socket, memory)."""
+        return self.connection.client
+
+    def respond(self, status: int, head: bytes, body: bytes, *, close: bool = False) -> None:
+        """Answer. Does nothing when the request was answered before, or when the client is gone.
+
+        ``head`` is rendered header lines, each with its CRLF, without Content-Length, Date, Connection and
+        Transfer-Encoding, which the connection adds. ``close``: the connection ends with this answer.
+        """
+        if not self.done:
+            self.done = True
+            self.connection.answer(self, status, head, body, close)

@@ -1,0 +1,59 @@
+"""Rendering answers: status lines, the lines that every answer ends its head with, and plain refusals."""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import NamedTuple
+
+from servekit.http1.checks import Fault
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+TEXT = b"content-type: text/plain; charset=utf-8\r\n"
+
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_LENGTH_LINES = [b"content-length: %d\r\n" % length for length in range(1024)]
+
+
+class Endings(NamedTuple):
+    """The last lines of a head, the empty line included, by what becomes of the connection."""
+
+    keep: bytes
+    keep_1_0: bytes
+    close: bytes
+
+
+def render_endings(server: str | None, at: float | None = None) -> Endings:
+    """With the date ``at`` (seconds since the epoch; default: now), and a Server header when there is a name."""
+    lines = b"date: %b\r\n" % formatdate(at, usegmt=True).encode()
+    if server:
+        lines += b"server: %b\r\n" % server.encode("ascii")
+    return Endings(lines + b"\r\n", lines + b"connection: keep-alive\r\n\r\n", lines + b"connection: close\r\n\r\n")
+
+
+def status_line(status: int) -> bytes:
+    """``HTTP/1.1 404 Not Found`` and CRLF; a status that has no name gets none."""
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+def has_body(status: int) -> bool:
+    """Whether an answer of this status has a body, be it empty, and so a length (RFC 9110, 8.6 and 6.4.1)."""
+    return status >= 200 and status != 204 and status != 304
+
+
+def render(status: int, head: bytes, body: bytes, ending: bytes, *, head_only: bool) -> bytes:
+    """A whole answer. ``head_only``: to a HEAD request, with the length of the body but without it."""
+    line = _STATUS_LINES.get(status) or status_line(status)
+    if not has_body(status):
+        return line + head + ending
+    size = len(body)
+    length = _LENGTH_LINES[size] if size < 1024 else b"content-length: %d\r\n" % size
+    if head_only:
+        return b"".join((line, head, length, ending))
+    return b"".join((line, head, length, ending, body))
+
+
+def render_fault(fault: Fault, ending: bytes) -> bytes:
+    """A refusal, as a line of text."""
+    head = TEXT + b"retry-after: 1\r\n" if fault.status == 503 else TEXT
+    return render(fault.status, head, f"{fault.text}\n".encode(), ending, head_only=False)

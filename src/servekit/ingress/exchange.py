@@ -1,0 +1,89 @@
+"""One HTTP request on its way through the ingress worker."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from servekit.http1.request import HttpRequest
+from servekit.interfaces import Request
+from servekit.wire.frames import extended
+
+if TYPE_CHECKING:
+    from servekit.ingress.backend import Target
+    from servekit.ingress.endpoint import Endpoint
+    from servekit.ingress.replica import Replica
+
+
+class Exchange(HttpRequest):
+    """A request with what routing knows of it. It is the `RequestInfo` that policies are handed."""
+
+    __slots__ = (
+        "bucket",
+        "call_method",
+        "expires",
+        "id",
+        "number",
+        "owner",
+        "queue",
+        "replica",
+        "target",
+        "tries",
+        "view_args",
+    )
+
+    id: str
+    owner: Endpoint
+    view_args: dict[str, Any] | None
+    call_method: str | None
+    expires: float
+    """The deadline, in the loop's time."""
+    bucket: set[Any] | None
+    """Where `Deadlines` keeps it."""
+    target: Target | None
+    """The chosen backend."""
+    replica: Replica | None
+    """Where its call is, or was last."""
+    number: int
+    """The id of that call."""
+    tries: int
+    """How often its call was sent."""
+    queue: OrderedDict[Exchange, None] | None
+    """Where it waits, while no replica has room."""
+
+    @property
+    def endpoint(self) -> str:
+        return self.owner.name
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.raw_headers}
+
+    def request(self) -> Request:
+        """What a replica is sent."""
+        owner = self.owner
+        view_args = self.view_args
+        if view_args:
+            view_args = {key: extended(value) for key, value in view_args.items()}
+        return Request(
+            self.method,
+            self.path,
+            self.query,
+            self.raw_headers,
+            self.body,
+            owner.name,
+            owner.route_text,
+            self.id,
+            self.connection.client,
+            view_args,
+            self.call_method,
+            owner.mount,
+        )
+
+
+@lru_cache(maxsize=256)
+def method_name(value: bytes) -> str:
+    """The value of ``X-SERVE-CALL-METHOD`` as text."""
+    return value.decode("latin-1")

@@ -1,0 +1,73 @@
+"""Keeps a link to every replica of the snapshot: dials, and dials again while the snapshot has it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from servekit.ingress.replica import Replica
+from servekit.wire.frames import DATA_FRAME_BYTES, data_codec
+from servekit.wire.handshake import Handshake
+from servekit.wire.link import Link
+from servekit.wire.network import Network, dial
+
+_log = logging.getLogger("servekit.ingress")
+
+_FIRST_REDIAL_S = 0.02
+_LONGEST_REDIAL_S = 1.0
+FIRST_DIAL_TIMEOUT_S = 2.0
+"""How long applying a snapshot waits for the links to its new replicas."""
+
+
+class ReplicaLinks:
+    """One task per replica, from the snapshot that brings it to the one that takes it away."""
+
+    def __init__(self, network: Network, token: bytes, worker_id: str) -> None:
+        self._network = network
+        self._token = token
+        self._hello = worker_id.encode()
+        self._codec = data_codec()
+        self._tasks: dict[Replica, asyncio.Task[None]] = {}
+
+    async def open(self, replicas: list[Replica]) -> None:
+        """Begin to keep these; return when each was dialled once, or after `FIRST_DIAL_TIMEOUT_S`."""
+        if not replicas:
+            return
+        tried = []
+        for replica in replicas:
+            event = asyncio.Event()
+            tried.append(asyncio.ensure_future(event.wait()))
+            task = asyncio.ensure_future(self._keep(replica, event))
+            self._tasks[replica] = task
+            task.add_done_callback(lambda _, replica=replica: self._tasks.pop(replica, None))  # type: ignore[misc]
+        _, late = await asyncio.wait(tried, timeout=FIRST_DIAL_TIMEOUT_S)
+        for waiter in late:
+            waiter.cancel()
+
+    async def close(self) -> None:
+        """End every task; links still open are closed, after what they were to send."""
+        tasks = list(self._tasks.items())
+        for replica, task in tasks:
+            task.cancel()
+            if replica.link is not None:
+                replica.link.close()
+        await asyncio.gather(*(task for _, task in tasks), return_exceptions=True)
+
+    def _new_link(self, replica: Replica) -> Link:
+        handshake = Handshake(self._token, self._hello, dialing=True)
+        return Link(replica, self._codec, handshake, max_frame_bytes=DATA_FRAME_BYTES)
+
+    async def _keep(self, replica: Replica, tried: asyncio.Event) -> None:
+        pause_s = _FIRST_REDIAL_S
+        while not replica.retired:
+            try:
+                link = await dial(self._network, replica.addresses, lambda: self._new_link(replica))
+            except OSError as error:
+                _log.info("replica %s cannot be reached yet: %s", replica.id, error)
+                tried.set()
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_REDIAL_S)
+                continue
+            tried.set()
+            pause_s = _FIRST_REDIAL_S
+            await link.wait_lost()

@@ -1,0 +1,127 @@
+"""One replica, as an ingress worker sees it: the link to it, and the calls that it has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from servekit.ingress.window import Window
+from servekit.wire.frames import Answer, Bye, Call, Cancel, ReplicaEntry
+from servekit.wire.link import Link
+
+if TYPE_CHECKING:
+    from servekit.ingress.backend import Backend
+    from servekit.ingress.exchange import Exchange
+    from servekit.ingress.router import Router
+
+
+class Replica:
+    """Owns the link and the calls on it; tells the router what comes back. It is the `ReplicaView` of policies."""
+
+    __slots__ = (
+        "_next_number",
+        "_window",
+        "addresses",
+        "backend",
+        "calls",
+        "id",
+        "limit",
+        "link",
+        "node",
+        "outstanding",
+        "queue_length",
+        "retired",
+        "router",
+    )
+
+    def __init__(self, entry: ReplicaEntry, backend: Backend, router: Router) -> None:
+        self.id = entry.id
+        self.node = entry.node
+        self.addresses = entry.addresses
+        self.backend = backend
+        self.router = router
+        self.link: Link | None = None
+        self.calls: dict[int, Exchange] = {}
+        self.outstanding = 0
+        self.queue_length = 0
+        self.retired = False
+        """Absent from the snapshot: it gets no more calls, and keeps its link until its last answer."""
+        self._window = Window(backend.config.max_concurrent_queries)
+        self.limit = self._window.size
+        """How many calls it is handed ahead of their answers."""
+        self._next_number = 0
+
+    @property
+    def has_room(self) -> bool:
+        return self.outstanding < self.limit and cast(Link, self.link).writable
+
+    def send(self, exchange: Exchange, now: float) -> None:
+        """Hand over a call. Only while the replica is ready."""
+        self._next_number = number = self._next_number + 1
+        self.outstanding += 1
+        self.calls[number] = exchange
+        exchange.replica = self
+        exchange.number = number
+        exchange.tries += 1
+        left_ms = int((exchange.expires - now) * 1000) + 1
+        cast(Link, self.link).send(Call(number, left_ms, exchange.request()))
+
+    def cancel(self, exchange: Exchange) -> None:
+        """Nobody waits for this call; it holds its place until the replica says that it is over."""
+        if self.link is not None:
+            self.link.send(Cancel(exchange.number))
+
+    def retire(self) -> None:
+        """The snapshot has it no longer: say that no call will follow; what it has, it will answer."""
+        self.retired = True
+        self._leave()
+
+    def _leave(self) -> None:
+        self.backend.remove_ready(self)
+        if self.link is not None:
+            self.link.send(Bye())
+
+    # -- LinkOwner --------------------------------------------------------------------------------------------
+
+    def link_opened(self, link: Link) -> None:
+        self.link = link
+        if self.retired:
+            link.send(Bye())
+        else:
+            self.backend.add_ready(self)
+            self.router.replica_ready(self.backend)
+
+    def frame_received(self, link: Link, frame: Any) -> None:
+        if type(frame) is Answer:
+            exchange = self.calls.pop(frame.id, None)
+            if exchange is not None:
+                self.outstanding -= 1
+                self.queue_length = frame.queue_length
+                self._window.observe(frame.service_us)
+                self.limit = self._window.size
+                self.router.answered(exchange, frame)
+        elif type(frame) is Bye:
+            # It leaves on its own, by a SIGTERM say.
+            self._leave()
+            self.router.replica_lost(self.backend)
+        else:
+            exchange = self.calls.pop(frame.id, None)
+            if exchange is not None:
+                self.outstanding -= 1
+                self.router.refused(exchange, frame.reason)
+
+    def frames_done(self, link: Link) -> None:
+        if self.backend.waiting:
+            self.router.pump(self.backend)
+
+    def link_writable(self, link: Link) -> None:
+        self.router.pump(self.backend)
+
+    def link_lost(self, link: Link, error: Exception | None) -> None:
+        self.link = None
+        self.backend.remove_ready(self)
+        calls, self.calls, self.outstanding = self.calls, {}, 0
+        # Readiness first: what is sent again must not be sent here.
+        self.router.replica_lost(self.backend)
+        unsent = {frame.id for frame in link.unsent() if type(frame) is Call}
+        for number, exchange in calls.items():
+            self.router.lost(exchange, begun=number not in unsent)

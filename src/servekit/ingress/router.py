@@ -1,0 +1,315 @@
+"""A request's way: endpoint, backend, replica; and what becomes of it when one of them fails.
+
+Everything here is plain calls on one event loop: the HTTP parser calls `handle`, a link's frame calls `answered`, and
+no task or future stands between them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from servekit.http1.request import HttpRequest
+from servekit.ingress import refusals
+from servekit.ingress.backend import Backend, Target
+from servekit.ingress.builtin import Builtin
+from servekit.ingress.counters import Counters
+from servekit.ingress.deadlines import Deadlines
+from servekit.ingress.endpoint import Endpoint
+from servekit.ingress.exchange import Exchange, method_name
+from servekit.ingress.refusals import Refused
+from servekit.interfaces import Outcome, RequestRecord
+from servekit.routes import RESERVED, RouteTable
+from servekit.wire.frames import Answer
+
+_log = logging.getLogger("servekit.ingress")
+
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
+"""RFC 9110, 9.2.2: these may be sent once more when a replica dies with them."""
+_MOST_TRIES = 2
+_LONGEST_ID = 128
+
+
+class Router:
+    """The routing of one ingress worker. It is the `HttpApp` of its listener."""
+
+    new_request = Exchange
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, observe: Callable[[RequestRecord], None] | None = None) -> None:
+        self.endpoints: dict[str, Endpoint] = {}
+        self.backends: dict[str, Backend] = {}
+        self.routes: RouteTable[Endpoint] = RouteTable()
+        self.builtin = Builtin(self.endpoints)
+        self.counters = Counters()
+        self.failovers = 0
+        self._now = loop.time
+        self._deadlines = Deadlines(loop, self._expired)
+        self._observe = observe
+        # Ids are unique per worker and readable beside each other: a random prefix and a count.
+        self._id_prefix = os.urandom(6).hex() + "-"
+        self._ids = 0
+
+    def close(self) -> None:
+        self._deadlines.close()
+        for endpoint in self.endpoints.values():
+            endpoint.policy.close()
+
+    # -- from HTTP --------------------------------------------------------------------------------------------
+
+    def handle(self, request: HttpRequest) -> None:
+        """A whole request has arrived."""
+        assert type(request) is Exchange
+        exchange = request
+        exchange.id = self._request_id(exchange.fields.get(b"x-request-id"))
+        exchange.bucket = exchange.target = exchange.replica = exchange.queue = None
+        exchange.tries = 0
+        found = self.routes.find(exchange.path)
+        if found is None:
+            exchange.owner = _NOWHERE
+            self._refuse(exchange, self._unrouted(exchange))
+            return
+        endpoint, exchange.view_args = found
+        exchange.owner = endpoint
+        methods = endpoint.methods
+        if methods is not None and exchange.method not in methods:
+            self._refuse(exchange, refusals.wrong_method(exchange.method, endpoint.allow))
+            return
+        if methods is not None and exchange.method == "OPTIONS" and "OPTIONS" not in endpoint.entry.methods:
+            self._refuse(exchange, refusals.options(endpoint.allow))
+            return
+        named = exchange.fields.get(b"x-serve-call-method")
+        exchange.call_method = None if named is None else method_name(named)
+        exchange.expires = self._now() + endpoint.timeout_s
+        self._deadlines.add(exchange, exchange.expires)
+        self._dispatch(exchange)
+
+    def abandoned(self, request: HttpRequest) -> None:
+        """The client went away."""
+        assert type(request) is Exchange
+        self._settle(request, 499)
+        self._unqueue(request)
+        if request.replica is not None:
+            request.replica.cancel(request)
+
+    def _unrouted(self, exchange: Exchange) -> Refused:
+        if exchange.path.startswith(RESERVED):
+            return self.builtin.answer(exchange.method, exchange.path)
+        target = self.routes.redirect(exchange.path)
+        if target is not None:
+            query = exchange.query.decode("latin-1")
+            return refusals.moved(self.builtin.quoted(target) + (f"?{query}" if query else ""))
+        return refusals.no_route(exchange.path)
+
+    def _request_id(self, given: bytes | None) -> str:
+        # One that is too long, or would not be safe in a log line, is replaced.
+        if given and len(given) <= _LONGEST_ID and given.isascii():
+            text = given.decode("ascii")
+            if text.isprintable():
+                return text
+        self._ids += 1
+        return f"{self._id_prefix}{self._ids}"
+
+    # -- to a replica ------------------------------------------------------------------------------------------
+
+    def _dispatch(self, exchange: Exchange) -> None:
+        endpoint = exchange.owner
+        choices = endpoint.choosable
+        if not choices:
+            self._park(exchange, endpoint)
+            return
+        try:
+            target: Any = endpoint.policy.choose_backend(exchange, choices)
+            backend: Backend = target.backend
+        except Exception:
+            self._policy_failed(exchange)
+            return
+        exchange.target = target
+        if len(choices) < len(endpoint.targets):
+            self.failovers += 1
+        if exchange.call_method is not None and exchange.call_method not in backend.config.callable_methods:
+            self._refuse(exchange, refusals.method_not_callable(backend.name, exchange.call_method))
+        elif not backend.ready:
+            self._refuse(exchange, refusals.version_down(backend.name))
+        elif backend.waiting or not self._send(exchange, target):
+            if backend.is_full:
+                self._refuse(exchange, refusals.queue_full(f"backend {backend.name!r}"))
+            else:
+                exchange.queue = backend.waiting
+                backend.waiting[exchange] = None
+
+    def _send(self, exchange: Exchange, target: Target) -> bool:
+        """Whether some replica had room and now has the call."""
+        ready = target.replicas
+        endpoint = exchange.owner
+        if len(ready) == 1 and not endpoint.picks_replica:
+            replica = ready[0]
+            if not replica.has_room:
+                return False
+        else:
+            free = [replica for replica in ready if replica.has_room]
+            if not free:
+                return False
+            try:
+                chosen: Any = endpoint.policy.choose_replica(exchange, free)
+                replica = chosen
+                replica.backend  # noqa: B018 - a policy's mistake is to be found here
+            except Exception:
+                self._policy_failed(exchange)
+                return True
+        replica.send(exchange, self._now())
+        return True
+
+    def _park(self, exchange: Exchange, endpoint: Endpoint) -> None:
+        """No backend has a ready replica: wait for one that is coming, else say at once that there is none."""
+        exchange.target = None
+        if not endpoint.targets:
+            self._refuse(exchange, refusals.no_traffic(endpoint.name))
+        elif not endpoint.coming:
+            self._refuse(exchange, refusals.no_replica(endpoint.name))
+        elif endpoint.is_full:
+            self._refuse(exchange, refusals.queue_full(f"endpoint {endpoint.name!r}"))
+        else:
+            exchange.queue = endpoint.waiting
+            endpoint.waiting[exchange] = None
+
+    def pump(self, backend: Backend) -> None:
+        """Room has come: send what waits, in order."""
+        waiting = backend.waiting
+        while waiting and backend.ready:
+            exchange = next(iter(waiting))
+            assert exchange.target is not None
+            if not self._send(exchange, exchange.target):
+                return
+            waiting.pop(exchange, None)
+            exchange.queue = None
+
+    # -- from a replica ------------------------------------------------------------------------------------------
+
+    def answered(self, exchange: Exchange, answer: Answer) -> None:
+        """A replica has answered. For one that nobody waits for, only the room counts."""
+        if not exchange.done:
+            self._finish(exchange, answer.status, answer.head, answer.body)
+            if exchange.owner.watches:
+                self._tell_policy(exchange, Outcome.FAILED if answer.failed else Outcome.ANSWERED)
+
+    def refused(self, exchange: Exchange, reason: str) -> None:
+        """A replica did not begin a call."""
+        if exchange.done:
+            return
+        if reason == "draining":
+            exchange.tries -= 1
+            exchange.replica = None
+            self._dispatch(exchange)
+        else:
+            self._refuse(exchange, refusals.too_late(exchange.owner.name, exchange.owner.timeout_s))
+
+    def lost(self, exchange: Exchange, *, begun: bool) -> None:
+        """A replica died with a call: once more, where the method allows it or nothing was sent."""
+        if exchange.done:
+            return
+        if exchange.owner.watches:
+            self._tell_policy(exchange, Outcome.LOST)
+        exchange.replica = None
+        if not begun:
+            exchange.tries -= 1
+        if not begun or (exchange.method in IDEMPOTENT and exchange.tries < _MOST_TRIES):
+            self._dispatch(exchange)
+        else:
+            name = exchange.target.name if exchange.target is not None else ""
+            self._refuse(exchange, refusals.replica_died(name))
+
+    # -- readiness ------------------------------------------------------------------------------------------------
+
+    def replica_ready(self, backend: Backend) -> None:
+        """A backend has one more ready replica."""
+        for endpoint in backend.endpoints:
+            endpoint.refresh()
+            self.unpark(endpoint)
+        self.pump(backend)
+
+    def replica_lost(self, backend: Backend) -> None:
+        """A backend has one less: when it was the last, what waited for it goes another way."""
+        for endpoint in backend.endpoints:
+            endpoint.refresh()
+        if not backend.ready:
+            self.redispatch(backend.waiting)
+
+    def unpark(self, endpoint: Endpoint) -> None:
+        """Send what waited for any replica at all, if there is one now, or none is coming any more."""
+        if endpoint.waiting and (endpoint.choices or not endpoint.coming):
+            self.redispatch(endpoint.waiting)
+
+    def redispatch(self, waiting: Any) -> None:
+        """Choose again for all that wait in a queue."""
+        held = list(waiting)
+        waiting.clear()
+        for exchange in held:
+            exchange.queue = None
+            self._dispatch(exchange)
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def _expired(self, item: Any) -> None:
+        exchange: Exchange = item
+        if exchange.done:
+            return
+        self._unqueue(exchange)
+        if exchange.replica is not None:
+            exchange.replica.cancel(exchange)
+            if exchange.owner.watches:
+                self._tell_policy(exchange, Outcome.TIMED_OUT)
+        self._refuse(exchange, refusals.too_late(exchange.owner.name, exchange.owner.timeout_s))
+
+    def _policy_failed(self, exchange: Exchange) -> None:
+        _log.exception("the routing policy of endpoint %r failed (request id %s)", exchange.owner.name, exchange.id)
+        self._refuse(exchange, refusals.policy_failed(exchange.owner.name))
+
+    def _refuse(self, exchange: Exchange, answer: Refused) -> None:
+        self._finish(exchange, *answer)
+
+    def _finish(self, exchange: Exchange, status: int, head: bytes, body: bytes) -> None:
+        self._settle(exchange, status)
+        exchange.respond(status, b"x-request-id: %b\r\n%b" % (exchange.id.encode("ascii"), head), body)
+
+    def _settle(self, exchange: Exchange, status: int) -> None:
+        """Count it, and wait for it no longer."""
+        bucket = exchange.bucket
+        if bucket is not None:
+            bucket.discard(exchange)
+            exchange.bucket = None
+        target = exchange.target
+        backend = "" if target is None else target.name
+        latency_s = self._now() - exchange.received_at
+        endpoint = exchange.owner.name
+        self.counters.add(endpoint, backend, status, latency_s)
+        if self._observe is not None:
+            replica = "" if exchange.replica is None else exchange.replica.id
+            self._observe(
+                RequestRecord(
+                    exchange.id, endpoint, backend, replica, exchange.method, exchange.path, status, latency_s
+                )
+            )
+
+    def _unqueue(self, exchange: Exchange) -> None:
+        if exchange.queue is not None:
+            exchange.queue.pop(exchange, None)
+            exchange.queue = None
+
+    def _tell_policy(self, exchange: Exchange, outcome: Outcome) -> None:
+        assert exchange.replica is not None
+        try:
+            exchange.owner.policy.request_finished(exchange, exchange.replica, outcome)
+        except Exception:
+            _log.exception("the routing policy of endpoint %r failed in request_finished", exchange.owner.name)
+
+
+class _Nowhere:
+    """Stands for the endpoint of a request that has none."""
+
+    name = ""
+
+
+_NOWHERE: Any = _Nowhere()

@@ -1,0 +1,137 @@
+"""An ingress worker's life: follow the controller's snapshots, serve, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from servekit.config import DRAIN_TIMEOUT_S, HttpLimits
+from servekit.http1.server import HttpServer
+from servekit.ingress.apply import Applier, build_policy
+from servekit.ingress.links import ReplicaLinks
+from servekit.ingress.observers import Observers
+from servekit.ingress.router import Router
+from servekit.interfaces import RoutingPolicy
+from servekit.wire.bootstrap import WorkerBootstrap
+from servekit.wire.control import ControlClient
+from servekit.wire.frames import Applied, PluginRef, Report, Snapshot, Stop, WorkerHello
+from servekit.wire.network import Network
+
+_log = logging.getLogger("servekit.ingress")
+
+SNAPSHOTS_WAITING = 1000
+
+
+class IngressWorker:
+    """One ingress worker, on the running event loop. ``listen`` is replaced by the in-process instance."""
+
+    def __init__(
+        self,
+        bootstrap: WorkerBootstrap,
+        network: Network,
+        *,
+        build_policy: Callable[[PluginRef], RoutingPolicy] = build_policy,
+        own_process: bool = True,
+    ) -> None:
+        assert bootstrap.http is not None
+        self._bootstrap = bootstrap
+        self._network = network
+        self._build_policy = build_policy
+        self._own_process = own_process
+        self._limits: HttpLimits = bootstrap.http.limits
+        self._snapshots: asyncio.Queue[Snapshot] = asyncio.Queue(SNAPSHOTS_WAITING)
+        self._ending = asyncio.Event()
+        self._stop_timeout_s = DRAIN_TIMEOUT_S
+
+    async def run(self) -> None:
+        """Until stopped or orphaned."""
+        loop = asyncio.get_running_loop()
+        assert self._bootstrap.http is not None
+        if self._own_process:
+            sys.path[:0] = [entry for entry in self._bootstrap.http.sys_path if entry not in sys.path]
+            loop.add_signal_handler(signal.SIGTERM, self._ending.set)
+            loop.add_signal_handler(signal.SIGINT, lambda: None)
+        observers = Observers(self._bootstrap.http.observers)
+        self.router = Router(loop, observers.add if observers else None)
+        self.server = HttpServer(self.router, self._limits, loop)
+        self._links = ReplicaLinks(self._network, self._bootstrap.token, self._bootstrap.worker_id)
+        applier = Applier(self.router, self._links, self._build_policy)
+        self._control = ControlClient(
+            self._bootstrap, self._network, hello=self._hello, received=self._received, report=self._report
+        )
+        self.server.start()
+        tasks = [
+            asyncio.ensure_future(self._follow_controller()),
+            asyncio.ensure_future(self._apply_snapshots(applier)),
+            asyncio.ensure_future(observers.run()),
+        ]
+        listening = await self._listen(loop)
+        try:
+            await self._ending.wait()
+            await self._drain(listening)
+        finally:
+            self._control.close()
+            for task in tasks[1:]:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._links.close()
+            observers.flush()
+            self.server.close()
+            self.router.close()
+
+    async def _listen(self, loop: asyncio.AbstractEventLoop) -> asyncio.Server | None:
+        assert self._bootstrap.http is not None
+        if not self._own_process:
+            return None
+        sock = socket.socket(fileno=self._bootstrap.http.listen_fd)
+        sock.setblocking(False)
+        return await loop.create_server(self.server.protocol_factory, sock=sock)
+
+    async def _drain(self, listening: asyncio.Server | None) -> None:
+        """Not ready, then no new connections, then the end of what is in flight."""
+        self.router.builtin.ready = False
+        if listening is not None:
+            listening.close()
+        await self.server.drain(self._stop_timeout_s)
+        # What was counted since the last report.
+        self._control.send(self._report())
+
+    # -- the control link -----------------------------------------------------------------------------------------
+
+    async def _follow_controller(self) -> None:
+        reason = await self._control.run()
+        if not self._ending.is_set():
+            _log.warning("ending: %s", reason)
+            self._ending.set()
+
+    def _hello(self) -> WorkerHello:
+        return WorkerHello(
+            self._bootstrap.worker_id, os.getpid(), socket.gethostname(), ready=self.router.builtin.ready
+        )
+
+    def _received(self, frame: Any) -> None:
+        if isinstance(frame, Snapshot):
+            self._snapshots.put_nowait(frame)
+        elif isinstance(frame, Stop):
+            self._stop_timeout_s = frame.timeout_s
+            self._ending.set()
+
+    async def _apply_snapshots(self, applier: Applier) -> None:
+        while True:
+            snapshot = await self._snapshots.get()
+            error = await applier.apply(snapshot)
+            self._control.send(Applied(snapshot.version, error))
+
+    def _report(self) -> Report:
+        outstanding = {
+            replica.id: replica.outstanding
+            for backend in self.router.backends.values()
+            for replica in backend.replicas.values()
+        }
+        return Report(sum(outstanding.values()), 0.0, self.router.counters.take(), outstanding)

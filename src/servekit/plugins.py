@@ -1,0 +1,304 @@
+"""Which plugins are installed, what each of them gives, and whose fault it is where one gives nothing.
+
+Every plugin is loaded on its own and guarded: what is wrong with one becomes a `Problem` that names its distribution,
+and the others go on. The bundled plugins are entry points like any other.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import importlib_metadata
+import pluggy
+from importlib_metadata import EntryPoint
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from servekit import hookspecs
+from servekit.config import nearest
+from servekit.errors import UnknownPluginError
+from servekit.factories import Kind, Origin, Provided, at_path, build, check_options, describe, load_path, path_of
+
+__all__ = ["Kind", "Origin", "Problem", "Provided", "Registry", "at_path", "build", "check_options"]
+__all__ += ["disabled_by_environment", "discover", "load_path", "notify_observers"]
+
+GROUP = "servekit"
+BUNDLE = "servekit"
+"""The distribution of the bundled plugins."""
+DISABLE_VARIABLE = "SERVEKIT_DISABLE_PLUGINS"
+
+logger = logging.getLogger(__name__)
+
+Observer: TypeAlias = Callable[..., object]
+
+_ARGUMENTS = {
+    name: tuple(inspect.signature(spec).parameters)
+    for name, spec in vars(hookspecs).items()
+    if name.startswith("servekit_")
+}
+_SIGNATURES = {name: f"{name}({', '.join(arguments)})" for name, arguments in _ARGUMENTS.items()}
+_NOT_PLAIN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+_REGISTRATION = {kind.hook: kind for kind in Kind}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a plugin, or a name that one gives, is not in use. ``str()`` is a sentence for the log."""
+
+    message: str
+    origins: tuple[Origin, ...] = ()
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True)
+class _Plugin:
+    origin: Origin
+    provided: tuple[Provided, ...]
+    observers: tuple[tuple[str, Observer, str], ...]
+    """Hook, function, import path."""
+
+
+class _RejectedError(Exception):
+    """What servekit has against a plugin, in words."""
+
+
+class Registry:
+    """What `discover` found. Nothing changes it."""
+
+    def __init__(self, plugins: Iterable[_Plugin], problems: Iterable[Problem], disabled: Collection[str]) -> None:
+        self._plugins = tuple(plugins)
+        self._provided, self._clashes = _settle(self._plugins)
+        self._disabled = tuple(sorted(disabled))
+        self.problems: tuple[Problem, ...] = (*problems, *self._clashes.values())
+
+    @property
+    def loaded(self) -> list[str]:
+        """One line for each plugin in use: ``plugin weighted from servekit 0.1.0: routing policies weighted``."""
+        return [self._line(plugin) for plugin in self._plugins]
+
+    def names(self, kind: Kind) -> list[str]:
+        """The names that users can choose from."""
+        return sorted(name for a_kind, name in self._provided if a_kind is kind)
+
+    def get(self, kind: Kind, name_or_path: str) -> Provided:
+        """What has that name, or stands at that ``module:attr``; raises `UnknownPluginError`."""
+        found = self._provided.get((kind, name_or_path))
+        if found is not None:
+            return found
+        clash = self._clashes.get((kind, name_or_path))
+        if clash is not None:
+            raise UnknownPluginError(str(clash))
+        if ":" in name_or_path:
+            return at_path(kind, name_or_path)
+        message = f"no {kind.value} is called {name_or_path!r}{nearest(name_or_path, self.names(kind))}."
+        if self._disabled:
+            message += f" Switched off: {', '.join(self._disabled)}."
+        if self.problems:
+            message += f" What is not in use, and may have given it: {'; '.join(map(str, self.problems))}"
+        raise UnknownPluginError(message)
+
+    check_options = staticmethod(check_options)
+
+    def observers(self, hook_name: str) -> list[tuple[Observer, str]]:
+        """The functions that implement an observer hook, each with the import path that a worker loads it by."""
+        return [(function, path) for _, function, path in self._observers(hook_name)]
+
+    def notify(self, hook_name: str, **arguments: Any) -> None:
+        """Call every function that implements an observer hook; what one raises is logged, and the others go on."""
+        notify_observers(
+            ((function, f"{origin}, {path}") for origin, function, path in self._observers(hook_name)),
+            hook_name,
+            **arguments,
+        )
+
+    def _observers(self, hook_name: str) -> list[tuple[Origin, Observer, str]]:
+        if hook_name not in _ARGUMENTS or hook_name in _REGISTRATION:
+            raise LookupError(f"{hook_name!r} is not an observer hook{nearest(hook_name, _ARGUMENTS)}")
+        return [
+            (plugin.origin, function, path)
+            for plugin in self._plugins
+            for hook, function, path in plugin.observers
+            if hook == hook_name
+        ]
+
+    def _line(self, plugin: _Plugin) -> str:
+        origin = plugin.origin
+        parts = []
+        for kind in Kind:
+            given = sorted(p.name for p in plugin.provided if p.kind is kind and (kind, p.name) in self._provided)
+            if given:
+                parts.append(f"{kind.plural} {', '.join(given)}")
+        if plugin.observers:
+            parts.append(f"observers {', '.join(sorted(hook for hook, _, _ in plugin.observers))}")
+        head = f"plugin {origin.entry_point} from {origin.distribution} {origin.version}"
+        return f"{head}: {'; '.join(parts) or 'nothing in use'}"
+
+
+def notify_observers(observers: Iterable[tuple[Observer, str]], hook_name: str, **arguments: Any) -> None:
+    """Call each function with those of ``arguments`` that it declares.
+
+    The string beside a function names it in the log, where what it raises goes.
+    """
+    for function, label in observers:
+        try:
+            declared = inspect.signature(function).parameters
+            function(**{name: value for name, value in arguments.items() if name in declared})
+        except Exception:
+            logger.exception("hook %s of %s raised; the other observers go on", hook_name, label)
+
+
+def disabled_by_environment() -> frozenset[str]:
+    """The entry point names in ``SERVEKIT_DISABLE_PLUGINS``, which are separated by commas."""
+    names = (name.strip() for name in os.environ.get(DISABLE_VARIABLE, "").split(","))
+    return frozenset(name for name in names if name)
+
+
+def discover(*, disabled: Collection[str] = (), entry_points: Iterable[EntryPoint] | None = None) -> Registry:
+    """Load every plugin, in an order that does not depend on the installation; raises nothing that a plugin does.
+
+    ``disabled``: entry point names to leave out. Where servekit bundles a plugin of that name, only that one is
+    left out, so that another distribution can take over both names. ``entry_points``: default, those installed.
+    """
+    if entry_points is None:
+        entry_points = importlib_metadata.entry_points(group=GROUP)
+    found = _sorted(entry_points)
+    known = {origin.entry_point for origin, _ in found}
+    bundled = {origin.entry_point for origin, _ in found if origin.distribution == BUNDLE}
+    problems = [
+        Problem(f"the plugin {name!r}, to be switched off, is not installed{nearest(name, known)}")
+        for name in sorted(set(disabled) - known)
+    ]
+    plugins = []
+    for origin, entry_point in found:
+        name = origin.entry_point
+        if name in disabled and (origin.distribution == BUNDLE or name not in bundled):
+            continue
+        try:
+            plugins.append(_load(entry_point, origin, problems))
+        except (Exception, SystemExit) as error:
+            reason = str(error) if isinstance(error, _RejectedError) else describe(error)
+            problems.append(Problem(f"{origin} was not loaded: {reason}", (origin,)))
+            logger.debug("%s was not loaded", origin, exc_info=True)
+    return Registry(plugins, problems, known.intersection(disabled))
+
+
+def _sorted(entry_points: Iterable[EntryPoint]) -> list[tuple[Origin, EntryPoint]]:
+    """In one order everywhere, and once each: an editable install may be found twice on ``sys.path``."""
+    found = {}
+    for entry_point in entry_points:
+        origin = _origin(entry_point)
+        found[canonicalize_name(origin.distribution), entry_point.name, entry_point.value] = origin, entry_point
+    return [found[key] for key in sorted(found)]
+
+
+def _origin(entry_point: EntryPoint) -> Origin:
+    distribution = entry_point.dist
+    if distribution is None:
+        return Origin("an unknown distribution", "", entry_point.name)
+    try:
+        return Origin(str(distribution.name), str(distribution.version), entry_point.name)
+    except (OSError, LookupError, TypeError):  # half removed: `_load` will fail on it, and be blamed
+        return Origin("a distribution without metadata", "", entry_point.name)
+
+
+def _load(entry_point: EntryPoint, origin: Origin, problems: list[Problem]) -> _Plugin:
+    """Import one plugin and ask what it gives; whatever is wrong with it comes out as an exception."""
+    _check_requirement((entry_point.dist and entry_point.dist.requires) or ())
+    plugin = entry_point.load()
+    provided: list[Provided] = []
+    observers = []
+    for hook, function in _implementations(plugin, entry_point.name):
+        kind = _REGISTRATION.get(hook)
+        if kind is None:
+            observers.append((hook, function, _observer_path(entry_point, function)))
+            continue
+        for name, factory in _registered(hook, function).items():
+            try:
+                provided.append(Provided(kind, name, factory, path_of(factory), origin))
+            except UnknownPluginError as error:
+                problems.append(Problem(f"{kind.value} {name!r} of {origin} is not used: {error}", (origin,)))
+    return _Plugin(origin, tuple(provided), tuple(observers))
+
+
+def _check_requirement(requires: Iterable[str]) -> None:
+    """pip may have been overruled, or another version of servekit installed since."""
+    for line in requires:
+        requirement = Requirement(line)
+        if canonicalize_name(requirement.name) != BUNDLE:
+            continue
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        running = importlib_metadata.version(BUNDLE)
+        if not requirement.specifier.contains(running, prereleases=True):
+            raise _RejectedError(f"it requires servekit{requirement.specifier}, and this is servekit {running}")
+
+
+def _implementations(plugin: object, name: str) -> list[tuple[str, Observer]]:
+    """The plugin's hook functions by hook name, each of them of the right signature."""
+    # A manager without specifications takes everything; one with them stops at the first fault, and half-way.
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.register(plugin, name)
+    found = [(c.name, impl) for c in manager.get_hookcallers(plugin) or () for impl in c.get_hookimpls()]
+    if not found:
+        raise _RejectedError("it implements no hook; mark its hook functions with servekit.hookspecs.hookimpl")
+    faults = []
+    for hook, impl in found:
+        if hook not in _ARGUMENTS:
+            faults.append(f"there is no hook {hook!r}{nearest(hook, _SIGNATURES.values())}")
+        elif not set(impl.argnames) <= set(_ARGUMENTS[hook]):
+            faults.append(f"its {hook}({', '.join(impl.argnames)}) should be {_SIGNATURES[hook]}")
+        elif any(is_kind(impl.function) for is_kind in _NOT_PLAIN):
+            faults.append(f"its {hook} must be a plain function, neither async nor a generator nor a hook wrapper")
+    if faults:
+        raise _RejectedError("; ".join(faults))
+    return [(hook, impl.function) for hook, impl in found]
+
+
+def _registered(hook: str, function: Observer) -> Mapping[str, Callable[..., Any]]:
+    """What a registration hook returns, checked."""
+    factories = function()
+    if not isinstance(factories, Mapping):
+        raise _RejectedError(f"{hook} returned {factories!r}, not a mapping of names to factories")
+    for name, factory in factories.items():
+        if not isinstance(name, str) or not name or ":" in name:
+            raise _RejectedError(f"{hook} gave the name {name!r}; a name is a non-empty str without a colon")
+        if not callable(factory):
+            raise _RejectedError(f"{hook} gave {name!r} as {factory!r}, which cannot be called")
+    return factories
+
+
+def _observer_path(entry_point: EntryPoint, function: Observer) -> str:
+    holder = f"{entry_point.attr}." if entry_point.attr else ""
+    path = f"{entry_point.module}:{holder}{function.__name__}"
+    if load_path(path) != function:
+        raise _RejectedError(f"{function!r} is not to be found as {path!r}, so workers cannot load it")
+    return path
+
+
+def _settle(
+    plugins: Iterable[_Plugin],
+) -> tuple[dict[tuple[Kind, str], Provided], dict[tuple[Kind, str], Problem]]:
+    """What each name stands for, and the names that several plugins give, which nobody has."""
+    given: defaultdict[tuple[Kind, str], list[Provided]] = defaultdict(list)
+    for plugin in plugins:
+        for provided in plugin.provided:
+            given[provided.kind, provided.name].append(provided)
+    clashes = {}
+    for (kind, name), several in given.items():
+        if len(several) > 1:
+            origins = tuple(provided.origin for provided in several)
+            givers = " and by ".join(f"{provided.origin} ({provided.path})" for provided in several)
+            clashes[kind, name] = Problem(
+                f"{kind.value} {name!r} is given by {givers}, so none of them is used: "
+                f"uninstall one, or put its entry point's name into {DISABLE_VARIABLE}",
+                origins,
+            )
+    return {key: several[0] for key, several in given.items() if key not in clashes}, clashes

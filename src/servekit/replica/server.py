@@ -1,0 +1,91 @@
+"""The replica's side of its data links: takes calls, and ends when there will be no more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from servekit.replica.executor import InlineExecutor
+from servekit.wire.frames import DATA_FRAME_BYTES, Bye, Call, Cancel, data_codec
+from servekit.wire.handshake import Handshake
+from servekit.wire.link import Link
+
+_log = logging.getLogger("servekit.replica")
+
+
+class DataServer:
+    """Every ingress worker's link to this replica. Lives on the data loop."""
+
+    def __init__(self, token: bytes, hello: bytes) -> None:
+        self._token = token
+        self._hello = hello
+        self._codec = data_codec()
+        self._links: set[Link] = set()
+        self._quiet: set[Link] = set()
+        """Links whose ingress has said that no call will follow."""
+        self._draining = False
+        self._done = asyncio.Event()
+        self.executor: InlineExecutor
+
+    def new_link(self) -> Link:
+        handshake = Handshake(self._token, self._hello, dialing=False)
+        return Link(self, self._codec, handshake, max_frame_bytes=DATA_FRAME_BYTES)
+
+    async def serve(self) -> None:
+        """Until drained."""
+        await self._done.wait()
+        for link in list(self._links):
+            link.close()
+
+    def drain(self, timeout_s: float) -> None:
+        """End once no ingress worker will send more and every call is answered, or after ``timeout_s``."""
+        if self._draining:
+            return
+        self._draining = True
+        asyncio.get_running_loop().call_later(timeout_s, self._give_up, timeout_s)
+        self.check_drained()
+
+    def leave(self, timeout_s: float) -> None:
+        """Ask every ingress worker to send no more, give back what has not begun, and drain."""
+        for link in self._links:
+            link.send(Bye())
+        self.executor.refuse_waiting()
+        self.drain(timeout_s)
+
+    def check_drained(self) -> None:
+        """Called whenever the executor has nothing left."""
+        if self._draining and not self.executor.outstanding and self._links <= self._quiet:
+            self._done.set()
+
+    def _give_up(self, timeout_s: float) -> None:
+        if not self._done.is_set():
+            _log.warning("not drained within %g s; %d calls are cut off", timeout_s, self.executor.outstanding)
+            self._done.set()
+
+    # -- LinkOwner ----------------------------------------------------------------------------------------------
+
+    def link_opened(self, link: Link) -> None:
+        self._links.add(link)
+        if self._draining:
+            link.send(Bye())
+
+    def frame_received(self, link: Link, frame: Any) -> None:
+        kind = type(frame)
+        if kind is Call:
+            self.executor.submit(link, frame)
+        elif kind is Cancel:
+            self.executor.cancel(link, frame.id)
+        elif kind is Bye:
+            self._quiet.add(link)
+
+    def frames_done(self, link: Link) -> None:
+        self.executor.run()
+
+    def link_writable(self, link: Link) -> None: ...
+
+    def link_lost(self, link: Link, error: Exception | None) -> None:
+        self._links.discard(link)
+        self._quiet.discard(link)
+        self.executor.forget(link)
+        self.check_drained()

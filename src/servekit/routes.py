@@ -1,0 +1,142 @@
+"""Which endpoint a path belongs to.
+
+Exact routes are one dictionary look-up, however many there are. Flask-style patterns (``/users/<int:id>``) go by
+werkzeug's own rules, and mounted endpoints by the longest prefix; an exact route wins over a pattern, a pattern over a
+mount.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from servekit.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from werkzeug.routing import Map
+
+_variable = re.compile(r"<(?:(?P<converter>[^:<>]+):)?(?P<name>[^:<>]+)>")
+
+RESERVED = "/-/"
+"""Paths below it are servekit's own."""
+
+
+class Routed(Protocol):
+    @property
+    def route(self) -> str | None: ...
+
+    @property
+    def mount(self) -> bool: ...
+
+
+E = TypeVar("E", bound=Routed)
+
+
+def is_pattern(route: str) -> bool:
+    return "<" in route
+
+
+def canonical(route: str) -> str:
+    """Two routes that match the same paths have the same canonical form: the names of variables do not count."""
+    return _variable.sub(lambda found: f"<{found['converter'] or 'default'}>", route)
+
+
+def check_route(route: str, *, mount: bool) -> None:
+    """Raise `InvalidInputError` where ``route`` cannot be one."""
+    if not route.startswith("/"):
+        raise InvalidInputError(f"the route {route!r} must start with '/'")
+    if (route + "/").startswith(RESERVED):
+        raise InvalidInputError(f"the route {route!r} is servekit's own; choose one that is not below {RESERVED!r}")
+    if any(character in route for character in "?#") or any(ord(character) <= 32 for character in route):
+        raise InvalidInputError(f"the route {route!r} holds a space, a control character, '?' or '#'")
+    if not is_pattern(route):
+        return
+    if mount:
+        raise InvalidInputError(f"the route {route!r} is mounted, so it must be a plain prefix without <variables>")
+    from werkzeug.routing import Map, Rule
+
+    try:
+        Map([Rule(route)])
+    except (ValueError, LookupError, TypeError) as error:
+        raise InvalidInputError(f"the route {route!r} is not one that werkzeug takes: {error}") from None
+
+
+class RouteTable(Generic[E]):
+    """The routes of all endpoints."""
+
+    def __init__(self) -> None:
+        self._exact: dict[str, E] = {}
+        self._mounts: dict[str, E] = {}
+        self._patterns: dict[str, E] = {}
+        self._match_pattern: Callable[[str], tuple[str, Mapping[str, Any]] | None] | None = None
+
+    def add(self, endpoint: E) -> None:
+        route = endpoint.route
+        if route is None:
+            return
+        if endpoint.mount:
+            self._mounts[route.rstrip("/")] = endpoint
+        elif is_pattern(route):
+            self._patterns[route] = endpoint
+            self._match_pattern = None
+        else:
+            self._exact[route] = endpoint
+
+    def remove(self, endpoint: E) -> None:
+        route = endpoint.route
+        if route is None:
+            return
+        if endpoint.mount:
+            del self._mounts[route.rstrip("/")]
+        elif is_pattern(route):
+            del self._patterns[route]
+            self._match_pattern = None
+        else:
+            del self._exact[route]
+
+    def find(self, path: str) -> tuple[E, dict[str, Any] | None] | None:
+        """The endpoint, and what the variable parts of its route matched."""
+        endpoint = self._exact.get(path)
+        if endpoint is not None:
+            return endpoint, None
+        if self._patterns:
+            found = (self._match_pattern or self._compile())(path)
+            if found is not None:
+                return self._patterns[found[0]], dict(found[1])
+        return self._find_mount(path) if self._mounts else None
+
+    def redirect(self, path: str) -> str | None:
+        """Where a path without an endpoint should have gone: a route with a slash at the end, as in Flask."""
+        slashed = path + "/"
+        if slashed in self._exact:
+            return slashed
+        return slashed if self._patterns and (self._match_pattern or self._compile())(slashed) else None
+
+    def _find_mount(self, path: str) -> tuple[E, None] | None:
+        prefix = path
+        while True:
+            endpoint = self._mounts.get(prefix)
+            if endpoint is not None:
+                return endpoint, None
+            if not prefix:
+                return None
+            prefix = prefix[: prefix.rfind("/")] if "/" in prefix else ""
+
+    def _compile(self) -> Callable[[str], tuple[str, Mapping[str, Any]] | None]:
+        # werkzeug costs 0.1 s to import: only those who use patterns pay.
+        from werkzeug.exceptions import HTTPException
+        from werkzeug.routing import Map, Rule
+
+        rules: Map = Map([Rule(route, endpoint=route) for route in self._patterns], strict_slashes=True)
+        adapter = rules.bind("")
+
+        def match(path: str) -> tuple[str, Mapping[str, Any]] | None:
+            try:
+                route, view_args = adapter.match(path, method="GET")
+            except HTTPException:  # Not found, or a redirect to another spelling.
+                return None
+            return route, view_args
+
+        self._match_pattern = match
+        return match

@@ -1,0 +1,76 @@
+"""From what a user gave `create_backend` to bytes that a replica can build it from."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import sysconfig
+from collections.abc import Mapping
+from typing import Any
+
+import cloudpickle
+
+from servekit.errors import InvalidInputError, UnpicklableTargetError
+from servekit.replica.target import Target
+
+
+def text_of(target: Any) -> str:
+    """What people call it."""
+    if isinstance(target, str):
+        return target
+    name = getattr(target, "__qualname__", type(target).__qualname__)
+    return f"{getattr(target, '__module__', '?')}:{name}"
+
+
+def pack_target(target: Any, init_args: tuple[Any, ...], init_kwargs: Mapping[str, Any] | None) -> bytes:
+    """The target and the arguments of its ``__init__``, pickled.
+
+    Raises `InvalidInputError` for what is no target, and `UnpicklableTargetError` naming what cannot be pickled.
+    """
+    kwargs = dict(init_kwargs or {})
+    if isinstance(target, str):
+        module, colon, attribute = target.partition(":")
+        if not (colon and module and attribute):
+            raise InvalidInputError(f"the target {target!r} is not 'module:attribute'")
+    elif not callable(target):
+        raise InvalidInputError(
+            f"the target {target!r} is neither a function nor a class, and cannot be called; "
+            "give create_backend a function, a class, or 'module:attribute'"
+        )
+    elif not inspect.isclass(target) and (init_args or kwargs):
+        raise InvalidInputError(
+            f"the target {text_of(target)} is not a class, so it takes no init arguments; leave them out"
+        )
+    try:
+        return bytes(cloudpickle.dumps(Target(target, tuple(init_args), kwargs)))
+    except Exception as error:
+        raise UnpicklableTargetError(_culprit(target, init_args, kwargs, error)) from error
+
+
+def _culprit(target: Any, init_args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> str:
+    parts = {
+        f"the target {text_of(target)}": target,
+        **{f"init argument {n}": value for n, value in enumerate(init_args, 1)},
+        **{f"init argument {name!r}": value for name, value in kwargs.items()},
+    }
+    for name, part in parts.items():
+        try:
+            cloudpickle.dumps(part)
+        except Exception as own:
+            name, error = name, own
+            break
+    else:
+        name = f"the target {text_of(target)}"
+    return (
+        f"{name} cannot be pickled, and so cannot travel to a replica ({type(error).__name__}: {error}); "
+        "make what it holds in the __init__ of a class target, which runs in the replica"
+    )
+
+
+def own_sys_path() -> list[str]:
+    """Where this process finds modules beyond its interpreter's own folders, absolute: a worker is to find them too."""
+    installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    installed |= {os.path.join(sysconfig.get_path("platstdlib"), "lib-dynload")}
+    entries = (os.path.abspath(entry or os.getcwd()) for entry in sys.path)
+    return [entry for entry in dict.fromkeys(entries) if entry not in installed and not entry.endswith(".zip")]

@@ -1,0 +1,243 @@
+"""What travels on the links: one msgpack array per frame, its first item the kind.
+
+Data links (ingress to replica) carry `Call` and `Answer`; control links (worker to controller) carry the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import msgspec
+
+from servekit.config import BackendConfig
+from servekit.interfaces import Request
+
+PROTOCOL_VERSION = 1
+"""Raised whenever a frame changes its shape: both ends of a link must have the same."""
+
+DATA_FRAME_BYTES = 80 * 1024 * 1024
+"""Above the largest HTTP body, with its headers."""
+CONTROL_FRAME_BYTES = 64 * 1024 * 1024
+BLOB_PIECE_BYTES = 1024 * 1024
+
+
+class Frame(msgspec.Struct, array_like=True, gc=False):
+    """The base of all frames."""
+
+
+# -- data links ---------------------------------------------------------------------------------------
+
+
+class Call(Frame, tag=1):
+    """Ingress to replica: run the handler. ``timeout_ms`` is what remains: clocks differ between machines."""
+
+    id: int
+    timeout_ms: int
+    request: Request
+
+
+class Answer(Frame, tag=2):
+    """Replica to ingress. ``head`` is rendered header lines, without those that the ingress adds."""
+
+    id: int
+    status: int
+    head: bytes
+    body: bytes
+    queue_length: int
+    """Calls that the replica still holds, from every ingress worker."""
+    service_us: int
+    failed: bool = False
+    """The handler raised, or its result could not be encoded."""
+
+
+class Cancel(Frame, tag=3):
+    """Ingress to replica: nobody waits for this call any more."""
+
+    id: int
+
+
+class Refusal(Frame, tag=4):
+    """Replica to ingress: this call was not begun."""
+
+    id: int
+    reason: str
+    """``draining``, ``expired`` or ``cancelled``."""
+
+
+class Bye(Frame, tag=5):
+    """Either way, in order behind the calls: none will follow (ingress), send no more (replica)."""
+
+
+# -- control links: worker to controller -----------------------------------------------------------------
+
+
+class WorkerHello(msgspec.Struct, array_like=True):
+    """What a worker says of itself when it dials, inside the handshake; on a redial, what it holds already."""
+
+    worker_id: str
+    pid: int
+    node: str
+    ready: bool = False
+    """A replica that was built under an earlier controller, or an ingress worker that has a snapshot."""
+    addresses: list[str] = []
+
+
+class Ready(Frame, tag=20):
+    """A replica's handler is built; it listens on ``addresses``."""
+
+    addresses: list[str]
+
+
+class StartFailed(Frame, tag=21):
+    """A replica's handler could not be built."""
+
+    message: str
+
+
+class Applied(Frame, tag=22):
+    """An ingress worker has applied the snapshot of this version; ``error`` says what of it could not be."""
+
+    version: int
+    error: str = ""
+
+
+class Report(Frame, tag=23):
+    """Sent about once a second: load, and what was counted since the last report."""
+
+    outstanding: int = 0
+    busy_s: float = 0.0
+    """How long the call that runs now has been running."""
+    counts: list[RequestCount] = []
+    replica_outstanding: dict[str, int] = {}
+    """From an ingress worker: requests that it has at each replica."""
+
+
+class RequestCount(msgspec.Struct, array_like=True, gc=False):
+    """Requests that ended with one status."""
+
+    endpoint: str
+    backend: str
+    status: int
+    requests: int
+    latency_s: float
+    """Summed."""
+
+
+# -- control links: controller to worker -----------------------------------------------------------------
+
+
+class Assign(Frame, tag=40):
+    """To a replica: what to serve. The target's bytes follow in `Blob` frames."""
+
+    backend: str
+    revision: int
+    target: str
+    """SHA-256 of the target's bytes."""
+    target_bytes: int
+    sys_path: list[str]
+    cwd: str
+    adapter: PluginRef
+    config: BackendConfig
+    debug: bool = False
+
+
+class Blob(Frame, tag=41):
+    """A piece of the target's bytes."""
+
+    data: bytes
+
+
+class Drain(Frame, tag=42):
+    """To a replica: end when every ingress worker has said `Bye` and every call is answered."""
+
+    timeout_s: float
+
+
+class Stop(Frame, tag=43):
+    """To an ingress worker: stop listening, finish what is in flight, end."""
+
+    timeout_s: float
+
+
+class Snapshot(Frame, tag=44):
+    """To an ingress worker: what changed since version ``base``; all there is, when ``base`` is None."""
+
+    version: int
+    base: int | None
+    endpoints: dict[str, EndpointEntry | None]
+    """None: the endpoint is gone."""
+    backends: dict[str, BackendEntry | None]
+
+
+class PluginRef(msgspec.Struct, array_like=True, frozen=True):
+    """A plugin's factory, by the path that a worker imports it by, and its options."""
+
+    path: str
+    options: dict[str, Any] = {}
+
+
+class EndpointEntry(msgspec.Struct, array_like=True, frozen=True):
+    """An endpoint, as an ingress worker needs it."""
+
+    name: str
+    route: str | None
+    methods: tuple[str, ...]
+    """Empty: every method."""
+    mount: bool
+    timeout_s: float
+    strict: bool
+    policy: PluginRef
+    weights: dict[str, float]
+
+
+class ReplicaEntry(msgspec.Struct, array_like=True, frozen=True):
+    """A ready replica."""
+
+    id: str
+    node: str
+    addresses: tuple[str, ...]
+
+
+class BackendEntry(msgspec.Struct, array_like=True, frozen=True):
+    """A backend, as an ingress worker needs it."""
+
+    name: str
+    config: BackendConfig
+    replicas: tuple[ReplicaEntry, ...]
+
+
+# -- codecs ---------------------------------------------------------------------------------------------
+
+DataFrame: TypeAlias = "Call | Answer | Cancel | Refusal | Bye"
+ControlFrame: TypeAlias = "Ready | StartFailed | Applied | Report | Assign | Blob | Drain | Stop | Snapshot"
+
+_UUID_CODE = 1
+
+
+def extended(value: Any) -> Any:
+    """``value`` as msgpack carries it: what a route's ``uuid`` converter makes would otherwise arrive as text."""
+    return msgspec.msgpack.Ext(_UUID_CODE, value.bytes) if isinstance(value, UUID) else value
+
+
+def _from_ext(code: int, data: memoryview) -> Any:
+    if code == _UUID_CODE:
+        return UUID(bytes=bytes(data))
+    raise ValueError(f"unknown msgpack extension {code}")
+
+
+class Codec:
+    """Frames to bytes and back. Decoding raises `msgspec.MsgspecError` for whatever is no frame of this kind."""
+
+    def __init__(self, frames: Any) -> None:
+        self.encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
+        self.decode: Callable[[Any], Any] = msgspec.msgpack.Decoder(frames, ext_hook=_from_ext).decode
+
+
+def data_codec() -> Codec:
+    return Codec(Call | Answer | Cancel | Refusal | Bye)
+
+
+def control_codec() -> Codec:
+    return Codec(Ready | StartFailed | Applied | Report | Assign | Blob | Drain | Stop | Snapshot)

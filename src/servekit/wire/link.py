@@ -1,0 +1,217 @@
+"""A link: frames over one connection, after a handshake.
+
+Frames that are sent within one turn of the event loop leave by one write; the frames of one read are handed over one
+by one, and then `LinkOwner.frames_done` is called, so that what answers them can leave by one write as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+from typing import Any, Protocol, cast
+
+import msgspec
+
+from servekit.config import HELLO_TIMEOUT_S
+from servekit.errors import AuthenticationError, DeadlineError, LinkError
+from servekit.wire.frames import Codec
+from servekit.wire.handshake import HANDSHAKE_BYTES, Handshake
+
+_log = logging.getLogger("servekit.link")
+_size_at = struct.Struct(">I").unpack_from
+_pack_size = struct.Struct(">I").pack
+
+WRITE_BUFFER_BYTES = 1024 * 1024
+"""Unsent bytes at which a link counts as full, and `Link.writable` as False."""
+
+
+class LinkOwner(Protocol):
+    """Who is told what happens on a link. Called on the link's event loop; no method may raise or block."""
+
+    def link_opened(self, link: Link) -> None:
+        """The peer is known: ``link.peer_hello``."""
+
+    def frame_received(self, link: Link, frame: Any) -> None: ...
+
+    def frames_done(self, link: Link) -> None:
+        """Every frame of one read has been handed over."""
+
+    def link_writable(self, link: Link) -> None:
+        """A full link has room again."""
+
+    def link_lost(self, link: Link, error: Exception | None) -> None:
+        """An open link is gone. Links that never opened are not heard of here."""
+
+
+class Link(asyncio.Protocol):
+    """One end of a link."""
+
+    def __init__(self, owner: LinkOwner, codec: Codec, handshake: Handshake, *, max_frame_bytes: int) -> None:
+        self.owner = owner
+        self.peer_hello = b""
+        self.writable = True
+        self.is_open = False
+        self._codec = codec
+        self._encode = codec.encode
+        self._handshake: Handshake | None = handshake
+        self._max_frame_bytes = max_frame_bytes
+        self._loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._lost = asyncio.Event()
+        self._deadline: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._buffer = bytearray()
+        self._needed = 4
+        self._out: list[bytes] = []
+        self._unsent: list[bytes] = []
+        self._flush_planned = False
+        self._error: Exception | None = None
+
+    # -- for the owner ------------------------------------------------------------------------------------
+
+    async def wait_open(self) -> None:
+        """Return when the handshake is done; raises what ended it."""
+        await asyncio.shield(self._opened)
+
+    async def wait_lost(self) -> None:
+        """Return when the connection is gone."""
+        await self._lost.wait()
+
+    def send(self, frame: Any) -> None:
+        """Send a frame, with the others of this turn of the loop. On a lost link: nothing."""
+        if self._error is not None or not self.is_open:
+            return
+        payload = self._encode(frame)
+        self._out += (_pack_size(len(payload)), payload)
+        if not self._flush_planned:
+            self._flush_planned = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Send at once what waits for the end of this turn."""
+        self._flush_planned = False
+        if self._out:
+            out, self._out = self._out, []
+            if self._transport.is_closing():
+                self._unsent += out
+            else:
+                self._transport.write(b"".join(out))
+
+    def unsent(self) -> list[Any]:
+        """The frames that a lost link never handed to its connection."""
+        return [self._codec.decode(payload) for payload in (self._unsent + self._out)[1::2]]
+
+    def close(self) -> None:
+        """Send what waits, then close."""
+        self.flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    @property
+    def local_address(self) -> Any:
+        return self._transport.get_extra_info("sockname")
+
+    # -- asyncio.Protocol -----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        self._deadline = self._loop.call_later(HELLO_TIMEOUT_S, self._handshake_late)
+        assert self._handshake is not None
+        first = self._handshake.first()
+        if first is not None:
+            self._write_message(first)
+
+    def data_received(self, data: bytes) -> None:
+        chunk: bytes | bytearray = data
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._needed:
+                return
+            chunk, self._buffer = self._buffer, bytearray()
+        try:
+            rest = self._take(chunk)
+        except (LinkError, AuthenticationError) as error:
+            self._fail(error)
+            return
+        if rest < len(chunk):
+            self._buffer = bytearray(memoryview(chunk)[rest:])
+        if self.is_open:
+            self.owner.frames_done(self)
+
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        if self.is_open:
+            self.owner.link_writable(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        error = self._error or exc
+        self._error = error or LinkError("the link was closed")
+        if not self._opened.done():
+            self._opened.set_exception(error or LinkError("the peer closed the link before the handshake was done"))
+            self._opened.exception()  # Seen here: not everyone waits for it.
+        self._lost.set()
+        if self.is_open:
+            self.is_open = False
+            self.owner.link_lost(self, error)
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    def _take(self, chunk: bytes | bytearray) -> int:
+        """Hand over the whole frames in ``chunk``; return where the rest begins."""
+        view = memoryview(chunk)
+        at, end = 0, len(chunk)
+        decode = self._codec.decode
+        while end - at >= 4:
+            (size,) = _size_at(chunk, at)
+            if size > (self._max_frame_bytes if self._handshake is None else HANDSHAKE_BYTES):
+                raise LinkError(f"a frame of {size} bytes is longer than this link takes")
+            start, stop = at + 4, at + 4 + size
+            if stop > end:
+                self._needed = size + 4
+                return at
+            if self._handshake is not None:
+                self._shake(self._handshake, view[start:stop])
+            else:
+                try:
+                    frame = decode(view[start:stop])
+                except (msgspec.MsgspecError, ValueError) as error:
+                    raise LinkError(f"not a frame: {error}") from None
+                self.owner.frame_received(self, frame)
+            at = stop
+        self._needed = 4
+        return at
+
+    def _shake(self, handshake: Handshake, message: memoryview) -> None:
+        answer = handshake.receive(message)
+        if answer is not None:
+            self._write_message(answer)
+        if handshake.peer_hello is not None:
+            self._handshake = None
+            self.peer_hello = handshake.peer_hello
+            self.is_open = True
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self.owner.link_opened(self)
+            if not self._opened.done():
+                self._opened.set_result(None)
+
+    def _write_message(self, message: bytes) -> None:
+        self._transport.write(_pack_size(len(message)) + message)
+
+    def _handshake_late(self) -> None:
+        if self._handshake is not None:
+            self._fail(DeadlineError(f"the peer did not finish the handshake within {HELLO_TIMEOUT_S:g} s"))
+
+    def _fail(self, error: Exception) -> None:
+        _log.warning("link refused: %s", error)
+        self._error = error
+        self._transport.abort()

@@ -1,0 +1,112 @@
+"""Where links come from: an address is ``unix:PATH``, ``tcp:HOST:PORT`` or, inside one process, ``memory:NAME``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from servekit.config import HELLO_TIMEOUT_S
+from servekit.errors import InvalidInputError, LinkError
+from servekit.wire.link import Link
+
+UNIX_PATH_BYTES = 100
+"""A little below what `sockaddr_un` holds on Linux (108) and macOS (104)."""
+
+
+class Listener(Protocol):
+    """A listening address."""
+
+    address: str
+
+    def close(self) -> None:
+        """Take no more connections; those there stay."""
+
+
+class Network(Protocol):
+    """Listens and dials. `SocketNetwork` is the real one, `MemoryNetwork` that of the tests."""
+
+    async def listen(self, address: str, protocol: Callable[[], asyncio.Protocol]) -> Listener: ...
+
+    async def connect(self, address: str, protocol: Callable[[], asyncio.Protocol]) -> None: ...
+
+
+async def dial(network: Network, addresses: Sequence[str], new_link: Callable[[], Link]) -> Link:
+    """An open link to the first of ``addresses`` that answers. Raises what the last one raised."""
+    error: Exception = LinkError("there is no address to dial")
+    for address in addresses:
+        link: Link | None = None
+
+        def protocol() -> Link:
+            nonlocal link
+            link = new_link()
+            return link
+
+        try:
+            await asyncio.wait_for(network.connect(address, protocol), HELLO_TIMEOUT_S)
+            assert link is not None
+            await link.wait_open()
+            return link
+        except (OSError, asyncio.TimeoutError) as problem:
+            error = problem
+    raise error
+
+
+class _SocketListener:
+    def __init__(self, server: asyncio.Server, address: str) -> None:
+        self.address = address
+        self._server = server
+
+    def close(self) -> None:
+        self._server.close()
+        kind, _, rest = self.address.partition(":")
+        if kind == "unix" and os.path.exists(rest):
+            os.unlink(rest)
+
+
+class SocketNetwork:
+    """Unix and TCP sockets. Unix sockets are made with mode 0600."""
+
+    async def listen(self, address: str, protocol: Callable[[], asyncio.Protocol]) -> Listener:
+        """Port 0 takes a free one: see the result's ``address``."""
+        loop = asyncio.get_running_loop()
+        kind, _, rest = address.partition(":")
+        if kind == "unix":
+            return _SocketListener(await loop.create_unix_server(protocol, sock=bind_unix(rest)), address)
+        if kind == "tcp":
+            host, _, port = rest.rpartition(":")
+            server = await loop.create_server(protocol, host.strip("[]"), int(port))
+            bound = server.sockets[0].getsockname()[1]
+            return _SocketListener(server, f"tcp:{host}:{bound}")
+        raise InvalidInputError(f"{address!r} is no address: unix:PATH or tcp:HOST:PORT")
+
+    async def connect(self, address: str, protocol: Callable[[], asyncio.Protocol]) -> None:
+        loop = asyncio.get_running_loop()
+        kind, _, rest = address.partition(":")
+        if kind == "unix":
+            await loop.create_unix_connection(protocol, rest)
+        elif kind == "tcp":
+            host, _, port = rest.rpartition(":")
+            await loop.create_connection(protocol, host.strip("[]"), int(port))
+        else:
+            raise LinkError(f"{address!r} cannot be dialled from this process")
+
+
+def bind_unix(path: str) -> socket.socket:
+    """A bound Unix socket of mode 0600; raises `InvalidInputError` where the path is too long for one."""
+    if len(os.fsencode(path)) > UNIX_PATH_BYTES:
+        raise InvalidInputError(
+            f"the socket path {path!r} is longer than {UNIX_PATH_BYTES} bytes; "
+            "use a shorter instance name, or a shorter TMPDIR"
+        )
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(path)
+        os.chmod(path, 0o600)
+    except OSError:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock

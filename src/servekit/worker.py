@@ -1,0 +1,60 @@
+"""Where every worker process begins: ``python -m servekit.worker``, or `run` in a process that a runtime made."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+import uvloop
+
+from servekit.wire.bootstrap import unpack
+from servekit.wire.network import SocketNetwork
+
+
+def run(bootstrap: bytes) -> None:
+    """Be the worker that ``bootstrap`` describes, until it ends. Call it on the process's main thread.
+
+    Raises ``SystemExit`` on SIGTERM before the worker serves.
+    """
+    told = unpack(bootstrap)
+    logging.basicConfig(format=f"servekit {told.worker_id}: %(levelname)s %(message)s", level=logging.WARNING)
+    if told.kind == "ingress":
+        from servekit.ingress.worker import IngressWorker
+
+        with contextlib.closing(uvloop.new_event_loop()) as loop:
+            loop.run_until_complete(IngressWorker(told, SocketNetwork()).run())
+        return
+    from servekit.replica.worker import ReplicaWorker
+
+    # Until the data loop takes the signal over: a handler's long __init__ can be interrupted.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with _loop_thread("control") as control_loop:
+        ReplicaWorker(told, SocketNetwork()).run(control_loop)
+
+
+def main() -> None:
+    """Read the bootstrap from standard input, to its end, and be that worker."""
+    run(sys.stdin.buffer.read())
+
+
+@contextlib.contextmanager
+def _loop_thread(name: str) -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop that runs in a thread of its own."""
+    loop = uvloop.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name=name, daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""A real listener on an ephemeral port, its loop in a thread, and a raw client."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+import uvloop
+
+from servekit.config import HttpLimits
+from servekit.http1.request import HttpRequest
+from servekit.http1.server import HttpServer
+
+DEADLINE_S = 10.0
+
+
+class Echo:
+    """Answers with the request's method, target and body; ``/wait`` waits for `release`, ``/big/N`` has N bytes."""
+
+    new_request = HttpRequest
+
+    def __init__(self) -> None:
+        self.handled: list[HttpRequest] = []
+        self.waiting: list[HttpRequest] = []
+        self.gone: list[HttpRequest] = []
+
+    def handle(self, request: HttpRequest) -> None:
+        self.handled.append(request)
+        if request.path == "/wait":
+            self.waiting.append(request)
+            return
+        status, body = 200, f"{request.method} {request.path} {request.query.decode()} ".encode() + request.body
+        if request.path.startswith("/big/"):
+            body = b"x" * int(request.path[5:])
+        if request.path.startswith("/status/"):
+            status = int(request.path[8:])
+        request.respond(status, b"content-type: text/plain\r\n", body, close=request.path == "/close")
+
+    def abandoned(self, request: HttpRequest) -> None:
+        self.gone.append(request)
+
+
+class Running:
+    """An `HttpServer` in a thread."""
+
+    def __init__(self, limits: HttpLimits) -> None:
+        self.app = Echo()
+        self._loop = uvloop.new_event_loop()
+        self.server = HttpServer(self.app, limits, self._loop, server_header="test")
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.run(self._listen())
+
+    async def _listen(self) -> None:
+        self.server.start()
+        self._asyncio_server = await self._loop.create_server(self.server.protocol_factory, sock=self.listener)
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(DEADLINE_S)
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """The result of ``function(*args)``, called on the loop."""
+
+        async def wrapper() -> Any:
+            return function(*args)
+
+        return self.run(wrapper())
+
+    def release(self, body: bytes = b"released") -> None:
+        """Answer the oldest waiting request, once there is one."""
+        wait_until(lambda: self.app.waiting)
+        self.call(self.app.waiting.pop(0).respond, 200, b"", body)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self.listener.getsockname()[:2], timeout=DEADLINE_S)
+
+    def exchange(self, data: bytes, *, shutdown: bool = False) -> bytes:
+        """Send ``data``, and return all that comes until the server closes."""
+        with self.connect() as client:
+            client.sendall(data)
+            if shutdown:
+                client.shutdown(socket.SHUT_WR)
+            return read_all(client)
+
+    async def _stop(self) -> None:
+        self._asyncio_server.close()
+        self.server.close()
+        for _ in range(3):  # aborted transports tell their protocols in a later turn
+            await asyncio.sleep(0)
+
+    def stop(self) -> None:
+        self.run(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(DEADLINE_S)
+        self._loop.close()
+
+
+def read_all(client: socket.socket) -> bytes:
+    pieces = []
+    while piece := client.recv(65536):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    until = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Running]]:
+    """Start a server with these limits."""
+    running: list[Running] = []
+
+    def start_one(**limits: Any) -> Running:
+        running.append(Running(HttpLimits(**limits)))
+        return running[-1]
+
+    yield start_one
+    for one in running:
+        one.stop()
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[Running]:
+    """A server with the default limits, for tests that leave it as it was."""
+    one = Running(HttpLimits())
+    yield one
+    one.stop()
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], object]], None]:
+    return wait_until

@@ -1,0 +1,163 @@
+"""Limits, deadlines and backpressure."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def status(data: bytes) -> int:
+    assert b"\r\nconnection: close\r\n" in data
+    return int(data[9:12])
+
+
+def test_sizes_at_and_above_their_limits(start: Callable[..., Any]) -> None:
+    server = start(request_line_bytes=200, header_bytes=300, headers_bytes=500, header_count=5, body_bytes=1000)
+    target = "GET /{} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    headers = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{}\r\n"
+    post = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {}\r\n\r\n"
+    chunk = (
+        b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
+    )
+
+    def ask(data: str) -> int:
+        return status(server.exchange(data.encode()))
+
+    assert ask(target.format("x" * 199)) == 200
+    assert ask(target.format("x" * 200)) == 414
+    assert ask(headers.format("X: " + "x" * 299 + "\r\n")) == 200
+    assert ask(headers.format("X: " + "x" * 300 + "\r\n")) == 431
+    assert ask(headers.format(("X: " + "x" * 199 + "\r\n") * 2)) == 200
+    assert ask(headers.format(("X: " + "x" * 250 + "\r\n") * 2)) == 431
+    assert ask(headers.format("X: y\r\n" * 3)) == 200
+    assert ask(headers.format("X: y\r\n" * 4)) == 431
+    assert ask(post.format(1000) + "x" * 1000) == 200
+    assert ask(post.format(1001)) == 413
+    assert status(server.exchange(chunk % (1000, b"x" * 1000))) == 200
+    assert status(server.exchange(chunk % (1001, b"x" * 1001))) == 413
+
+
+@pytest.mark.parametrize(
+    ("begin", "expected"),
+    [
+        (b"GET /", 414),
+        (b"GET / HTTP/1.1\r\nX: ", 431),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000000\r\n\r\n", 413),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nfffffff\r\n", 413),
+    ],
+)
+def test_the_refusal_reaches_a_client_that_goes_on_sending(
+    start: Callable[..., Any], begin: bytes, expected: int
+) -> None:
+    server = start(body_bytes=100_000)
+    with server.connect() as client:
+        client.sendall(begin)
+        for _ in range(40):
+            client.sendall(b"x" * 65536)
+        data = b""
+        while piece := client.recv(65536):
+            data += piece
+    assert status(data) == expected
+
+
+def test_a_declared_body_is_refused_before_it_is_asked_for(start: Callable[..., Any]) -> None:
+    server = start(body_bytes=10)
+    data = server.exchange(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 11\r\n\r\n")
+    assert status(data) == 413
+    assert data.endswith(b"larger than 10 bytes\n")
+
+
+@pytest.mark.parametrize(
+    "begin", [b"G", b"GET / HT", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: a", GET + b"GET /"]
+)
+def test_a_head_that_does_not_end(start: Callable[..., Any], begin: bytes) -> None:
+    data = start(header_timeout_s=0.1).exchange(begin)
+    assert status(data[data.rindex(b"HTTP/1.1 ") :]) == 408
+
+
+def test_a_head_in_drips_does_not_gain_time(start: Callable[..., Any], eventually: Any) -> None:
+    server = start(header_timeout_s=0.3)
+    with server.connect() as client:
+        client.settimeout(0.02)
+        client.sendall(b"GET / HTTP/1.1\r\n")
+        data = b""
+
+        def refused() -> bool:
+            nonlocal data
+            client.sendall(b"X: y\r\n")
+            try:
+                data += client.recv(4096)
+            except TimeoutError:
+                return False
+            return True
+
+        eventually(refused)
+    assert status(data) == 408
+
+
+def test_a_body_that_does_not_come(start: Callable[..., Any]) -> None:
+    server = start(body_timeout_s=0.1)
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n"
+    assert status(server.exchange(head)) == 408
+    assert status(server.exchange(head + b"a")) == 408
+    assert server.app.handled == []
+
+
+def test_idle_connections_are_closed_without_a_word(start: Callable[..., Any]) -> None:
+    server = start(idle_timeout_s=0.1)
+    assert server.exchange(b"") == b""
+    assert server.exchange(b"\r\n\r\n") == b""
+    assert server.exchange(GET).count(b"HTTP/1.1 ") == 1
+
+
+def test_a_request_in_hand_is_not_idle(start: Callable[..., Any], eventually: Any) -> None:
+    server = start(idle_timeout_s=0.05, header_timeout_s=0.05, body_timeout_s=0.05)
+    with server.connect() as waiting:
+        waiting.sendall(GET.replace(b"/ ", b"/wait "))
+        eventually(lambda: server.app.waiting)
+        for _ in range(3):  # each of these lives longer than the limits
+            assert server.exchange(b"") == b""
+        server.release()
+        assert waiting.recv(4096).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_reader_that_does_not_read_is_cut_off(start: Callable[..., Any], eventually: Any) -> None:
+    server = start(write_timeout_s=0.2, write_buffer_bytes=1000)
+    with server.connect() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.sendall(b"GET /big/30000000 HTTP/1.1\r\nHost: a\r\n\r\n")
+        eventually(lambda: server.app.handled)
+        eventually(lambda: not server.server.connections)
+
+
+def test_a_full_write_buffer_holds_the_next_request_back(start: Callable[..., Any], eventually: Any) -> None:
+    server = start(write_buffer_bytes=1000)
+    with server.connect() as client:
+        client.sendall(b"GET /big/30000000 HTTP/1.1\r\nHost: a\r\n\r\n" * 2 + b"GET / HTTP/1.0\r\n\r\n")
+        eventually(lambda: server.app.handled)
+        server.exchange(b"GET / HTTP/1.0\r\n\r\n")  # others are served meanwhile
+        assert [r.path for r in server.app.handled] == ["/big/30000000", "/"]
+        size = 0
+        while piece := client.recv(1 << 20):
+            size += len(piece)
+    assert size > 60_000_000
+
+
+def test_too_many_connections(start: Callable[..., Any], eventually: Any) -> None:
+    server = start(connections=2)
+    with server.connect() as one, server.connect() as two:
+        for client in (one, two):
+            client.sendall(GET)
+            assert client.recv(4096).startswith(b"HTTP/1.1 200 OK")
+        data = server.exchange(GET)
+        assert status(data) == 503
+        assert b"\r\nretry-after: 1\r\n" in data
+        assert len(server.app.handled) == 2
+        one.close()
+        eventually(lambda: len(server.server.connections) == 1)
+        assert server.exchange(GET, shutdown=True).startswith(b"HTTP/1.1 200 OK")

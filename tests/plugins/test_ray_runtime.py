@@ -1,0 +1,524 @@
+"""The runtime ``ray`` on one local Ray, with a stub in place of ``servekit.worker``."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from servekit.errors import (
+    BackendStartError,
+    InstanceStartError,
+    InvalidInputError,
+    MissingDependencyError,
+    ResourcesUnavailableError,
+)
+from servekit.interfaces import Exit, RuntimeContext, WorkerHandle, WorkerSpec
+from servekit_ray import RayRuntime, cluster, resources
+from servekit_ray.actor import start_ticks
+from servekit_ray.endings import exit_of
+
+STUB = '''
+"""Runs the Python code that is its bootstrap."""
+def run(bootstrap):
+    exec(bootstrap, {})
+'''
+SLEEP = b"import time; time.sleep(600)"
+DRIVER = """
+import json, os, sys, threading
+from servekit.interfaces import RuntimeContext, WorkerSpec
+from servekit_ray import RayRuntime
+RayRuntime.worker_module = 'stub_ray_worker'
+
+def opened(instance, standing, directory, **options):
+    runtime = RayRuntime(**options)
+    # As in a controller: not on the main thread, and that thread does not stay.
+    thread = threading.Thread(target=runtime.open, args=(RuntimeContext(instance, standing, directory),))
+    thread.start()
+    thread.join()
+    return runtime
+
+def tell(**what):
+    print('TOLD' + json.dumps(what), flush=True)
+"""
+
+
+class StubRuntime(RayRuntime):
+    worker_module = "stub_ray_worker"
+
+
+def until(found: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+    deadline = time.monotonic() + timeout_s
+    while not (value := found()):
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.02)
+    return value
+
+
+def state_of(handle: WorkerHandle) -> dict[str, Any]:
+    return dict(msgspec.json.decode(handle.state))
+
+
+def is_there(pid: int, started: int) -> bool:
+    """Whether that very process is there, and no zombie."""
+    if start_ticks(pid) != started:
+        return False
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def descendants(pid: int) -> dict[int, int]:
+    """Every process below ``pid``, with the ticks of its start."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found: dict[int, int] = {}
+    todo = [pid]
+    while todo:
+        for child in children.get(todo.pop(), []):
+            ticks = start_ticks(child)
+            if ticks is not None:
+                found[child] = ticks
+                todo.append(child)
+    return found
+
+
+# -- decisions: no Ray needed -----------------------------------------------------------------------
+
+
+def test_the_plugin_does_not_import_ray():
+    subprocess.run(
+        [sys.executable, "-c", "import sys, servekit_ray; assert 'ray' not in sys.modules"], check=True, timeout=60
+    )
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'servekit\[ray\]'"):
+        RayRuntime().open(RuntimeContext("i", False, str(tmp_path)))
+
+
+def test_links_is_one_of_two():
+    with pytest.raises(InvalidInputError, match="udp"):
+        RayRuntime(links="udp")  # type: ignore[arg-type]
+
+
+class TestChooseAddress:
+    @pytest.fixture
+    def answering(self, monkeypatch):
+        answering: set[str] = set()
+        monkeypatch.setattr(cluster, "answers", answering.__contains__)
+        return answering
+
+    @pytest.fixture
+    def environ(self, tmp_path):
+        (tmp_path / "ray").mkdir()
+        return {"RAY_TMPDIR": str(tmp_path)}
+
+    def record(self, environ, address):
+        Path(environ["RAY_TMPDIR"], "ray", "ray_current_cluster").write_text(address + "\n")
+
+    def test_nothing_there_means_a_local_ray(self, environ, answering):
+        assert cluster.choose_address(None, environ) is None
+        assert cluster.choose_address("auto", environ) == "auto"
+
+    def test_a_running_cluster_of_this_machine_is_taken(self, environ, answering):
+        self.record(environ, "10.0.0.1:6379")
+        answering.add("10.0.0.1:6379")
+        assert cluster.choose_address(None, environ) == "10.0.0.1:6379"
+        assert cluster.choose_address("auto", environ) == "10.0.0.1:6379"
+        assert cluster.choose_address("local", environ) is None
+
+    def test_a_recorded_cluster_that_is_dead_is_none(self, environ, answering):
+        self.record(environ, "10.0.0.1:6379")
+        assert cluster.choose_address(None, environ) is None
+
+    def test_ray_address_comes_first(self, environ, answering):
+        self.record(environ, "10.0.0.1:6379")
+        answering.update({"10.0.0.1:6379", "10.0.0.2:6379"})
+        environ["RAY_ADDRESS"] = "10.0.0.2:6379"
+        assert cluster.choose_address(None, environ) == "10.0.0.2:6379"
+        assert cluster.choose_address("auto", environ) == "10.0.0.2:6379"
+        environ["RAY_ADDRESS"] = "local"
+        assert cluster.choose_address(None, environ) is None
+
+    def test_an_explicit_address_must_answer(self, environ, answering):
+        with pytest.raises(InstanceStartError, match="10.0.0.3:6379"):
+            cluster.choose_address("10.0.0.3:6379", environ)
+
+    def test_the_ray_client_is_refused(self, environ, answering):
+        with pytest.raises(InvalidInputError, match="ray://head:10001"):
+            cluster.choose_address("ray://head:10001", environ)
+
+    def test_an_address_without_a_port_is_refused(self, environ):
+        with pytest.raises(InvalidInputError, match="head"):
+            cluster.choose_address("head", environ)
+
+
+class TestResources:
+    @pytest.mark.parametrize(
+        ("options", "needs"),
+        [
+            ({}, {"CPU": 1}),
+            ({"num_cpus": 0}, {}),
+            ({"num_cpus": 2, "num_gpus": 0.5}, {"CPU": 2, "GPU": 0.5}),
+            ({"num_gpus": 1}, {"CPU": 1, "GPU": 1}),
+            ({"memory": 5, "resources": {"disk": 3}}, {"CPU": 1, "memory": 5, "disk": 3}),
+            ({"accelerator_type": "T4", "num_cpus": None}, {"CPU": 1, "accelerator_type:T4": 0.001}),
+        ],
+    )
+    def test_demand(self, options, needs):
+        assert resources.demand(options) == needs
+
+    def test_fits(self):
+        assert resources.fits({"num_gpus": 1}, {"CPU": 1, "GPU": 1})
+        assert not resources.fits({"num_gpus": 2}, {"CPU": 1, "GPU": 1})
+
+    def test_describe(self):
+        assert resources.describe({"CPU": 2.0, "memory": 1.5 * 2**30, "node:10.0.0.1": 1.0}) == "2 CPU, 1.5 GiB memory"
+        assert resources.describe({}) == "nothing"
+
+    def test_only_slow_set_ups_get_more_time(self):
+        assert resources.setup_allowance_s({"runtime_env": {"env_vars": {}}}) == 0
+        assert resources.setup_allowance_s({"runtime_env": {"pip": ["x"]}}) == 600
+        slow = {"runtime_env": {"pip": ["x"], "config": {"setup_timeout_seconds": 7}}}
+        assert resources.setup_allowance_s(slow) == 7
+
+
+@pytest.mark.parametrize(
+    ("message", "exit"),
+    [
+        ("Worker exit detail: Worker exits unexpectedly. Worker exits with an exit code 3.", Exit("exit code 3", 3)),
+        ("The actor is dead because it was killed by `ray.kill`.", Exit("killed by ray.kill")),
+        ("The actor is dead because its node has died. Node Id: 12", Exit("its node has died. Node Id: 12")),
+        ("something new", Exit("something new")),
+    ],
+)
+def test_exit_of(message, exit):
+    assert exit_of(message) == exit
+
+
+# -- one local Ray for the rest -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stub_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the stub worker, where Ray's processes find it too."""
+    folder = tmp_path_factory.mktemp("stub")
+    (folder / "stub_ray_worker.py").write_text(STUB)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")])))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def terminations() -> Iterator[list[int]]:
+    """The SIGTERMs that reached a handler of this process."""
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: received.append(number))
+    yield received
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def runtime(stub_path, terminations, tmp_path_factory) -> Iterator[StubRuntime]:
+    pytest.importorskip("ray")
+    runtime = StubRuntime(address="local", ray_init={"num_cpus": 2, "num_gpus": 0, "resources": {"slot": 1}})
+    runtime.open(RuntimeContext("tests", False, str(tmp_path_factory.mktemp("instance"))))
+    yield runtime
+    runtime.close()
+
+
+@pytest.fixture(scope="module")
+def address(runtime) -> str:
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
+
+
+@pytest.fixture
+def start(runtime, request) -> Iterator[Callable[..., WorkerHandle]]:
+    started: list[WorkerHandle] = []
+    numbers = itertools.count()
+
+    def start(code: bytes, **options: Any) -> WorkerHandle:
+        spec = WorkerSpec(f"{request.node.name}-{next(numbers)}", "model", code, options)
+        started.append(runtime.start(spec))
+        return started[-1]
+
+    yield start
+    for handle in started:
+        runtime.stop(handle, 0)
+
+
+@pytest.fixture
+def drive(stub_path) -> Iterator[Callable[[str], tuple[subprocess.Popen[str], dict[str, Any]]]]:
+    """Run code in a process of its own, as a controller is one; until it has told something."""
+    started: list[subprocess.Popen[str]] = []
+
+    def drive(code: str) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+        driver = subprocess.Popen([sys.executable, "-c", DRIVER + code], stdout=subprocess.PIPE, text=True)
+        started.append(driver)
+        assert driver.stdout is not None
+        for line in driver.stdout:
+            if line.startswith("TOLD"):
+                return driver, json.loads(line.removeprefix("TOLD"))
+        raise AssertionError(f"the driver ended with {driver.wait(60)} and told nothing")
+
+    yield drive
+    for driver in started:
+        driver.kill()
+        driver.wait(60)
+        assert driver.stdout is not None
+        driver.stdout.close()
+
+
+@pytest.mark.ray
+class TestWorkers:
+    def test_a_worker_runs_on_the_main_thread_of_its_own_process(self, start, runtime, tmp_path):
+        answer = tmp_path / "answer"
+        code = (
+            "import os, pathlib, threading\n"
+            "assert threading.current_thread() is threading.main_thread()\n"
+            f"pathlib.Path({str(answer)!r}).write_text(str(os.getpid()))\n"
+        )
+        handle = start(code.encode())
+        assert until(lambda: runtime.poll(handle)) == Exit("exit code 0", 0)
+        assert int(answer.read_text()) == state_of(handle)["pid"] != os.getpid()
+
+    def test_an_exception_ends_the_process_with_exit_code_1(self, start, runtime):
+        handle = start(b"1/0")
+        assert until(lambda: runtime.poll(handle)) == Exit("exit code 1", 1)
+        until(lambda: start_ticks(state_of(handle)["pid"]) is None)
+
+    def test_an_exit_code_is_told(self, start, runtime):
+        handle = start(b"raise SystemExit(3)")
+        assert until(lambda: runtime.poll(handle)) == Exit("exit code 3", 3)
+        assert runtime.poll(handle) == Exit("exit code 3", 3)
+
+    def test_a_killed_process_is_seen_to_be_gone(self, start, runtime):
+        handle = start(SLEEP)
+        assert runtime.poll(handle) is None
+        os.kill(state_of(handle)["pid"], signal.SIGKILL)
+        ended = until(lambda: runtime.poll(handle))
+        assert "killed or crashed" in ended.reason
+
+    def test_stop_asks_first(self, start, runtime, tmp_path):
+        ready, asked = tmp_path / "ready", tmp_path / "asked"
+        code = f"""
+import pathlib, signal, sys, time
+def on_term(*_):
+    pathlib.Path({str(asked)!r}).touch()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, on_term)
+pathlib.Path({str(ready)!r}).touch()
+time.sleep(600)
+"""
+        handle = start(code.encode())
+        until(ready.exists)
+        runtime.stop(handle, 30)
+        assert asked.exists()
+        assert runtime.poll(handle) == Exit("exit code 0", 0)
+        runtime.stop(handle, 30)
+
+    def test_stop_insists_when_a_worker_does_not_listen(self, start, runtime, tmp_path):
+        ready = tmp_path / "ready"
+        code = f"""
+import pathlib, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path({str(ready)!r}).touch()
+time.sleep(600)
+"""
+        handle = start(code.encode())
+        until(ready.exists)
+        runtime.stop(handle, 0.1)
+        assert runtime.poll(handle) == Exit("killed by ray.kill")
+        until(lambda: start_ticks(state_of(handle)["pid"]) is None)
+
+    def test_a_strange_handle_is_refused(self, start, runtime):
+        handle = start(SLEEP)
+        with pytest.raises(TypeError, match="neither start nor attach"):
+            runtime.poll(WorkerHandle(handle.worker_id, handle.state))
+
+    def test_workers_that_are_gone_cannot_be_attached_to(self, start, runtime):
+        handle = start(b"")
+        until(lambda: runtime.poll(handle))
+        with pytest.raises(LookupError, match=handle.worker_id):
+            runtime.attach(handle.state)
+
+    def test_options_reach_the_actor(self, start, runtime, tmp_path):
+        answer = tmp_path / "answer"
+        code = f"import os, pathlib; pathlib.Path({str(answer)!r}).write_text(os.environ['FLAVOUR'])".encode()
+        handle = start(code, runtime_env={"env_vars": {"FLAVOUR": "sour"}}, resources={"slot": 1})
+        assert until(lambda: runtime.poll(handle)) == Exit("exit code 0", 0)
+        assert answer.read_text() == "sour"
+
+
+@pytest.mark.ray
+class TestPlacement:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"num_gpu": 1}, "num_gpu'; did you mean 'num_gpus'"),
+            ({"name": "mine"}, "servekit sets 'name' itself"),
+            ({"max_restarts": 3}, "servekit sets 'max_restarts' itself"),
+            ({"num_cpus": -1}, "num_cpus"),
+            ({"num_cpus": "two"}, "num_cpus"),
+            ({"resources": {"GPU": 1}}, "num_gpus"),
+            ({"runtime_env": {"env_vars": {"A": 1}}}, "env_vars"),
+        ],
+    )
+    def test_bad_options_are_refused_beforehand(self, runtime, options, message):
+        with pytest.raises(InvalidInputError, match=message):
+            runtime.check_worker_options(options)
+
+    def test_good_options_are_taken(self, runtime):
+        runtime.check_worker_options({})
+        runtime.check_worker_options({"num_cpus": 0.5, "scheduling_strategy": "SPREAD", "runtime_env": {"pip": ["x"]}})
+
+    def test_what_no_node_has_is_refused_with_what_there_is(self, start):
+        with pytest.raises(ResourcesUnavailableError, match=r"asks for 1 CPU, 1 GPU on one node.*cluster has 2 CPU"):
+            start(SLEEP, num_gpus=1)
+
+    def test_what_others_hold_is_refused_in_time_and_leaves_no_actor(self, start, runtime, address, drive, tmp_path):
+        start(SLEEP, num_cpus=2)
+        _, told = drive(f"""
+import ray
+runtime = opened('busy', False, {str(tmp_path)!r}, address={address!r}, placement_timeout_s=1)
+try:
+    runtime.start(WorkerSpec('w0', 'model', b'', {{'num_cpus': 1}}))
+except Exception as error:
+    tell(error=type(error).__name__, message=str(error), left=ray.util.list_named_actors())
+""")
+        assert told["error"] == "ResourcesUnavailableError"
+        assert "asks for 1 CPU" in told["message"]
+        assert "others have held it for 1 s" in told["message"]
+        assert not [name for name in told["left"] if "busy" in name]
+
+    def test_an_environment_that_cannot_be_made_is_told(self, start):
+        with pytest.raises(BackendStartError, match="not a valid path"):
+            start(SLEEP, runtime_env={"working_dir": "/nowhere/at/all"})
+
+    def test_several_start_at_once(self, runtime, start):
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(3) as threads:
+            handles = list(threads.map(lambda _: start(SLEEP, num_cpus=0), range(3)))
+        assert len({state_of(handle)["pid"] for handle in handles}) == 3
+
+    def test_one_node_needs_no_address(self, runtime):
+        assert runtime.advertise_host() is None
+
+
+@pytest.mark.ray
+class TestThisProcess:
+    def test_sigterm_still_reaches_its_handler_and_nothing_else(self, runtime, terminations, capfd):
+        del terminations[:]
+        os.kill(os.getpid(), signal.SIGTERM)
+        until(lambda: terminations)
+        assert terminations == [signal.SIGTERM]
+        assert "SIGTERM" not in capfd.readouterr().err
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)  # abseil would abort the process in three seconds
+
+    def test_a_second_ray_is_refused(self, runtime, tmp_path):
+        with pytest.raises(InstanceStartError, match="only one"):
+            StubRuntime().open(RuntimeContext("second", False, str(tmp_path)))
+
+
+@pytest.mark.ray
+class TestOwners:
+    def test_arguments_for_a_local_ray_do_not_go_with_a_cluster(self, address, drive, tmp_path):
+        _, told = drive(f"""
+runtime = RayRuntime(address={address!r}, ray_init={{'num_cpus': 1}})
+try:
+    runtime.open(RuntimeContext('i', False, {str(tmp_path)!r}))
+except Exception as error:
+    tell(error=type(error).__name__, message=str(error))
+""")
+        assert told["error"] == "InvalidInputError"
+        assert "ray_init" in told["message"]
+
+    def test_tcp_links_advertise_this_node(self, address, drive, tmp_path):
+        _, told = drive(f"""
+runtime = opened('tcp', False, {str(tmp_path)!r}, address={address!r}, links='tcp')
+tell(host=runtime.advertise_host())
+""")
+        assert told["host"].count(".") == 3 or ":" in told["host"]
+
+    def test_workers_of_an_owned_instance_end_with_a_killed_controller(self, address, drive, tmp_path):
+        driver, told = drive(f"""
+runtime = opened('owned', False, {str(tmp_path)!r}, address={address!r})
+handle = runtime.start(WorkerSpec('w0', 'model', {SLEEP!r}))
+tell(state=json.loads(handle.state))
+threading.Event().wait()
+""")
+        pid, ticks = told["state"]["pid"], told["state"]["start_ticks"]
+        assert is_there(pid, ticks)
+        driver.kill()
+        until(lambda: not is_there(pid, ticks))
+
+    def test_a_local_ray_ends_with_a_killed_owner_whole(self, drive, tmp_path):
+        driver, told = drive(f"""
+runtime = opened('kill9', False, {str(tmp_path)!r}, address='local', ray_init={{'num_cpus': 1}})
+handle = runtime.start(WorkerSpec('w0', 'model', {SLEEP!r}))
+tell(keeper=runtime._keeper.pid, worker=json.loads(handle.state)['pid'])
+threading.Event().wait()
+""")
+        processes = descendants(told["keeper"])
+        names = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes]
+        assert told["worker"] in processes
+        assert any(b"DashboardAgent" in name for name in names)
+        assert any(b"RuntimeEnvAgent" in name for name in names)
+        driver.kill()
+        until(lambda: not any(is_there(pid, ticks) for pid, ticks in processes.items()))
+        until(lambda: start_ticks(told["keeper"]) is None)
+
+    def test_a_standing_instance_survives_its_controller(self, drive, tmp_path):
+        opening = f"runtime = opened('standing', True, {str(tmp_path)!r}, address='local', ray_init={{'num_cpus': 1}})"
+        earlier, told = drive(f"""
+{opening}
+handle = runtime.start(WorkerSpec('w0', 'model', {SLEEP!r}))
+tell(keeper=runtime._keeper.pid, state=handle.state.decode())
+threading.Event().wait()
+""")
+        try:
+            processes = descendants(told["keeper"])
+            earlier.kill()
+            earlier.wait(60)
+            later, now = drive(f"""
+{opening}
+handle = runtime.attach({told["state"]!r}.encode())
+before = runtime.poll(handle)
+runtime.stop(handle, 30)
+after = runtime.poll(handle).reason
+try:
+    runtime.attach(handle.state)
+except LookupError as error:
+    gone = str(error)
+tell(keeper=runtime._keeper.pid, worker=handle.worker_id, before=before, after=after, gone=gone)
+runtime.close()
+""")
+            assert "w0" in now.pop("gone")
+            assert now == {"keeper": told["keeper"], "worker": "w0", "before": None, "after": "exit code 1"}
+            assert later.wait(60) == 0
+        finally:
+            if start_ticks(told["keeper"]) is not None:
+                os.kill(told["keeper"], signal.SIGTERM)
+        until(lambda: not any(is_there(pid, ticks) for pid, ticks in processes.items()))

@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -126,7 +125,15 @@ def attach(address: str) -> None:
                 "GCS port, 6379 by default?"
             )
     if failures:
-        raise InstanceStartError(f"attaching to the Ray cluster at {address} failed: {failures[0]}") from failures[0]
+        raise InstanceStartError(f"attaching to the Ray cluster at {address} failed: {_why(failures[0])}") from failures[0]
+
+
+def _why(error: BaseException) -> str:
+    """Its message, and the last line of what caused it: Ray says there what a wrong token is."""
+    reasons = [str(error)]
+    if error.__cause__ is not None:
+        reasons += str(error.__cause__).strip().splitlines()[-1:]
+    return ": ".join(reasons)
 
 
 @contextmanager
@@ -149,7 +156,7 @@ def _kept_signal_action(number: int) -> Iterator[None]:
 
 def _recorded_address(environ: Mapping[str, str]) -> str | None:
     """The address that ``ray start`` left on this machine."""
-    directory = environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    directory = environ.get("RAY_TMPDIR", environ.get("TMPDIR", "/tmp"))
     try:
         return (Path(directory) / "ray" / "ray_current_cluster").read_text().strip() or None
     except FileNotFoundError:

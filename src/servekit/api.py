@@ -327,13 +327,22 @@ def init(
     return make_current(Instance(name, setup.http_url, client, end, setup.directory))
 
 
-def make_current(instance: Instance) -> Instance:
+I = TypeVar("I", bound=Instance)
+
+
+def make_current(instance: I) -> I:
     """Let the module functions act on ``instance``. Raises `AlreadyRunningError`."""
     global _current
     if _current is not None:
         raise AlreadyRunningError(f"{_current!r} is current; call servekit.shutdown() first")
     _current = instance
     return instance
+
+
+def leave_current() -> None:
+    """Let no instance be current. The one that was goes on."""
+    global _current
+    _current = None
 
 
 def current() -> Instance:

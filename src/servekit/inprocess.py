@@ -1,0 +1,257 @@
+"""An instance inside one process: the same controller, ingress, links and replicas, with threads for processes and
+memory for sockets.
+
+What differs from a real instance is where a worker runs and what its connections are made of; requests are parsed,
+routed, framed, queued and answered by the very same code. Targets are pickled, for the same errors, but the original
+object is what runs, so that a test can look at what its handler saw.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+import uvloop
+
+from servekit.api import Instance
+from servekit.config import HttpLimits
+from servekit.control.resolve import Resolver
+from servekit.control.service import InstanceSetup, Service
+from servekit.errors import InternalError
+from servekit.factories import load_path
+from servekit.ingress.apply import build_policy
+from servekit.ingress.worker import IngressWorker
+from servekit.interfaces import Exit, ReplicaRuntime, RequestAdapter, RoutingPolicy, WorkerHandle, WorkerSpec
+from servekit.plugins import Registry
+from servekit.replica.target import Target
+from servekit.replica.worker import ReplicaWorker
+from servekit.targets import pack_target
+from servekit.wire.bootstrap import WorkerBootstrap, unpack
+from servekit.wire.frames import PluginRef
+from servekit.wire.memory import MemoryNetwork, MemoryTransport
+
+T = TypeVar("T")
+
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 5.0
+_BY_INSTANCE = "instance:"
+
+
+class Originals:
+    """The objects of the test: what replicas run in the place of a pickle, and plugins that are given by instance."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._targets: dict[bytes, Target] = {}
+        self._plugins: dict[str, Any] = {}
+
+    def pack_target(self, target: Any, init_args: tuple[Any, ...], init_kwargs: Mapping[str, Any] | None) -> bytes:
+        """The pickle, with a number behind it that leads back to the original."""
+        pickled = pack_target(target, init_args, init_kwargs)
+        mark = next(self._numbers).to_bytes(8, "big")
+        self._targets[mark] = Target(target, init_args, dict(init_kwargs or {}))
+        return pickled + mark
+
+    def load_target(self, data: bytes) -> Target:
+        original = self._targets[data[-8:]]
+        if isinstance(original.target, str):
+            return Target(load_path(original.target), original.init_args, original.init_kwargs)
+        return original
+
+    def keep_plugin(self, plugin: Any) -> str:
+        name = f"{_BY_INSTANCE}{next(self._numbers)}"
+        self._plugins[name] = plugin
+        return name
+
+    def policy(self, ref: PluginRef) -> RoutingPolicy:
+        return self._plugins[ref.path] if ref.path in self._plugins else build_policy(ref)
+
+    def adapter(self, path: str) -> Callable[..., RequestAdapter]:
+        if path in self._plugins:
+            return lambda: self._plugins[path]
+        factory: Callable[..., RequestAdapter] = load_path(path)
+        return factory
+
+
+class InProcessResolver(Resolver):
+    """A `Resolver` to which a policy or an adapter can be given by instance."""
+
+    def policy(self, name: str, options: Mapping[str, Any]) -> PluginRef:
+        return PluginRef(name) if name.startswith(_BY_INSTANCE) else super().policy(name, options)
+
+    def adapter(self, name: str, options: Mapping[str, Any]) -> PluginRef:
+        return PluginRef(name) if name.startswith(_BY_INSTANCE) else super().adapter(name, options)
+
+
+class InProcessRuntime(ReplicaRuntime):
+    """Each worker is a thread of this process, with an event loop of its own."""
+
+    def __init__(self, network: MemoryNetwork, originals: Originals, control_loop: asyncio.AbstractEventLoop) -> None:
+        self._network = network
+        self._originals = originals
+        self._control_loop = control_loop
+        self._workers: dict[str, tuple[ReplicaWorker, threading.Thread]] = {}
+
+    def check_worker_options(self, options: Mapping[str, Any]) -> None:
+        """All are taken, and none has a meaning here: a test need not say where its service is placed."""
+
+    def start(self, spec: WorkerSpec) -> WorkerHandle:
+        worker = ReplicaWorker(
+            unpack(spec.bootstrap),
+            self._network,
+            load_target=self._originals.load_target,
+            load_plugin=self._originals.adapter,
+            own_process=False,
+        )
+        thread = threading.Thread(target=worker.run, args=(self._control_loop,), name=spec.worker_id, daemon=True)
+        self._workers[spec.worker_id] = (worker, thread)
+        thread.start()
+        return WorkerHandle(spec.worker_id, b"")
+
+    def poll(self, handle: WorkerHandle) -> Exit | None:
+        found = self._workers.get(handle.worker_id)
+        return None if found is not None and found[1].is_alive() else Exit("its thread has ended")
+
+    def stop(self, handle: WorkerHandle, grace_s: float) -> None:
+        """A thread that hangs in a handler cannot be ended: after ``grace_s`` it is left behind, as a daemon."""
+        found = self._workers.pop(handle.worker_id, None)
+        if found is not None:
+            worker, thread = found
+            worker.end("stopped")
+            thread.join(grace_s)
+
+    def attach(self, state: bytes) -> WorkerHandle:
+        raise LookupError("threads do not outlive their process")
+
+
+class _InProcessIngress:
+    """An ingress worker as a task of the instance's loop."""
+
+    pid = 0
+
+    def __init__(self, worker: IngressWorker) -> None:
+        self._task = asyncio.ensure_future(worker.run())
+
+    async def wait(self) -> str:
+        await asyncio.wait([self._task])
+        error = None if self._task.cancelled() else self._task.exception()
+        return f"ended: {error!r}" if error is not None else "ended"
+
+    def kill(self) -> None:
+        self._task.cancel()
+
+
+class _DirectClient:
+    """Calls the operations of the admin API without HTTP; arguments and results are encoded all the same."""
+
+    def __init__(self, service: Service, submit: Callable[[Coroutine[Any, Any, bytes]], bytes]) -> None:
+        self._service = service
+        self._submit = submit
+
+    def call(self, operation: str, **arguments: Any) -> Any:
+        body = msgspec.msgpack.encode(arguments)
+        return msgspec.json.decode(self._submit(self._service.operations.call(operation, body)))
+
+    def close(self) -> None: ...
+
+
+class InProcessInstance(Instance):
+    """An instance without processes and sockets. It has no port: `connect` gives what a client would dial."""
+
+    def __init__(self, registry: Registry, *, http_limits: HttpLimits | None = None, debug: bool = False) -> None:
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="servekit-inprocess", daemon=True)
+        self._thread.start()
+        self._network = MemoryNetwork()
+        self._originals = Originals()
+        self._ingress: IngressWorker
+        directory = tempfile.mkdtemp(prefix="servekit-")
+        setup = InstanceSetup(
+            name="in-process",
+            instance_id="in-process",
+            directory=directory,
+            token=bytes(32),
+            runtime="process",
+            runtime_options={},
+            http_url="http://servekit",
+            http_fd=-1,
+            ingress_workers=1,
+            limits=http_limits or HttpLimits(),
+            sys_path=[],
+            debug=debug,
+        )
+        try:
+            service = self.submit(self._start(setup, registry), START_TIMEOUT_S)
+        except BaseException:
+            self._end_loop(directory)
+            raise
+
+        def end() -> None:
+            try:
+                self.submit(service.stop(STOP_TIMEOUT_S), 2 * STOP_TIMEOUT_S)
+            finally:
+                self._end_loop(directory)
+
+        super().__init__(setup.name, setup.http_url, _DirectClient(service, self.submit), end, directory)
+
+    def submit(self, work: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
+        """Run ``work`` on the instance's loop, and return its result."""
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise InternalError("this would wait for itself: it was called on the instance's own event loop")
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
+
+    def connect(self, protocol: asyncio.Protocol) -> MemoryTransport:
+        """Connect a client's ``protocol``, which lives on the instance's loop, to the ingress."""
+
+        async def join() -> MemoryTransport:
+            return self._network.join(protocol, self._loop, self._ingress.server.protocol_factory, self._loop)
+
+        return self.submit(join())
+
+    def call_soon(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Call ``function`` on the instance's loop."""
+        self._loop.call_soon_threadsafe(function, *arguments)
+
+    async def _start(self, setup: InstanceSetup, registry: Registry) -> Service:
+        service = Service(
+            setup,
+            self._network,
+            registry,
+            launch_ingress=self._launch_ingress,
+            control_address="memory:control",
+            resolver=InProcessResolver(registry),
+            fixed_runtime=InProcessRuntime(self._network, self._originals, self._loop),
+        )
+        try:
+            await service.start()
+        except BaseException:
+            await service.stop(0.0)
+            raise
+        return service
+
+    async def _launch_ingress(self, bootstrap: WorkerBootstrap) -> _InProcessIngress:
+        self._ingress = IngressWorker(
+            bootstrap, self._network, build_policy=self._originals.policy, own_process=False
+        )
+        return _InProcessIngress(self._ingress)
+
+    def _end_loop(self, directory: str) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+    # -- what the Python API asks of it ------------------------------------------------------------------------------
+
+    def _pack_target(self, target: Any, init_args: tuple[Any, ...], init_kwargs: Mapping[str, Any] | None) -> bytes:
+        return self._originals.pack_target(target, init_args, init_kwargs)
+
+    def _plugin(self, what: str, named: str | Any) -> str:
+        return named if isinstance(named, str) else self._originals.keep_plugin(named)

@@ -14,7 +14,7 @@ import msgspec
 
 from servekit.errors import BackendStartError, DeadlineError
 from servekit.interfaces import Exit, ReplicaRuntime, WorkerHandle, WorkerSpec
-from servekit_process.processes import ProcessIdentity, identify, is_alive, opened
+from servekit.processes import ProcessIdentity, identify, is_alive, memory_file, opened
 
 KILL_WAIT_S = 10.0
 """How long a process may take to vanish after SIGKILL; only one stuck in the kernel takes longer."""
@@ -52,12 +52,8 @@ class ProcessRuntime(ReplicaRuntime):
         self._python = python or sys.executable
 
     def start(self, spec: WorkerSpec) -> WorkerHandle:
-        # A file in memory, not a pipe: a pipe blocks at 64 KiB until the new interpreter reads, and breaks if it dies.
-        bootstrap = os.memfd_create("servekit-bootstrap")
+        bootstrap = memory_file(spec.bootstrap)
         try:
-            with open(bootstrap, "wb", closefd=False) as file:
-                file.write(spec.bootstrap)
-            os.lseek(bootstrap, 0, os.SEEK_SET)
             child = subprocess.Popen(
                 [self._python, "-m", self.worker_module],
                 stdin=bootstrap,

@@ -125,7 +125,9 @@ def attach(address: str) -> None:
                 "GCS port, 6379 by default?"
             )
     if failures:
-        raise InstanceStartError(f"attaching to the Ray cluster at {address} failed: {_why(failures[0])}") from failures[0]
+        raise InstanceStartError(
+            f"attaching to the Ray cluster at {address} failed: {_why(failures[0])}"
+        ) from failures[0]
 
 
 def _why(error: BaseException) -> str:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import select
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 NAMESPACE = "servekit"
@@ -27,10 +29,10 @@ def main() -> None:
         raise
     try:
         signal.signal(signal.SIGTERM, _end)
-        if has_ended(told["owner_pidfd"], timeout_s=0):
+        if wait_for_end([told["owner_pidfd"]], timeout_s=0):
             return  # nobody would ever know of this Ray
         report(told["report_fd"], {"address": address})
-        has_ended(told["owner_pidfd"] if told["owned"] else None, timeout_s=None)
+        wait_for_end([told["owner_pidfd"], *vital_pidfds()] if told["owned"] else vital_pidfds())
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         import ray
@@ -49,7 +51,7 @@ def start_ray(arguments: Mapping[str, Any]) -> str:
 
 
 def report(fd: int, message: Mapping[str, str]) -> None:
-    """Tell the owner, once. One that is gone already is no error: `has_ended` says so next."""
+    """Tell the owner, once. One that is gone already is no error: `wait_for_end` says so next."""
     try:
         with open(fd, "w") as pipe:
             json.dump(message, pipe)
@@ -57,12 +59,19 @@ def report(fd: int, message: Mapping[str, str]) -> None:
         print("keeper: nobody listens any more", file=sys.stderr)
 
 
-def has_ended(pidfd: int | None, timeout_s: float | None) -> bool:
-    """Wait for the end of a process: a pidfd is readable then (pidfd_open(2)). Of none, or without a time, for ever."""
+def wait_for_end(pidfds: Sequence[int], timeout_s: float | None = None) -> bool:
+    """Whether one of these processes ended in time: a pidfd is readable then, pidfd_open(2)."""
     poller = select.poll()
-    if pidfd is not None:
+    for pidfd in pidfds:
         poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(None if timeout_s is None else timeout_s * 1000))
+
+
+def vital_pidfds() -> list[int]:
+    """The processes without which Ray is of no use, and which it does not start again: its GCS and its raylet."""
+    children = Path("/proc/thread-self/children").read_text().split()
+    vital = [pid for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() in ("gcs_server", "raylet")]
+    return [os.pidfd_open(int(pid)) for pid in vital]
 
 
 def _end(*_: object) -> NoReturn:

@@ -50,6 +50,11 @@ class Keeper:
             return None
         return cls(found.address, found.pid, found.start_ticks) if start_ticks(found.pid) == found.start_ticks else None
 
+    def alive(self) -> bool:
+        if self.child is not None:
+            return self.child.poll() is None
+        return start_ticks(self.pid) == self.start_ticks
+
     def record(self, path: Path) -> None:
         """Leave word for a later process, whole or not at all."""
         partial = path.with_suffix(".partial")

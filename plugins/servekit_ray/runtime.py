@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import msgspec
 
 from servekit.errors import BackendStartError, DeadlineError, InvalidInputError, ResourcesUnavailableError
 from servekit.interfaces import Exit, ReplicaRuntime, RuntimeContext, WorkerHandle, WorkerSpec
-from servekit_ray import actor, cluster, resources
+from servekit_ray import actor, resources
+from servekit_ray.connection import Connection
 from servekit_ray.endings import exit_of, terminate
 from servekit_ray.keeper import NAMESPACE
-from servekit_ray.local import Keeper, StartingKeeper
 
 KILL_WAIT_S = 10.0
 """How long Ray may take to end a process that it was told to kill."""
-NODES_TTL_S = 1.0
-"""How old the list of nodes may be that `RayRuntime.advertise_host` looks at."""
 
 
 class _State(msgspec.Struct):
@@ -39,6 +34,7 @@ class _ActorHandle(WorkerHandle):
 
     actor: Any = field(repr=False)
     ended: list[Any] = field(repr=False)
+    generation: int
 
 
 class RayRuntime(ReplicaRuntime):
@@ -70,83 +66,29 @@ class RayRuntime(ReplicaRuntime):
     ) -> None:
         if links not in ("auto", "tcp"):
             raise InvalidInputError(f"links is 'auto' or 'tcp', not {links!r}")
-        self._address = address
+        arguments = {"include_dashboard": True} if include_dashboard else {}
+        self._connection = Connection(address, {**arguments, **(ray_init or {})})
         self._links = links
         self._placement_timeout_s = placement_timeout_s
         self._autoscaling = autoscaling
-        self._ray_init = dict(ray_init or {})
-        self._include_dashboard = include_dashboard
-        self._keeper: Keeper | None = None
-        self._lock = threading.Lock()
         self._last_placed = 0.0
-        self._nodes: tuple[float, list[dict[str, Any]]] = (0.0, [])
-
-    # -- the instance ---------------------------------------------------------------------------------
 
     def open(self, context: RuntimeContext) -> None:
-        cluster.require_unused_ray()
         self._context = context
-        address = cluster.choose_address(self._address, os.environ)
-        if address is None:
-            address = self._local_ray(context)
-        elif self._ray_init:
-            raise InvalidInputError(f"ray_init is for a local Ray; the cluster at {address} is running already")
-        elif cluster.has_token():
-            cluster.use_tokens()
-        try:
-            cluster.attach(address)
-        except BaseException:
-            self._end_keeper()
-            raise
+        self._connection.open(context)
         import ray
 
-        self._node_id = ray.get_runtime_context().get_node_id()
         self._actor_class = ray.remote(actor.WorkerHost)
 
     def close(self) -> None:
-        import ray
-
-        ray.shutdown()
-        self._end_keeper()
+        self._connection.close()
 
     def advertise_host(self) -> str | None:
-        if self._links == "auto" and len(self._alive_nodes()) < 2:
+        if self._links == "auto" and len(self._connection.nodes()) < 2:
             return None
         import ray
 
         return str(ray.util.get_node_ip_address())
-
-    def _local_ray(self, context: RuntimeContext) -> str:
-        """The address of this instance's own Ray: started, or found again by a standing instance's next controller."""
-        cluster.use_tokens()
-        record = Path(context.directory) / "ray.json"
-        self._keeper = Keeper.recorded(record) if context.standing else None
-        if self._keeper is None:
-            arguments = {"include_dashboard": self._include_dashboard, **self._ray_init}
-            starting = StartingKeeper(context.directory, arguments, owned=not context.standing)
-            import ray  # noqa: F401 - takes half a second, so meanwhile
-
-            self._keeper = starting.wait()
-            if context.standing:
-                self._keeper.record(record)
-        return self._keeper.address
-
-    def _end_keeper(self) -> None:
-        if self._keeper is not None:
-            self._keeper.end()
-            self._keeper = None
-
-    def _alive_nodes(self) -> list[dict[str, Any]]:
-        import ray
-
-        with self._lock:
-            read_at, nodes = self._nodes
-            if not nodes or time.monotonic() - read_at > NODES_TTL_S:
-                nodes = [node for node in ray.nodes() if node["Alive"]]
-                self._nodes = (time.monotonic(), nodes)
-            return nodes
-
-    # -- workers --------------------------------------------------------------------------------------
 
     def check_worker_options(self, options: Mapping[str, Any]) -> None:
         import ray
@@ -161,7 +103,9 @@ class RayRuntime(ReplicaRuntime):
     def start(self, spec: WorkerSpec) -> WorkerHandle:
         from ray.exceptions import RayError
 
-        totals = [node["Resources"] for node in self._alive_nodes()]
+        self._connection.renew()
+        generation = self._connection.generation
+        totals = [node["Resources"] for node in self._connection.nodes()]
         if not self._autoscaling and not any(resources.fits(spec.options, node) for node in totals):
             raise ResourcesUnavailableError(self._no_place(spec, "no node has that even when idle"))
         name = f"servekit:{self._context.instance_id}:{spec.worker_id}"
@@ -184,7 +128,7 @@ class RayRuntime(ReplicaRuntime):
             raise
         state = _State(spec.worker_id, name, place[actor.NODE_ID], place[actor.PID], place[actor.START_TICKS])
         ended = hosted.run.remote(self.worker_module, spec.bootstrap)
-        return _ActorHandle(spec.worker_id, msgspec.json.encode(state), hosted, [ended])
+        return _ActorHandle(spec.worker_id, msgspec.json.encode(state), hosted, [ended], generation)
 
     def poll(self, handle: WorkerHandle) -> Exit | None:
         return self._wait(_actor_handle(handle), 0)
@@ -194,7 +138,7 @@ class RayRuntime(ReplicaRuntime):
         if self._wait(handle, 0) is not None:
             return
         state = msgspec.json.decode(handle.state, type=_State)
-        if state.node_id == self._node_id:
+        if state.node_id == self._connection.node_id:
             terminate(state.pid, state.start_ticks)
         if self._wait(handle, grace_s) is None:
             _kill(handle.actor)
@@ -218,7 +162,7 @@ class RayRuntime(ReplicaRuntime):
         except ValueError as error:
             raise LookupError(gone) from error
         # Behind `run`, this call is never carried out: it fails when the process ends.
-        return _ActorHandle(found.worker_id, state, hosted, [hosted.where.remote()])
+        return _ActorHandle(found.worker_id, state, hosted, [hosted.where.remote()], self._connection.generation)
 
     def _await_place(self, spec: WorkerSpec, hosted: Any) -> dict[str, Any]:
         """Where the actor is; raises once `placement_timeout_s` have passed without anyone's being placed."""
@@ -269,6 +213,8 @@ class RayRuntime(ReplicaRuntime):
         import ray
         from ray.exceptions import ActorUnavailableError, RayError
 
+        if not self._connection.has(handle.generation):
+            return Exit("lost: the local Ray that hosted it has ended")
         (ended,) = handle.ended
         ready, _ = ray.wait([ended], timeout=timeout_s)
         if not ready:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from servekit.client import Client
+    from servekit.control.launch import InstanceOptions
 
 _log = logging.getLogger("servekit")
 
@@ -240,7 +241,10 @@ class Instance:
         return stat
 
     def shutdown(self) -> None:
-        """End the instance, with all its processes, once what is in flight has been answered. Again: nothing."""
+        """End the instance, with all its processes, once what is in flight has been answered. Again: nothing.
+
+        An instance that was attached to goes on: ``servekit stop`` ends it.
+        """
         global _current
         if _current is self:
             _current = None
@@ -278,10 +282,12 @@ def init(
     http_limits: HttpLimits | None = None,
     debug: bool = False,
 ) -> Instance:
-    """Start an instance, and make it the current one. It ends with this process, however that ends.
+    """Start an instance, which ends with this process however that ends, and make it the current one.
 
     Args:
-        name: of the instance, for logs and directories.
+        name: of the instance.
+        address: ``"auto"`` attaches to the standing instance of that name, which ``servekit start`` runs, in the place
+            of starting one; `shutdown` then leaves it running.
         runtime: where replicas live: ``ray``, ``process``, or what a plugin gives.
         runtime_options: keyword arguments of the runtime.
         http_host, http_port: where to answer HTTP; port 0 takes a free one: see `Instance.url`.
@@ -295,36 +301,56 @@ def init(
         PortInUseError: said before anything is started.
         InstanceStartError, MissingDependencyError: a part did not come up.
     """
-    from servekit.client import AdminClient
-    from servekit.control.launch import launch
-
     if _current is not None:
         raise AlreadyRunningError(f"{_current!r} is current; call servekit.shutdown() first")
     if address is not None:
-        raise InvalidInputError("attaching to a standing instance is not there yet; leave out address")
-    launched = launch(
-        name=name,
-        runtime=runtime,
-        runtime_options=dict(_mapping("runtime_options", runtime_options or {})),
-        http_host=http_host,
-        http_port=http_port,
-        ingress_workers=ingress_workers,
-        admin_port=admin_port,
-        limits=http_limits or HttpLimits(),
-        debug=debug,
+        return make_current(_attach(name, address))
+    from servekit.control.launch import InstanceOptions
+
+    options = InstanceOptions(
+        name,
+        runtime,
+        dict(_mapping("runtime_options", runtime_options or {})),
+        http_host,
+        http_port,
+        ingress_workers,
+        admin_port,
+        http_limits or HttpLimits(),
+        debug,
     )
-    for problem in launched.problems:
+    return make_current(_start(options))
+
+
+def _start(options: InstanceOptions) -> Instance:
+    from servekit.client import AdminClient
+    from servekit.control.launch import Launch
+
+    launch = Launch(options, standing=False)
+    for problem in launch.start().problems:
         # Python shows warnings without any logging set-up: that a plugin is not in use must not be missed.
         _log.warning("servekit: %s", problem)
-    setup = launched.setup
+    launch.close_sockets()
 
     def end() -> None:
         atexit.unregister(end)
-        launched.stop(SHUTDOWN_TIMEOUT_S)
+        launch.stop(SHUTDOWN_TIMEOUT_S)
 
     atexit.register(end)
+    setup = launch.setup
     client = AdminClient(f"{setup.directory}/admin.sock", setup.token)
-    return make_current(Instance(name, setup.http_url, client, end, setup.directory))
+    return Instance(options.name, setup.http_url, client, end, setup.directory)
+
+
+def _attach(name: str, address: str) -> Instance:
+    from servekit.client import AdminClient
+    from servekit.control.standing import find
+
+    if address != "auto":
+        raise InvalidInputError(f"address is 'auto', for the standing instance {name!r}, or None; not {address!r}")
+    found = find(name)
+    return Instance(
+        name, found.url, AdminClient(f"{found.directory}/admin.sock", found.token), _nothing, found.directory
+    )
 
 
 I = TypeVar("I", bound=Instance)

@@ -237,9 +237,7 @@ class InProcessInstance(Instance):
         return service
 
     async def _launch_ingress(self, bootstrap: WorkerBootstrap) -> _InProcessIngress:
-        self._ingress = IngressWorker(
-            bootstrap, self._network, build_policy=self._originals.policy, own_process=False
-        )
+        self._ingress = IngressWorker(bootstrap, self._network, build_policy=self._originals.policy, own_process=False)
         return _InProcessIngress(self._ingress)
 
     def _end_loop(self, directory: str) -> None:

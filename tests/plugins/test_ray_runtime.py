@@ -478,7 +478,7 @@ threading.Event().wait()
         driver, told = drive(f"""
 runtime = opened('kill9', False, {str(tmp_path)!r}, address='local', ray_init={{'num_cpus': 1}})
 handle = runtime.start(WorkerSpec('w0', 'model', {SLEEP!r}))
-tell(keeper=runtime._keeper.pid, worker=json.loads(handle.state)['pid'])
+tell(keeper=runtime._connection._keeper.pid, worker=json.loads(handle.state)['pid'])
 threading.Event().wait()
 """)
         processes = descendants(told["keeper"])
@@ -490,12 +490,35 @@ threading.Event().wait()
         until(lambda: not any(is_there(pid, ticks) for pid, ticks in processes.items()))
         until(lambda: start_ticks(told["keeper"]) is None)
 
+    def test_a_local_ray_that_was_killed_is_started_again(self, drive, tmp_path):
+        driver, told = drive(f"""
+runtime = opened('heals', False, {str(tmp_path)!r}, address='local', ray_init={{'num_cpus': 1}})
+handle = runtime.start(WorkerSpec('w0', 'model', {SLEEP!r}))
+tell(keeper=runtime._connection._keeper.pid)
+while runtime.poll(handle) is None:
+    threading.Event().wait(0.05)
+lost = runtime.poll(handle).reason
+runtime.stop(handle, 5)
+handle = runtime.start(WorkerSpec('w1', 'model', {SLEEP!r}))
+tell(lost=lost, now=runtime.poll(handle))
+runtime.stop(handle, 0)
+runtime.close()
+""")
+        processes = descendants(told["keeper"])
+        raylet = next(pid for pid in processes if Path(f"/proc/{pid}/comm").read_text() == "raylet\n")
+        os.kill(raylet, signal.SIGKILL)
+        assert driver.stdout is not None
+        later = json.loads(next(line for line in driver.stdout if line.startswith("TOLD")).removeprefix("TOLD"))
+        assert later == {"lost": "lost: the local Ray that hosted it has ended", "now": None}
+        assert driver.wait(60) == 0
+        until(lambda: not any(is_there(pid, ticks) for pid, ticks in processes.items()))
+
     def test_a_standing_instance_survives_its_controller(self, drive, tmp_path):
         opening = f"runtime = opened('standing', True, {str(tmp_path)!r}, address='local', ray_init={{'num_cpus': 1}})"
         earlier, told = drive(f"""
 {opening}
 handle = runtime.start(WorkerSpec('w0', 'model', {SLEEP!r}))
-tell(keeper=runtime._keeper.pid, state=handle.state.decode())
+tell(keeper=runtime._connection._keeper.pid, state=handle.state.decode())
 threading.Event().wait()
 """)
         try:
@@ -512,7 +535,7 @@ try:
     runtime.attach(handle.state)
 except LookupError as error:
     gone = str(error)
-tell(keeper=runtime._keeper.pid, worker=handle.worker_id, before=before, after=after, gone=gone)
+tell(keeper=runtime._connection._keeper.pid, worker=handle.worker_id, before=before, after=after, gone=gone)
 runtime.close()
 """)
             assert "w0" in now.pop("gone")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import select
@@ -12,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -21,100 +21,112 @@ from servekit import errors
 from servekit.config import HttpLimits
 from servekit.control.process import ProcessSetup, Ready
 from servekit.control.service import InstanceSetup
+from servekit.control.state import check_name
 from servekit.errors import InstanceStartError, InvalidInputError, PortInUseError
+from servekit.processes import memory_file
 from servekit.targets import own_sys_path
 
 START_TIMEOUT_S = 120.0
 """A local Ray alone may take long on a busy machine."""
+START_FAILED_TIMEOUT_S = 10.0
+MOST_INGRESS_WORKERS = 64
 _BACKLOG = 1024
 
 
-class Launched:
-    """A controller's process that this one started."""
+class InstanceOptions(msgspec.Struct, frozen=True):
+    """What an instance is started with: the arguments of `servekit.init` and of ``servekit start``."""
 
-    def __init__(self, process: subprocess.Popen[bytes], setup: InstanceSetup, admin_url: str | None) -> None:
-        self.process = process
-        self.setup = setup
-        self.admin_url = admin_url
-        self.problems: list[str] = []
-
-    def stop(self, timeout_s: float) -> None:
-        """Ask the controller to end the instance, and wait; what it leaves after ``timeout_s`` is killed."""
-        if self.process.poll() is None:
-            self.process.terminate()
-        try:
-            self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        shutil.rmtree(self.setup.directory, ignore_errors=True)
+    name: str
+    runtime: str
+    runtime_options: dict[str, Any]
+    http_host: str
+    http_port: int
+    ingress_workers: int
+    admin_port: int | None
+    limits: HttpLimits
+    debug: bool
 
 
-def launch(
-    *,
-    name: str,
-    runtime: str,
-    runtime_options: Mapping[str, Any],
-    http_host: str,
-    http_port: int,
-    ingress_workers: int,
-    admin_port: int | None,
-    limits: HttpLimits,
-    debug: bool,
-) -> Launched:
-    """Start an owned instance: it ends when this process does. Returns at once; `wait_ready` follows.
+class Launch:
+    """An instance's sockets, bound, and its directory: what a controller's process is started with, again if need be.
 
     Raises `PortInUseError` before anything is started.
     """
-    http = bind_tcp(http_host, http_port, "http_port")
-    try:
-        admin = None if admin_port is None else bind_tcp("127.0.0.1", admin_port, "admin_port")
-    except BaseException:
-        http.close()
-        raise
-    with http:
-        instance_id = f"{name}-{secrets.token_hex(4)}"
-        setup = InstanceSetup(
-            name=name,
+
+    def __init__(self, options: InstanceOptions, *, standing: bool) -> None:
+        check_name("instance", options.name)
+        if not 1 <= options.ingress_workers <= MOST_INGRESS_WORKERS:
+            raise InvalidInputError(
+                f"ingress_workers is from 1 to {MOST_INGRESS_WORKERS}, not {options.ingress_workers!r}"
+            )
+        with contextlib.ExitStack() as undo:
+            self._http = undo.enter_context(bind_tcp(options.http_host, options.http_port, "http_port"))
+            self._admin: socket.socket | None = None
+            if options.admin_port is not None:
+                self._admin = undo.enter_context(bind_tcp("127.0.0.1", options.admin_port, "admin_port"))
+            instance_id = f"{options.name}-{secrets.token_hex(4)}"
+            directory = standing_directory(options.name) if standing else make_directory(instance_id)
+            undo.pop_all()
+        self.setup = InstanceSetup(
+            name=options.name,
             instance_id=instance_id,
-            directory=make_directory(instance_id),
+            directory=directory,
             token=secrets.token_bytes(32),
-            runtime=runtime,
-            runtime_options=dict(runtime_options),
-            http_url=_url(http),
-            http_fd=http.fileno(),
-            ingress_workers=ingress_workers,
-            limits=limits,
+            runtime=options.runtime,
+            runtime_options=options.runtime_options,
+            http_url=_url(self._http),
+            http_fd=self._http.fileno(),
+            ingress_workers=options.ingress_workers,
+            limits=options.limits,
             sys_path=own_sys_path(),
-            debug=debug,
+            admin_url="" if self._admin is None else _url(self._admin),
+            standing=standing,
+            debug=options.debug,
         )
-        process, ready = _spawn(setup, os.getpid(), admin)
-        admin_url = None if admin is None else _url(admin)
-        if admin is not None:
-            admin.close()
-    launched = Launched(process, setup, admin_url)
-    try:
-        launched.problems = _wait_ready(ready, process).problems
-    except BaseException:
-        launched.stop(10.0)
-        raise
-    finally:
-        os.close(ready)
-    return launched
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Ready:
+        """Start a controller; return when its instance is up. Raises what kept it from that, and nothing is left."""
+        try:
+            return self.start_again()
+        except BaseException:
+            self.stop(START_FAILED_TIMEOUT_S)
+            raise
+
+    def start_again(self) -> Ready:
+        """As `start`, in the place of a controller that crashed; when it does not come up, the workers go on."""
+        self.process, ready = _spawn(self.setup, self._admin)
+        try:
+            return _wait_ready(ready, self.process)
+        finally:
+            os.close(ready)
+
+    def close_sockets(self) -> None:
+        """Leave the sockets to the controller."""
+        self._http.close()
+        if self._admin is not None:
+            self._admin.close()
+
+    def stop(self, timeout_s: float) -> None:
+        """Ask the controller to end the instance, and wait; what it leaves after ``timeout_s`` is killed."""
+        self.close_sockets()
+        if self.process is not None:
+            if self.process.poll() is None:
+                self.process.terminate()
+            try:
+                self.process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        shutil.rmtree(self.setup.directory, ignore_errors=True)
 
 
-def _spawn(
-    setup: InstanceSetup, owner_pid: int | None, admin: socket.socket | None
-) -> tuple[subprocess.Popen[bytes], int]:
+def _spawn(setup: InstanceSetup, admin: socket.socket | None) -> tuple[subprocess.Popen[bytes], int]:
     ready_read, ready_write = os.pipe()
-    told = ProcessSetup(setup, owner_pid, None if admin is None else admin.fileno(), ready_write)
+    told = ProcessSetup(setup, os.getpid(), None if admin is None else admin.fileno(), ready_write)
     passed = [setup.http_fd, ready_write, *([] if admin is None else [admin.fileno()])]
-    # A file in memory: it cannot block, and is in neither argv nor the environment.
-    memory = os.memfd_create("servekit-setup")
+    memory = memory_file(msgspec.msgpack.encode(told))
     try:
-        with open(memory, "wb", closefd=False) as file:
-            file.write(msgspec.msgpack.encode(told))
-        os.lseek(memory, 0, os.SEEK_SET)
         process = subprocess.Popen(
             [sys.executable, "-m", "servekit.control.process"],
             stdin=memory,
@@ -169,7 +181,20 @@ def bind_tcp(host: str, port: int, option: str) -> socket.socket:
 
 
 def make_directory(instance_id: str) -> str:
-    """A new directory of mode 0700 for an instance's sockets and state, in one that is this user's alone."""
+    """A new directory of mode 0700 for an owned instance's sockets and state."""
+    path = os.path.join(_private_base(), instance_id)
+    os.mkdir(path, 0o700)
+    return path
+
+
+def standing_directory(name: str) -> str:
+    """The directory of the standing instance ``name``; made, of mode 0700, where it is not there."""
+    path = os.path.join(_private_base(), f"standing-{name}")
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    return path
+
+
+def _private_base() -> str:
     base = os.path.join(tempfile.gettempdir(), f"servekit-{os.getuid()}")
     os.makedirs(base, mode=0o700, exist_ok=True)
     found = os.lstat(base)
@@ -177,9 +202,7 @@ def make_directory(instance_id: str) -> str:
         raise InstanceStartError(
             f"{base} is not a directory that only this user can enter; remove it, or set TMPDIR to another place"
         )
-    path = os.path.join(base, instance_id)
-    os.mkdir(path, 0o700)
-    return path
+    return base
 
 
 def _url(sock: socket.socket) -> str:

@@ -12,21 +12,19 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-import threading
 from typing import Any
 
 import msgspec
 import uvloop
 
 from servekit.config import HttpLimits
+from servekit.control import ingress_process
 from servekit.control.admin import AdminApp
 from servekit.control.service import InstanceSetup, Service
 from servekit.errors import ServekitError
 from servekit.http1.server import HttpServer
 from servekit.plugins import Registry, disabled_by_environment, discover
-from servekit.wire.bootstrap import WorkerBootstrap, pack
 from servekit.wire.network import SocketNetwork, bind_unix
 
 _log = logging.getLogger("servekit.control")
@@ -42,8 +40,8 @@ class ProcessSetup(msgspec.Struct):
     """What the controller's process is told on standard input."""
 
     instance: InstanceSetup
-    owner_pid: int | None
-    """The process that the instance ends with; None for a standing instance."""
+    owner_pid: int
+    """The process that the instance ends with: the one that called `init`, or ``servekit start``."""
     admin_fd: int | None
     """A bound TCP socket for the admin API, when one was asked for."""
     ready_fd: int
@@ -58,44 +56,6 @@ class Ready(msgspec.Struct):
     message: str = ""
     problems: list[str] = []
     """Plugins that are not in use, and why."""
-
-
-class SubprocessIngress:
-    """An ingress worker in a process of its own, started by this one."""
-
-    def __init__(self, bootstrap: WorkerBootstrap) -> None:
-        assert bootstrap.http is not None
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "servekit.worker"],
-            stdin=subprocess.PIPE,
-            pass_fds=[bootstrap.http.listen_fd],
-            start_new_session=True,
-        )
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # It ended already; `wait` tells how.
-            self._process.stdin.write(pack(bootstrap))
-            self._process.stdin.close()
-        self.pid = self._process.pid
-        self._ended = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        threading.Thread(target=self._watch, name=f"wait-{self.pid}", daemon=True).start()
-
-    def _watch(self) -> None:
-        self._process.wait()
-        with contextlib.suppress(RuntimeError):  # The loop has ended first.
-            self._loop.call_soon_threadsafe(self._ended.set)
-
-    async def wait(self) -> str:
-        await self._ended.wait()
-        code = self._process.returncode
-        return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
-
-    def kill(self) -> None:
-        self._process.kill()
-
-
-async def _launch_ingress(bootstrap: WorkerBootstrap) -> SubprocessIngress:
-    return SubprocessIngress(bootstrap)
 
 
 class ControllerProcess:
@@ -118,7 +78,7 @@ class ControllerProcess:
             setup.instance,
             SocketNetwork(),
             self._registry,
-            launch_ingress=_launch_ingress,
+            launch_ingress=ingress_process.launch,
             control_address=f"unix:{setup.instance.directory}/control.sock",
         )
         code = 0
@@ -141,7 +101,7 @@ class ControllerProcess:
             await service.stop(self._timeout_s)
             if owner is not None:
                 loop.remove_reader(owner)
-            if not setup.instance.standing or code:
+            if not setup.instance.standing:
                 shutil.rmtree(setup.instance.directory, ignore_errors=True)
         return code
 
@@ -160,11 +120,8 @@ class ControllerProcess:
 
     def _watch_owner(self, loop: asyncio.AbstractEventLoop) -> int | None:
         """By a pidfd: a pipe would stay open in a child that the owner forked."""
-        pid = self._setup.owner_pid
-        if pid is None:
-            return None
         try:
-            owner = os.pidfd_open(pid)
+            owner = os.pidfd_open(self._setup.owner_pid)
         except ProcessLookupError:
             self._owner_gone()
             return None

@@ -32,7 +32,8 @@ from servekit.wire.link import Link
 _log = logging.getLogger("servekit.control")
 
 POLL_S = 0.05
-"""Between two looks at a worker whose control link is not there."""
+"""Between two looks at a worker whose control link is not there; the first looks come sooner."""
+_FIRST_POLL_S = 0.002
 WATCH_S = 1.0
 """Between two looks at one whose link is."""
 
@@ -51,6 +52,8 @@ class Replica:
         self.linked = asyncio.Event()
         self.moved = asyncio.Event()
         """Something was heard of it: a state, or the loss of its link."""
+        self.known = asyncio.Event()
+        """It is ready, or gone."""
         self.failure: ServekitError | None = None
         self.pid = 0
         self.node = ""
@@ -60,6 +63,7 @@ class Replica:
         self.report = Report()
         self.told_to_go = asyncio.Event()
         self.drain_timeout_s = 0.0
+        self.poll_s = _FIRST_POLL_S
 
     @property
     def facts(self) -> ReplicaFacts:
@@ -111,7 +115,16 @@ class ReplicaFleet:
         """Take over a replica that an earlier controller started."""
         self._numbers = max(self._numbers, worker.number)
         replica = Replica(worker.worker_id, record, worker.number)
+        replica.started_at = worker.started_at
         self._adopt(replica, self._live(replica, worker))
+
+    async def wait_known(self, timeout_s: float) -> None:
+        """Until each replica there is now is ready or gone, or for ``timeout_s``."""
+        waiting = [asyncio.ensure_future(replica.known.wait()) for replica in self.replicas.values()]
+        if waiting:
+            _, late = await asyncio.wait(waiting, timeout=timeout_s)
+            for waiter in late:
+                waiter.cancel()
 
     def mark_draining(self, replica_id: str) -> None:
         """It gets no more requests; `let_go` follows, when every ingress worker knows."""
@@ -168,6 +181,7 @@ class ReplicaFleet:
             asked = replica.told_to_go.is_set()
             await asyncio.shield(self._end(replica))
             del self.replicas[replica.id]
+            replica.known.set()
             self._tell(replica, "gone", str(replica.failure or why))
             if not asked:
                 if replica.failure is None:
@@ -186,7 +200,15 @@ class ReplicaFleet:
         replica.handle = await self._runtimes.call(replica.runtime.start, spec, failing=failing)
         key = Runtimes.key(record.runtime, record.runtime_options)
         await self._save(
-            WorkerRecord(replica.id, record.name, record.revision, key, replica.handle.state, replica.number)
+            WorkerRecord(
+                replica.id,
+                record.name,
+                record.revision,
+                key,
+                replica.handle.state,
+                replica.number,
+                replica.started_at,
+            )
         )
         ends = time.monotonic() + record.config.startup_timeout_s
         while replica.state is ReplicaState.STARTING and not replica.told_to_go.is_set():
@@ -229,13 +251,17 @@ class ReplicaFleet:
 
     async def _heard_or_ended(self, replica: Replica) -> Exit | None:
         """Something was heard of the replica, or the runtime says that it ended, or it is time to look again."""
-        wait_s = WATCH_S if replica.link is not None and not replica.told_to_go.is_set() else POLL_S
+        if replica.link is not None and not replica.told_to_go.is_set():
+            wait_s = WATCH_S
+        else:
+            wait_s, replica.poll_s = replica.poll_s, min(2 * replica.poll_s, POLL_S)
         try:
             await asyncio.wait_for(replica.moved.wait(), wait_s)
         except asyncio.TimeoutError:
             pass
         else:
             replica.moved.clear()
+            replica.poll_s = _FIRST_POLL_S
             if replica.link is not None:
                 return None
         assert replica.handle is not None
@@ -308,6 +334,7 @@ class ReplicaFleet:
 
     def _ready(self, replica: Replica, addresses: list[str]) -> None:
         replica.addresses = tuple(addresses)
+        replica.known.set()
         if replica.state is ReplicaState.STARTING:
             replica.state = ReplicaState.READY
             replica.ready_at = time.monotonic()

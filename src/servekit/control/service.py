@@ -24,9 +24,11 @@ from servekit.plugins import Registry
 from servekit.wire.bootstrap import IngressBootstrap, WorkerBootstrap, pack
 from servekit.wire.network import Listener, Network
 
-STANDING_ORPHAN_TIMEOUT_S = 3600.0
+STANDING_ORPHAN_TIMEOUT_S = 300.0
 """How long a worker of a standing instance goes on without a controller: longer than any restart of one."""
 INGRESS_START_TIMEOUT_S = 30.0
+ADOPTION_TIMEOUT_S = 5.0
+"""How long a controller waits for the replicas of its predecessor: they dial at least once a second."""
 
 
 class InstanceSetup(msgspec.Struct):
@@ -43,6 +45,7 @@ class InstanceSetup(msgspec.Struct):
     ingress_workers: int
     limits: HttpLimits
     sys_path: list[str]
+    admin_url: str = ""
     standing: bool = False
     debug: bool = False
 
@@ -114,6 +117,8 @@ class Service:
         self._ingresses.start([f"ingress{n}" for n in range(1, setup.ingress_workers + 1)])
         await self._runtimes.get(setup.runtime, setup.runtime_options)
         await self._adopt(desired.backends, workers)
+        # Before the first snapshot: one without them would make the ingress workers let go of replicas that serve.
+        await self._replicas.wait_known(ADOPTION_TIMEOUT_S)
         self._controller.wake()
         await self._ingresses.wait_linked(INGRESS_START_TIMEOUT_S)
 
@@ -177,6 +182,7 @@ class Service:
             "name": setup.name,
             "instance_id": setup.instance_id,
             "url": setup.http_url,
+            "admin_url": setup.admin_url,
             "runtime": setup.runtime,
             "standing": setup.standing,
             "plugins": self._registry.loaded,

@@ -28,6 +28,7 @@ class WorkerRecord(msgspec.Struct, frozen=True):
     runtime_key: str
     handle: bytes
     number: int
+    started_at: float
 
 
 class Store:

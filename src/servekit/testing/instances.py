@@ -46,7 +46,9 @@ def serve(host: object) -> Iterator[ServedInstance]:
     if isinstance(host, Registry):
         with (
             api.make_current(InProcessInstance(host)) as instance,
-            httpx.Client(transport=MemoryHttpTransport(instance), base_url=instance.url, timeout=CLIENT_TIMEOUT_S) as client,
+            httpx.Client(
+                transport=MemoryHttpTransport(instance), base_url=instance.url, timeout=CLIENT_TIMEOUT_S
+            ) as client,
         ):
             yield ServedInstance(instance, client)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -103,6 +104,8 @@ def bind_unix(path: str) -> socket.socket:
         )
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # Left by a controller that crashed: the directory is this instance's alone.
         sock.bind(path)
         os.chmod(path, 0o600)
     except OSError:

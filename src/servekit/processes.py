@@ -71,3 +71,15 @@ def _stat_fields(pid: int) -> list[str] | None:
             return file.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
+
+
+def memory_file(data: bytes) -> int:
+    """A descriptor of a file in memory, at its start: for a child's standard input.
+
+    A pipe blocks at 64 KiB until the new interpreter reads, and breaks if that dies. The caller closes it.
+    """
+    descriptor = os.memfd_create("servekit")
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor

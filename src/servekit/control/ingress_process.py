@@ -1,0 +1,68 @@
+"""An ingress worker in a process of its own: started by this controller, or found again after an earlier one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from servekit.processes import ProcessIdentity, identify, is_alive, memory_file
+from servekit.wire.bootstrap import WorkerBootstrap, pack
+
+
+class IngressSubprocess:
+    """Held by a pidfd, so that it need not be a child."""
+
+    def __init__(self, identity: ProcessIdentity, child: subprocess.Popen[bytes] | None = None) -> None:
+        self.pid = identity.pid
+        self._child = child
+        self._pidfd = os.pidfd_open(self.pid)
+        self._ended = asyncio.Event()
+        asyncio.get_running_loop().add_reader(self._pidfd, self._ended.set)
+
+    async def wait(self) -> str:
+        await self._ended.wait()
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        if self._child is None:
+            return "ended"
+        code = self._child.wait()
+        return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+
+    def kill(self) -> None:
+        if self._pidfd >= 0:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+
+async def launch(bootstrap: WorkerBootstrap) -> IngressSubprocess:
+    """The worker that an earlier controller of this instance left running, else a new one."""
+    record = Path(bootstrap.directory) / f"{bootstrap.worker_id}.json"
+    if record.exists():
+        identity = msgspec.json.decode(record.read_bytes(), type=ProcessIdentity)
+        if is_alive(identity):
+            return IngressSubprocess(identity)
+    child = _spawn(bootstrap)
+    started = identify(child.pid)
+    assert started is not None, "a child is in /proc until it is waited for"
+    record.write_bytes(msgspec.json.encode(started))
+    return IngressSubprocess(started, child)
+
+
+def _spawn(bootstrap: WorkerBootstrap) -> subprocess.Popen[bytes]:
+    assert bootstrap.http is not None
+    memory = memory_file(pack(bootstrap))
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "servekit.worker"],
+            stdin=memory,
+            pass_fds=[bootstrap.http.listen_fd],
+            start_new_session=True,
+        )
+    finally:
+        os.close(memory)

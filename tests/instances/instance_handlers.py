@@ -1,0 +1,130 @@
+"""What the instances of these tests serve."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import flask
+
+LONGEST_S = 60.0
+
+
+def hello(request: flask.Request) -> str:
+    return "hello world"
+
+
+def echo(request: flask.Request) -> bytes:
+    return request.get_data()
+
+
+class Named:
+    """Answers with its name, its process, and what it was sent."""
+
+    def __init__(self, name: str = "", pause_s: float = 0.0) -> None:
+        self.name = name
+        self.pause_s = pause_s
+
+    def __call__(self, request: flask.Request) -> dict[str, Any]:
+        time.sleep(self.pause_s)
+        sent = request.get_data() or request.query_string
+        return {"name": self.name, "pid": os.getpid(), "sent": sent.decode()}
+
+
+class Counter:
+    """State of one replica."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, request: flask.Request) -> str:
+        self.count += 1
+        return str(self.count)
+
+    def shout(self, request: flask.Request) -> str:
+        return "SHOUT"
+
+    def secret(self, request: flask.Request) -> str:
+        return "secret"
+
+
+class Gated:
+    """Waits until a file is there; writes down which requests it began, in order."""
+
+    def __init__(self, folder: str) -> None:
+        self.gate = Path(folder, "gate")
+        self.began = Path(folder, "began")
+
+    def __call__(self, request: flask.Request) -> str:
+        name = request.args.get("name", "")
+        with self.began.open("a") as file:
+            print(name, file=file)
+        ends = time.monotonic() + LONGEST_S
+        while request.args.get("wait") and not self.gate.exists():
+            if time.monotonic() > ends:
+                raise TimeoutError("nobody opened the gate")
+            time.sleep(0.005)
+        return name
+
+
+class Hanging:
+    """Says that it has begun, and never ends."""
+
+    def __init__(self, told: str) -> None:
+        self.told = told
+
+    def __call__(self, request: flask.Request) -> str:
+        Path(self.told).touch()
+        time.sleep(600)
+        return "late"
+
+
+class BrokenAtStart:
+    """Cannot be built where the file ``broken`` is; otherwise a `Named`."""
+
+    def __init__(self, broken: str = "") -> None:
+        if not broken or os.path.exists(broken):
+            self.read_model()
+
+    def read_model(self) -> None:
+        raise RuntimeError(f"no such model, says process {os.getpid()}")
+
+    def __call__(self, request: flask.Request) -> str:
+        return "built"
+
+
+class EndsAtStart:
+    def __init__(self, how: str) -> None:
+        if how == "sys.exit":
+            sys.exit("enough")
+        elif how == "hang":
+            time.sleep(600)
+        os._exit(3)
+
+    def __call__(self, request: flask.Request) -> str:
+        return "never"
+
+
+def faulty(request: flask.Request) -> Any:
+    """Fails in the way that the query names."""
+    how = request.args.get("how", "")
+    if how == "raise":
+        raise LookupError("the handler's own trouble")
+    if how == "exit":
+        sys.exit(1)
+    if how == "result":
+        return object()
+    if how == "die":
+        os._exit(1)
+    return {"pid": os.getpid()}
+
+
+async def asynchronous(request: flask.Request) -> str:
+    return "async"
+
+
+def build_number(request: flask.Request, *, number: int = 0) -> str:
+    return str(number)

@@ -7,6 +7,8 @@ import os
 import sys
 import traceback
 
+from servekit.processes import identify
+
 NODE_ID, PID, START_TICKS = "node_id", "pid", "start_ticks"
 
 
@@ -26,7 +28,9 @@ class WorkerHost:
         import ray
 
         node_id = ray.get_runtime_context().get_node_id()
-        return {NODE_ID: node_id, PID: os.getpid(), START_TICKS: start_ticks(os.getpid()) or 0}
+        identity = identify(os.getpid())
+        assert identity is not None
+        return {NODE_ID: node_id, PID: identity.pid, START_TICKS: identity.start_ticks}
 
     def run(self, worker_module: str, bootstrap: bytes) -> None:
         """Be the worker, and end the process with it: this call never returns a value."""
@@ -42,15 +46,3 @@ class WorkerHost:
             sys.stderr.flush()
             sys.exit(1)
         ray.actor.exit_actor()
-
-
-def start_ticks(pid: int) -> int | None:
-    """When the process ``pid`` of this machine started, in clock ticks from boot; None when there is none.
-
-    Field 22 of ``/proc/PID/stat``, proc_pid_stat(5). A pid alone is used again, and differs inside a container.
-    """
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[19])
-    except (FileNotFoundError, ProcessLookupError):
-        return None

@@ -69,7 +69,10 @@ def wait_for_end(pidfds: Sequence[int], timeout_s: float | None = None) -> bool:
 
 def vital_pidfds() -> list[int]:
     """The processes without which Ray is of no use, and which it does not start again: its GCS and its raylet."""
-    children = Path("/proc/thread-self/children").read_text().split()
+    try:
+        children = Path("/proc/thread-self/children").read_text().split()
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
+        return []
     vital = [pid for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() in ("gcs_server", "raylet")]
     return [os.pidfd_open(int(pid)) for pid in vital]
 

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from servekit.errors import InstanceStartError
-from servekit_ray.actor import start_ticks
+from servekit.processes import ProcessIdentity, identify, is_alive, opened
 
 START_TIMEOUT_S = 60.0
 """How long a local Ray may take to start; 5 s are usual."""
@@ -36,8 +36,7 @@ class Keeper:
     """A keeper process whose Ray is up."""
 
     address: str
-    pid: int
-    start_ticks: int
+    identity: ProcessIdentity
     child: subprocess.Popen[bytes] | None = None
     """Set when this process started it."""
 
@@ -48,30 +47,26 @@ class Keeper:
             found = msgspec.json.decode(path.read_bytes(), type=_Record)
         except FileNotFoundError:
             return None
-        return cls(found.address, found.pid, found.start_ticks) if start_ticks(found.pid) == found.start_ticks else None
+        keeper = cls(found.address, ProcessIdentity(found.pid, found.start_ticks))
+        return keeper if keeper.alive() else None
 
     def alive(self) -> bool:
-        if self.child is not None:
-            return self.child.poll() is None
-        return start_ticks(self.pid) == self.start_ticks
+        return is_alive(self.identity)
 
     def record(self, path: Path) -> None:
         """Leave word for a later process, whole or not at all."""
         partial = path.with_suffix(".partial")
-        partial.write_bytes(msgspec.json.encode(_Record(self.pid, self.start_ticks, self.address)))
+        partial.write_bytes(msgspec.json.encode(_Record(*self.identity, self.address)))
         partial.replace(path)
 
     def end(self) -> None:
         """Take its Ray down; returns when it is gone. One that takes longer than `END_TIMEOUT_S` is killed."""
-        try:
-            pidfd = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            return
-        try:
-            if start_ticks(self.pid) == self.start_ticks:
-                _end(pidfd)
-        finally:
-            os.close(pidfd)
+        with opened(self.identity) as process:
+            if process is not None:
+                process.send(signal.SIGTERM)
+                if not process.wait(END_TIMEOUT_S):
+                    process.send(signal.SIGKILL)
+                    process.wait(END_TIMEOUT_S)
         if self.child is not None:
             self.child.poll()  # reaps it
 
@@ -113,21 +108,15 @@ class StartingKeeper:
             answer = _read_all(self._report, START_TIMEOUT_S)
         finally:
             os.close(self._report)
-        ticks = start_ticks(self._child.pid)
+        identity = identify(self._child.pid)
+        assert identity is not None  # a child stays in /proc until it is reaped
+        keeper = Keeper("", identity, self._child)
         told = json.loads(answer) if answer else {"error": f"it died, or took longer than {START_TIMEOUT_S:g} s"}
-        if "error" in told or ticks is None:
-            Keeper("", self._child.pid, ticks or 0, self._child).end()
-            raise InstanceStartError(f"a local Ray did not start: {told.get('error', 'it died')} (see {self._log})")
-        return Keeper(told["address"], self._child.pid, ticks, self._child)
-
-
-def _end(pidfd: int) -> None:
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        signal.pidfd_send_signal(pidfd, number)
-        if poller.poll(END_TIMEOUT_S * 1000):
-            return
+        if "error" in told:
+            keeper.end()
+            raise InstanceStartError(f"a local Ray did not start: {told['error']} (see {self._log})")
+        keeper.address = told["address"]
+        return keeper
 
 
 def _read_all(fd: int, timeout_s: float) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,13 +12,16 @@ import msgspec
 
 from servekit.errors import BackendStartError, DeadlineError, InvalidInputError, ResourcesUnavailableError
 from servekit.interfaces import Exit, ReplicaRuntime, RuntimeContext, WorkerHandle, WorkerSpec
+from servekit.processes import ProcessIdentity, opened
 from servekit_ray import actor, resources
 from servekit_ray.connection import Connection
-from servekit_ray.endings import exit_of, terminate
+from servekit_ray.endings import exit_of
 from servekit_ray.keeper import NAMESPACE
 
 KILL_WAIT_S = 10.0
 """How long Ray may take to end a process that it was told to kill."""
+ASK_AGAIN_S = 0.05
+"""Between two questions to an actor that answers, or that cannot be reached."""
 
 
 class _State(msgspec.Struct):
@@ -139,7 +143,10 @@ class RayRuntime(ReplicaRuntime):
             return
         state = msgspec.json.decode(handle.state, type=_State)
         if state.node_id == self._connection.node_id:
-            terminate(state.pid, state.start_ticks)
+            # In a container the pid is another one here; then the start differs, and nobody is hit.
+            with opened(ProcessIdentity(state.pid, state.start_ticks)) as process:
+                if process is not None:
+                    process.send(signal.SIGTERM)
         if self._wait(handle, grace_s) is None:
             _kill(handle.actor)
             if self._wait(handle, KILL_WAIT_S) is None:
@@ -213,21 +220,23 @@ class RayRuntime(ReplicaRuntime):
         import ray
         from ray.exceptions import ActorUnavailableError, RayError
 
-        if not self._connection.has(handle.generation):
-            return Exit("lost: the local Ray that hosted it has ended")
-        (ended,) = handle.ended
-        ready, _ = ray.wait([ended], timeout=timeout_s)
-        if not ready:
-            return None
-        try:
-            ray.get(ended)
-        except ActorUnavailableError:
-            # The network, perhaps: the process may live. Ask anew, and see at the next poll.
+        deadline = time.monotonic() + timeout_s
+        while self._connection.has(handle.generation):
+            ready, _ = ray.wait(handle.ended, timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                return None
+            try:
+                ray.get(ready)
+            except ActorUnavailableError:
+                pass  # the network, perhaps: the process may live
+            except RayError as error:
+                return exit_of(str(error))
+            # Or it answered: its controller was killed before it could tell it to `run`. Ask anew.
             handle.ended[:] = [handle.actor.where.remote()]
-            return None
-        except RayError as error:
-            return exit_of(str(error))
-        return None
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(ASK_AGAIN_S)
+        return Exit("lost: the local Ray that hosted it has ended")
 
 
 def _actor_handle(handle: WorkerHandle) -> _ActorHandle:

@@ -39,7 +39,7 @@ def is_pattern(route: str) -> bool:
 
 def canonical(route: str) -> str:
     """Two routes that match the same paths have the same canonical form: the names of variables do not count."""
-    return _variable.sub(lambda found: f"<{found['converter'] or 'default'}>", route)
+    return _variable.sub(lambda found: f"<{found['converter'] or 'string'}>", route)
 
 
 def check_route(route: str, *, mount: bool) -> None:
@@ -88,18 +88,21 @@ class RouteTable(Generic[E]):
         if route is None:
             return
         if endpoint.mount:
-            del self._mounts[route.rstrip("/")]
-        elif is_pattern(route):
-            del self._patterns[route]
-            self._match_pattern = None
+            routes, key = self._mounts, route.rstrip("/")
         else:
-            del self._exact[route]
+            routes, key = (self._patterns if is_pattern(route) else self._exact), route
+        # Another endpoint may have taken the route over already.
+        if routes.get(key) is endpoint:
+            del routes[key]
+            self._match_pattern = None
 
     def find(self, path: str) -> tuple[E, dict[str, Any] | None] | None:
         """The endpoint, and what the variable parts of its route matched."""
         endpoint = self._exact.get(path)
         if endpoint is not None:
             return endpoint, None
+        if path.startswith(RESERVED):
+            return None
         if self._patterns:
             found = (self._match_pattern or self._compile())(path)
             if found is not None:
@@ -134,7 +137,8 @@ class RouteTable(Generic[E]):
         def match(path: str) -> tuple[str, Mapping[str, Any]] | None:
             try:
                 route, view_args = adapter.match(path, method="GET")
-            except HTTPException:  # Not found, or a redirect to another spelling.
+            except (HTTPException, ValueError):
+                # Not found, or a redirect to another spelling; or a number with more digits than `int` reads.
                 return None
             return route, view_args
 

@@ -101,17 +101,17 @@ def test_replicas_are_processes_of_their_own(serving, client, runtime):
         assert {parent(pid) for pid in workers} == controller
 
 
-def test_replicas_on_ray_are_actors(serving, runtime, request):
-    if runtime != "ray":
-        pytest.skip("of the runtime ray alone")
+@pytest.mark.parametrize("runtime", [pytest.param("ray", marks=pytest.mark.ray)], indirect=True, scope="module")
+def test_replicas_on_ray_are_actors(serving, request):
     serve.create_backend("model", instance_handlers.hello, config={"num_replicas": 2})
     listing = subprocess.run(
         [Path(sys.executable).with_name("ray"), "list", "actors", "--format=json", "--filter=state=ALIVE"],
         env={**os.environ, "RAY_ADDRESS": request.getfixturevalue("ray_address")},
-        check=True,
         capture_output=True,
+        text=True,
         timeout=100,
     )
+    assert listing.returncode == 0, listing.stderr
     actors = json.loads(listing.stdout)
     assert {actor["pid"] for actor in actors} == pids(serving, "model")
 

@@ -24,8 +24,9 @@ from servekit.errors import (
     ResourcesUnavailableError,
 )
 from servekit.interfaces import Exit, RuntimeContext, WorkerHandle, WorkerSpec
+from servekit.processes import ProcessIdentity, identify, is_alive
 from servekit_ray import RayRuntime, cluster, resources
-from servekit_ray.actor import start_ticks
+from servekit_ray.actor import WorkerHost
 from servekit_ray.endings import exit_of
 
 STUB = '''
@@ -69,18 +70,8 @@ def state_of(handle: WorkerHandle) -> dict[str, Any]:
     return dict(msgspec.json.decode(handle.state))
 
 
-def is_there(pid: int, started: int) -> bool:
-    """Whether that very process is there, and no zombie."""
-    if start_ticks(pid) != started:
-        return False
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def descendants(pid: int) -> dict[int, int]:
-    """Every process below ``pid``, with the ticks of its start."""
+def descendants(pid: int) -> list[ProcessIdentity]:
+    """Every process below ``pid``."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -88,13 +79,12 @@ def descendants(pid: int) -> dict[int, int]:
         except (FileNotFoundError, ProcessLookupError):
             continue
         children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    found: dict[int, int] = {}
+    found: list[ProcessIdentity] = []
     todo = [pid]
     while todo:
         for child in children.get(todo.pop(), []):
-            ticks = start_ticks(child)
-            if ticks is not None:
-                found[child] = ticks
+            if identity := identify(child):
+                found.append(identity)
                 todo.append(child)
     return found
 
@@ -306,7 +296,7 @@ class TestWorkers:
     def test_an_exception_ends_the_process_with_exit_code_1(self, start, runtime):
         handle = start(b"1/0")
         assert until(lambda: runtime.poll(handle)) == Exit("exit code 1", 1)
-        until(lambda: start_ticks(state_of(handle)["pid"]) is None)
+        until(lambda: identify(state_of(handle)["pid"]) is None)
 
     def test_an_exit_code_is_told(self, start, runtime):
         handle = start(b"raise SystemExit(3)")
@@ -350,7 +340,7 @@ time.sleep(600)
         until(ready.exists)
         runtime.stop(handle, 0.1)
         assert runtime.poll(handle) == Exit("killed by ray.kill")
-        until(lambda: start_ticks(state_of(handle)["pid"]) is None)
+        until(lambda: identify(state_of(handle)["pid"]) is None)
 
     def test_a_strange_handle_is_refused(self, start, runtime):
         handle = start(SLEEP)
@@ -362,6 +352,18 @@ time.sleep(600)
         until(lambda: runtime.poll(handle))
         with pytest.raises(LookupError, match=handle.worker_id):
             runtime.attach(handle.state)
+
+    def test_an_actor_whose_controller_died_before_it_ran_can_be_stopped(self, runtime):
+        import ray
+
+        name = "servekit:tests:idle"
+        hosted = ray.remote(WorkerHost).options(name=name, namespace="servekit", num_cpus=0).remote("model")
+        place = ray.get(hosted.where.remote())
+        handle = runtime.attach(msgspec.json.encode({"worker_id": "idle", "actor_name": name, **place}))
+        assert runtime.poll(handle) is None
+        runtime.stop(handle, 0)
+        assert runtime.poll(handle) is not None
+        until(lambda: not is_alive(ProcessIdentity(place["pid"], place["start_ticks"])))
 
     def test_options_reach_the_actor(self, start, runtime, tmp_path):
         answer = tmp_path / "answer"
@@ -469,32 +471,32 @@ handle = runtime.start(WorkerSpec('w0', 'model', {SLEEP!r}))
 tell(state=json.loads(handle.state))
 threading.Event().wait()
 """)
-        pid, ticks = told["state"]["pid"], told["state"]["start_ticks"]
-        assert is_there(pid, ticks)
+        worker = ProcessIdentity(told["state"]["pid"], told["state"]["start_ticks"])
+        assert is_alive(worker)
         driver.kill()
-        until(lambda: not is_there(pid, ticks))
+        until(lambda: not is_alive(worker))
 
     def test_a_local_ray_ends_with_a_killed_owner_whole(self, drive, tmp_path):
         driver, told = drive(f"""
 runtime = opened('kill9', False, {str(tmp_path)!r}, address='local', ray_init={{'num_cpus': 1}})
 handle = runtime.start(WorkerSpec('w0', 'model', {SLEEP!r}))
-tell(keeper=runtime._connection._keeper.pid, worker=json.loads(handle.state)['pid'])
+tell(keeper=runtime._connection._keeper.identity.pid, worker=json.loads(handle.state)['pid'])
 threading.Event().wait()
 """)
         processes = descendants(told["keeper"])
-        names = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes]
-        assert told["worker"] in processes
+        names = [Path(f"/proc/{process.pid}/cmdline").read_bytes() for process in processes]
+        assert told["worker"] in [process.pid for process in processes]
         assert any(b"DashboardAgent" in name for name in names)
         assert any(b"RuntimeEnvAgent" in name for name in names)
         driver.kill()
-        until(lambda: not any(is_there(pid, ticks) for pid, ticks in processes.items()))
-        until(lambda: start_ticks(told["keeper"]) is None)
+        until(lambda: not any(map(is_alive, processes)))
+        until(lambda: identify(told["keeper"]) is None)
 
     def test_a_local_ray_that_was_killed_is_started_again(self, drive, tmp_path):
         driver, told = drive(f"""
 runtime = opened('heals', False, {str(tmp_path)!r}, address='local', ray_init={{'num_cpus': 1}})
 handle = runtime.start(WorkerSpec('w0', 'model', {SLEEP!r}))
-tell(keeper=runtime._connection._keeper.pid)
+tell(keeper=runtime._connection._keeper.identity.pid)
 while runtime.poll(handle) is None:
     threading.Event().wait(0.05)
 lost = runtime.poll(handle).reason
@@ -505,20 +507,20 @@ runtime.stop(handle, 0)
 runtime.close()
 """)
         processes = descendants(told["keeper"])
-        raylet = next(pid for pid in processes if Path(f"/proc/{pid}/comm").read_text() == "raylet\n")
+        raylet = next(one.pid for one in processes if Path(f"/proc/{one.pid}/comm").read_text() == "raylet\n")
         os.kill(raylet, signal.SIGKILL)
         assert driver.stdout is not None
         later = json.loads(next(line for line in driver.stdout if line.startswith("TOLD")).removeprefix("TOLD"))
         assert later == {"lost": "lost: the local Ray that hosted it has ended", "now": None}
         assert driver.wait(60) == 0
-        until(lambda: not any(is_there(pid, ticks) for pid, ticks in processes.items()))
+        until(lambda: not any(map(is_alive, processes)))
 
     def test_a_standing_instance_survives_its_controller(self, drive, tmp_path):
         opening = f"runtime = opened('standing', True, {str(tmp_path)!r}, address='local', ray_init={{'num_cpus': 1}})"
         earlier, told = drive(f"""
 {opening}
 handle = runtime.start(WorkerSpec('w0', 'model', {SLEEP!r}))
-tell(keeper=runtime._connection._keeper.pid, state=handle.state.decode())
+tell(keeper=runtime._connection._keeper.identity.pid, state=handle.state.decode())
 threading.Event().wait()
 """)
         try:
@@ -535,13 +537,13 @@ try:
     runtime.attach(handle.state)
 except LookupError as error:
     gone = str(error)
-tell(keeper=runtime._connection._keeper.pid, worker=handle.worker_id, before=before, after=after, gone=gone)
+tell(keeper=runtime._connection._keeper.identity.pid, worker=handle.worker_id, before=before, after=after, gone=gone)
 runtime.close()
 """)
             assert "w0" in now.pop("gone")
             assert now == {"keeper": told["keeper"], "worker": "w0", "before": None, "after": "exit code 1"}
             assert later.wait(60) == 0
         finally:
-            if start_ticks(told["keeper"]) is not None:
+            if identify(told["keeper"]) is not None:
                 os.kill(told["keeper"], signal.SIGTERM)
-        until(lambda: not any(is_there(pid, ticks) for pid, ticks in processes.items()))
+        until(lambda: not any(map(is_alive, processes)))

@@ -102,8 +102,7 @@ class Controller:
         try:
             await self._wait_ready(record)
         except ServekitError:
-            await self._change(lambda desired: state.remove_backend(desired, record.name))
-            await self._wait_gone(record.name)
+            await self.delete_backend(record.name)
             raise
 
     async def delete_backend(self, name: str) -> None:
@@ -114,15 +113,23 @@ class Controller:
 
     async def update_backend_config(self, name: str, changes: dict[str, Any]) -> None:
         """Returns when as many replicas as asked for are ready. Where one cannot start, the old config is back."""
-        old = self.desired.backend(name)
-        config = backend_config(changes, old.config)
-        replaced = any(getattr(config, field) != getattr(old.config, field) for field in REPLICA_FIELDS)
-        record = msgspec.structs.replace(old, config=config, revision=old.revision + replaced)
-        await self._change(lambda desired: state.replace_backend(desired, record))
+        old = new = self.desired.backend(name)
+
+        def change(desired: Desired) -> Desired:
+            nonlocal old, new
+            old = desired.backend(name)
+            config = backend_config(changes, old.config)
+            replaced = any(getattr(config, field) != getattr(old.config, field) for field in REPLICA_FIELDS)
+            # Above those of replicas that a change which failed has left.
+            newest = max([old.revision, *(replica.record.revision for replica in self.replicas.of(name))])
+            new = msgspec.structs.replace(old, config=config, revision=newest + 1 if replaced else old.revision)
+            return state.replace_backend(desired, new)
+
+        await self._change(change)
         try:
-            await self._wait_ready(record)
+            await self._wait_ready(new)
         except ServekitError:
-            await self._change(lambda desired: state.replace_backend(desired, old))
+            await self._change(lambda now: state.replace_backend(now, old) if now.backends.get(name) is new else now)
             raise
 
     def start_error(self, backend: str) -> str:
@@ -145,7 +152,7 @@ class Controller:
         if record is not None:
             self.registry.notify("servekit_traffic_changed", event=TrafficEvent(endpoint, dict(record.traffic)))
 
-    # -- making the world match ------------------------------------------------------------------------------------------
+    # -- making the world match ----------------------------------------------------------------------------------------
 
     def wake(self) -> None:
         """Something may have to be done."""
@@ -187,11 +194,12 @@ class Controller:
     def _replica_ended(self, replica: Replica) -> None:
         """A replica ended by itself: another follows, later and later when they keep failing."""
         name = replica.record.name
+        if name not in self.desired.backends or self._stopping:
+            return
         ready_s = time.monotonic() - replica.ready_at if replica.ready_at else 0.0
         pause_s = self._failures.setdefault(name, _Failures()).add(replica.failure, ready_s)
-        if name in self.desired.backends and not self._stopping:
-            _log.error("replica %s: %s", replica.id, replica.failure)
-            asyncio.get_running_loop().call_later(pause_s + 0.001, self.wake)
+        _log.error("replica %s: %s", replica.id, replica.failure)
+        asyncio.get_running_loop().call_later(pause_s + 0.001, self.wake)
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 
@@ -213,7 +221,8 @@ class Controller:
         await self.ingresses.wait_applied(self.ingresses.version)
 
     async def _wait_gone(self, backend: str) -> None:
-        while self.replicas.of(backend):
+        # Only those on their way out: the name may be taken again already.
+        while any(replica.state is ReplicaState.DRAINING for replica in self.replicas.of(backend)):
             self._progress.clear()
             await self._progress.wait()
 

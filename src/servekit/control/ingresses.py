@@ -88,9 +88,13 @@ class IngressFleet:
         pause_s = _FIRST_RESTART_S
         while not self._stopping:
             began = asyncio.get_running_loop().time()
-            worker.process = await self._launch(worker.worker_id)
-            worker.pid = worker.process.pid
-            ended = await worker.process.wait()
+            try:
+                worker.process = await self._launch(worker.worker_id)
+            except OSError as error:
+                ended = f"it could not be started: {error}"
+            else:
+                worker.pid = worker.process.pid
+                ended = await worker.process.wait()
             worker.process = None
             self.link_lost(worker)
             lived_s = asyncio.get_running_loop().time() - began

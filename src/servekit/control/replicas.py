@@ -49,7 +49,6 @@ class Replica:
         self.runtime: ReplicaRuntime
         self.handle: WorkerHandle | None = None
         self.link: Link | None = None
-        self.linked = asyncio.Event()
         self.moved = asyncio.Event()
         """Something was heard of it: a state, or the loss of its link."""
         self.known = asyncio.Event()
@@ -196,8 +195,7 @@ class ReplicaFleet:
         spec = WorkerSpec(
             replica.id, record.name, await self._bootstrap(replica.id, replica.runtime), record.worker_options
         )
-        failing = f"a replica of backend {record.name!r} could not be started"
-        replica.handle = await self._runtimes.call(replica.runtime.start, spec, failing=failing)
+        replica.handle = await self._runtimes.start(replica.runtime, spec)
         key = Runtimes.key(record.runtime, record.runtime_options)
         await self._save(
             WorkerRecord(
@@ -293,7 +291,12 @@ class ReplicaFleet:
             self._ready(replica, hello.addresses)
             return
         record = replica.record
-        blob = await self._target(record.target)
+        try:
+            blob = await self._target(record.target)
+        except ServekitError as error:
+            replica.failure = error
+            replica.moved.set()
+            return
         link.send(
             Assign(
                 record.name,
@@ -319,7 +322,7 @@ class ReplicaFleet:
             replica.report = frame
         elif isinstance(frame, Ready):
             self._ready(replica, frame.addresses)
-        elif isinstance(frame, StartFailed):
+        elif isinstance(frame, StartFailed) and replica.failure is None:  # Or else it fails of being stopped.
             replica.failure = BackendStartError(
                 f"backend {replica.record.name!r}: its handler {replica.record.target_text} could not be built; "
                 f"in the replica:\n\n{frame.message}"

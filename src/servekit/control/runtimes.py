@@ -11,7 +11,7 @@ import msgspec
 
 from servekit.errors import BackendStartError, InstanceStartError, InvalidInputError, ServekitError
 from servekit.factories import Kind, build, describe
-from servekit.interfaces import ReplicaRuntime, RuntimeContext
+from servekit.interfaces import ReplicaRuntime, RuntimeContext, WorkerHandle, WorkerSpec
 from servekit.plugins import Registry
 
 T = TypeVar("T")
@@ -31,6 +31,8 @@ class Runtimes:
         self._open: dict[str, ReplicaRuntime] = {}
         self._lock = asyncio.Lock()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="runtime")
+        # A start may wait long for a place: it must not keep those from being looked at and stopped that have one.
+        self._starts = ThreadPoolExecutor(THREADS, thread_name_prefix="start")
 
     @staticmethod
     def key(name: str, options: Mapping[str, Any]) -> str:
@@ -67,11 +69,19 @@ class Runtimes:
 
         await self.call(check, failing=f"{runtime.worker_options_name} could not be checked")
 
+    async def start(self, runtime: ReplicaRuntime, spec: WorkerSpec) -> WorkerHandle:
+        """`ReplicaRuntime.start`. Raises a `ServekitError`."""
+        failing = f"a replica of backend {spec.backend!r} could not be started"
+        return await self._call(self._starts, runtime.start, spec, failing=failing)
+
     async def call(self, function: Callable[..., T], *arguments: Any, failing: str = "") -> T:
         """A blocking call of a runtime, in a thread. What is no `ServekitError` becomes one."""
-        loop = asyncio.get_running_loop()
+        return await self._call(self._threads, function, *arguments, failing=failing)
+
+    @staticmethod
+    async def _call(threads: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any, failing: str) -> T:
         try:
-            return await loop.run_in_executor(self._threads, function, *arguments)
+            return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
         except (ServekitError, LookupError):
             raise
         except Exception as error:
@@ -84,4 +94,5 @@ class Runtimes:
         self._open.clear()
         for runtime in runtimes:
             await self.call(runtime.close)
+        self._starts.shutdown(wait=False)
         self._threads.shutdown(wait=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -70,6 +71,7 @@ class Service:
         self._launch = launch_ingress
         self._control_address = control_address
         self._listeners: list[Listener] = []
+        self._listening = asyncio.Lock()
         self._remote: dict[str, str] = {}
         """Control addresses for workers on other machines, by the host that reaches this one."""
         context = RuntimeContext(setup.instance_id, setup.standing, setup.directory)
@@ -163,10 +165,11 @@ class Service:
         host = await self._runtimes.call(runtime.advertise_host, failing="the runtime gave no address")
         control = [self._control_address]
         if host is not None:
-            if host not in self._remote:
-                listener = await self._network.listen(f"tcp:{host}:0", self._control.new_link)
-                self._listeners.append(listener)
-                self._remote[host] = listener.address
+            async with self._listening:
+                if host not in self._remote:
+                    listener = await self._network.listen(f"tcp:{host}:0", self._control.new_link)
+                    self._listeners.append(listener)
+                    self._remote[host] = listener.address
             control = [*control, self._remote[host]] if runtime.local_links else [self._remote[host]]
         return pack(self._bootstrap("replica", worker_id, control))
 

@@ -151,8 +151,6 @@ def set_traffic(desired: Desired, name: str, shares: Mapping[str, float]) -> tup
 def _set_shares_of(desired: Desired, backend: str, shares: Mapping[str, float]) -> tuple[Desired, list[str]]:
     for endpoint, share in shares.items():
         share = _check_weight(endpoint, backend, share)
-        if share > 1 + WEIGHTS_TOLERANCE:
-            raise InvalidInputError(f"the share of backend {backend!r} in endpoint {endpoint!r} is above 1: {share}")
         record = desired.endpoint(endpoint)
         others = {name: weight for name, weight in record.traffic.items() if name != backend}
         total = sum(others.values())
@@ -190,7 +188,7 @@ def _check_route(desired: Desired, record: EndpointRecord) -> None:
     for other in desired.endpoints.values():
         if other.route is not None and _route_key(other.route, other.mount) == mine:
             raise AlreadyExistsError(
-                f"the route {record.route!r} belongs to endpoint {other.name!r}; choose another, or delete that endpoint"
+                f"the route {record.route!r} belongs to endpoint {other.name!r}; choose another, or delete that one"
             )
 
 
@@ -212,10 +210,9 @@ def _check_weights(
 
 
 def _check_weight(endpoint: str, backend: str, weight: object) -> float:
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight) or weight < 0:
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1 + WEIGHTS_TOLERANCE:
         raise InvalidInputError(
-            f"the weight of backend {backend!r} in endpoint {endpoint!r} must be a finite number "
-            f"and not negative; it is {weight!r}"
+            f"the weight of backend {backend!r} in endpoint {endpoint!r} must be a number from 0 to 1, not {weight!r}"
         )
     return float(weight)
 

@@ -82,9 +82,6 @@ class Store:
         except FileNotFoundError:
             raise NotFoundError(f"no target with the SHA-256 {digest!r} was uploaded") from None
 
-    def has_target(self, digest: str) -> bool:
-        return (self._targets / os.path.basename(digest)).exists()
-
     def drop_targets_except(self, digests: set[str]) -> None:
         """Delete the bytes that no backend refers to."""
         for path in self._targets.iterdir():

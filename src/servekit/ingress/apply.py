@@ -55,7 +55,6 @@ class Applier:
                 errors.append(f"endpoint {name!r}: {error}")
         for name, backend_entry in backends.items():
             self._shrink(name, backend_entry)
-        self._router.builtin.ready = True
         return "; ".join(errors)
 
     def _grow(self, entry: BackendEntry) -> list[Replica]:
@@ -94,9 +93,12 @@ class Applier:
             reweighed = old.entry.weights != entry.weights
             old.entry = entry
             if reweighed:
-                old.policy.traffic_changed(_above_zero(entry))
-                old.set_targets(router.backends)
-                router.redispatch(old.waiting)
+                try:
+                    old.policy.traffic_changed(_above_zero(entry))
+                finally:
+                    # Whatever its policy makes of it: the backends that are gone must get no more.
+                    old.set_targets(router.backends)
+                    router.redispatch(old.waiting)
             return
         policy = self._build_policy(entry.policy)
         policy.traffic_changed(_above_zero(entry))

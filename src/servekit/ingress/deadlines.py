@@ -20,15 +20,18 @@ class Deadlines:
         self._loop = loop
         self._expired = expired
         self._buckets: dict[int, set[Expiring]] = {}
+        self._swept = 0
+        """Every bucket up to this one has been emptied."""
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, item: Expiring, at: float) -> None:
-        """``expired(item)`` is called at or up to two grains after the loop's time ``at``, unless `discard` came first."""
+        """``expired(item)`` is called up to two grains after the loop's time ``at``, unless `discard` came first."""
         number = int(at / GRAIN_S) + 1
         bucket = self._buckets.get(number)
         if bucket is None:
             bucket = self._buckets[number] = set()
             if self._timer is None:
+                self._swept = int(self._loop.time() / GRAIN_S)
                 self._timer = self._loop.call_later(GRAIN_S, self._sweep)
         bucket.add(item)
         item.bucket = bucket
@@ -46,9 +49,11 @@ class Deadlines:
             self._timer = None
 
     def _sweep(self) -> None:
-        now = int(self._loop.time() / GRAIN_S)
-        for number in [number for number in self._buckets if number <= now]:
-            for item in list(self._buckets.pop(number)):
+        swept, self._swept = self._swept, int(self._loop.time() / GRAIN_S)
+        for number in range(swept + 1, self._swept + 1):
+            bucket = self._buckets.pop(number, None)
+            while bucket:
+                item = bucket.pop()
                 item.bucket = None
                 self._expired(item)
         self._timer = self._loop.call_later(GRAIN_S, self._sweep) if self._buckets else None

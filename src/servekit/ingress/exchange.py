@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from servekit.http1.request import HttpRequest
@@ -81,9 +80,3 @@ class Exchange(HttpRequest):
             self.call_method,
             owner.mount,
         )
-
-
-@lru_cache(maxsize=256)
-def method_name(value: bytes) -> str:
-    """The value of ``X-SERVE-CALL-METHOD`` as text."""
-    return value.decode("latin-1")

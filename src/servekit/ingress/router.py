@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from servekit.http1.request import HttpRequest
@@ -19,7 +20,7 @@ from servekit.ingress.builtin import Builtin
 from servekit.ingress.counters import Counters
 from servekit.ingress.deadlines import Deadlines
 from servekit.ingress.endpoint import Endpoint
-from servekit.ingress.exchange import Exchange, method_name
+from servekit.ingress.exchange import Exchange
 from servekit.ingress.refusals import Refused
 from servekit.interfaces import Outcome, RequestRecord
 from servekit.routes import RESERVED, RouteTable
@@ -81,7 +82,7 @@ class Router:
             self._refuse(exchange, refusals.options(endpoint.allow))
             return
         named = exchange.fields.get(b"x-serve-call-method")
-        exchange.call_method = None if named is None else method_name(named)
+        exchange.call_method = None if named is None else named.decode("latin-1")
         exchange.expires = self._now() + endpoint.timeout_s
         self._deadlines.add(exchange, exchange.expires)
         self._dispatch(exchange)
@@ -93,6 +94,7 @@ class Router:
         self._unqueue(request)
         if request.replica is not None:
             request.replica.cancel(request)
+            self._tell_policy(request, Outcome.ABANDONED)
 
     def _unrouted(self, exchange: Exchange) -> Refused:
         if exchange.path.startswith(RESERVED):
@@ -122,11 +124,13 @@ class Router:
             return
         try:
             target: Any = endpoint.policy.choose_backend(exchange, choices)
-            backend: Backend = target.backend
+            if target not in choices:
+                raise _not_given("choose_backend", target)
         except Exception:
             self._policy_failed(exchange)
             return
         exchange.target = target
+        backend: Backend = target.backend
         if len(choices) < len(endpoint.targets):
             self.failovers += 1
         if exchange.call_method is not None and exchange.call_method not in backend.config.callable_methods:
@@ -154,18 +158,21 @@ class Router:
                 return False
             try:
                 chosen: Any = endpoint.policy.choose_replica(exchange, free)
-                replica = chosen
-                replica.backend  # noqa: B018 - a policy's mistake is to be found here
+                if chosen not in free:
+                    raise _not_given("choose_replica", chosen)
             except Exception:
                 self._policy_failed(exchange)
                 return True
+            replica = chosen
         replica.send(exchange, self._now())
         return True
 
     def _park(self, exchange: Exchange, endpoint: Endpoint) -> None:
         """No backend has a ready replica: wait for one that is coming, else say at once that there is none."""
         exchange.target = None
-        if not endpoint.targets:
+        if self.endpoints.get(endpoint.name) is not endpoint:
+            self._refuse(exchange, refusals.endpoint_gone(endpoint.name))
+        elif not endpoint.targets:
             self._refuse(exchange, refusals.no_traffic(endpoint.name))
         elif not endpoint.coming:
             self._refuse(exchange, refusals.no_replica(endpoint.name))
@@ -192,26 +199,26 @@ class Router:
         """A replica has answered. For one that nobody waits for, only the room counts."""
         if not exchange.done:
             self._finish(exchange, answer.status, answer.head, answer.body)
-            if exchange.owner.watches:
-                self._tell_policy(exchange, Outcome.FAILED if answer.failed else Outcome.ANSWERED)
+            self._tell_policy(exchange, Outcome.FAILED if answer.failed else Outcome.ANSWERED)
 
     def refused(self, exchange: Exchange, reason: str) -> None:
         """A replica did not begin a call."""
         if exchange.done:
             return
         if reason == "draining":
+            self._tell_policy(exchange, Outcome.LOST)
             exchange.tries -= 1
             exchange.replica = None
             self._dispatch(exchange)
         else:
+            self._tell_policy(exchange, Outcome.TIMED_OUT)
             self._refuse(exchange, refusals.too_late(exchange.owner.name, exchange.owner.timeout_s))
 
     def lost(self, exchange: Exchange, *, begun: bool) -> None:
         """A replica died with a call: once more, where the method allows it or nothing was sent."""
         if exchange.done:
             return
-        if exchange.owner.watches:
-            self._tell_policy(exchange, Outcome.LOST)
+        self._tell_policy(exchange, Outcome.LOST)
         exchange.replica = None
         if not begun:
             exchange.tries -= 1
@@ -259,8 +266,7 @@ class Router:
         self._unqueue(exchange)
         if exchange.replica is not None:
             exchange.replica.cancel(exchange)
-            if exchange.owner.watches:
-                self._tell_policy(exchange, Outcome.TIMED_OUT)
+            self._tell_policy(exchange, Outcome.TIMED_OUT)
         self._refuse(exchange, refusals.too_late(exchange.owner.name, exchange.owner.timeout_s))
 
     def _policy_failed(self, exchange: Exchange) -> None:
@@ -282,7 +288,8 @@ class Router:
             exchange.bucket = None
         target = exchange.target
         backend = "" if target is None else target.name
-        latency_s = self._now() - exchange.received_at
+        # Not the loop's time, which stands still within a turn and would make quick answers end before they began.
+        latency_s = monotonic() - exchange.received_at
         endpoint = exchange.owner.name
         self.counters.add(endpoint, backend, status, latency_s)
         if self._observe is not None:
@@ -299,11 +306,18 @@ class Router:
             exchange.queue = None
 
     def _tell_policy(self, exchange: Exchange, outcome: Outcome) -> None:
+        if not exchange.owner.watches:
+            return
         assert exchange.replica is not None
         try:
             exchange.owner.policy.request_finished(exchange, exchange.replica, outcome)
         except Exception:
             _log.exception("the routing policy of endpoint %r failed in request_finished", exchange.owner.name)
+
+
+def _not_given(method: str, choice: object) -> ValueError:
+    # A policy that remembers an earlier choice may hold what has no traffic by now, or is gone.
+    return ValueError(f"{method} returned {choice!r}, which is none of those that it was given")
 
 
 class _Nowhere:

@@ -125,7 +125,12 @@ class IngressWorker:
     async def _apply_snapshots(self, applier: Applier) -> None:
         while True:
             snapshot = await self._snapshots.get()
-            error = await applier.apply(snapshot)
+            try:
+                error = await applier.apply(snapshot)
+            except Exception as problem:
+                _log.exception("snapshot %d could not be applied", snapshot.version)
+                error = f"{type(problem).__name__}: {problem}"
+            self.router.builtin.ready = not self._ending.is_set()
             self._control.send(Applied(snapshot.version, error))
 
     def _report(self) -> Report:

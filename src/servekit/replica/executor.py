@@ -112,8 +112,8 @@ class InlineExecutor:
         try:
             status, head, body = render(self._adapter.call(handler, request))
             return status, head, body, False
-        except (Exception, SystemExit) as error:
-            # SystemExit too: a handler that calls sys.exit() is at fault, and its replica must live.
+        except BaseException as error:
+            # SystemExit too, or a stray CancelledError: the handler is at fault, and its replica must live.
             return self._failure(request, error)
 
     def _failure(self, request: Request, error: BaseException) -> tuple[int, bytes, bytes, bool]:

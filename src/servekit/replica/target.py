@@ -42,6 +42,8 @@ class Handlers:
         self._is_class = inspect.isclass(target.target)
         if self._is_class:
             self._object = target.target(*target.init_args, **target.init_kwargs)
+        elif target.init_args or target.init_kwargs:
+            raise InvalidInputError(f"the target {target.target!r} is not a class, so it takes no init arguments")
         else:
             self._object = target.target
         if not callable(self._object):

@@ -7,6 +7,7 @@ has an event loop on another, so that a handler that hangs is seen as such rathe
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
 import os
@@ -38,7 +39,7 @@ _FLUSH_TIMEOUT_S = 5.0
 
 
 class ReplicaWorker:
-    """One replica. ``load_target`` and ``load_adapter`` are replaced by the in-process runtime."""
+    """One replica. ``load_target`` and ``load_plugin`` are replaced by the in-process runtime."""
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class ReplicaWorker:
         finally:
             self._ended = True
             control_loop.call_soon_threadsafe(self._close_control)
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(concurrent.futures.TimeoutError):
                 reason = f"{reason}; control link: {control.result(_FLUSH_TIMEOUT_S)}"
         return reason
 

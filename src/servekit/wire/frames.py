@@ -6,7 +6,7 @@ Data links (ingress to replica) carry `Call` and `Answer`; control links (worker
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -210,20 +210,24 @@ class BackendEntry(msgspec.Struct, array_like=True, frozen=True):
 
 # -- codecs ---------------------------------------------------------------------------------------------
 
-DataFrame: TypeAlias = "Call | Answer | Cancel | Refusal | Bye"
-ControlFrame: TypeAlias = "Ready | StartFailed | Applied | Report | Assign | Blob | Drain | Stop | Snapshot"
-
 _UUID_CODE = 1
+_INT_CODE = 2
 
 
 def extended(value: Any) -> Any:
-    """``value`` as msgpack carries it: what a route's ``uuid`` converter makes would otherwise arrive as text."""
-    return msgspec.msgpack.Ext(_UUID_CODE, value.bytes) if isinstance(value, UUID) else value
+    """``value``, which a route's converter made, as msgpack carries it: it knows no UUIDs, and no ints of any size."""
+    if isinstance(value, UUID):
+        return msgspec.msgpack.Ext(_UUID_CODE, value.bytes)
+    if isinstance(value, int) and value.bit_length() > 63:
+        return msgspec.msgpack.Ext(_INT_CODE, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+    return value
 
 
 def _from_ext(code: int, data: memoryview) -> Any:
     if code == _UUID_CODE:
         return UUID(bytes=bytes(data))
+    if code == _INT_CODE:
+        return int.from_bytes(data, "big", signed=True)
     raise ValueError(f"unknown msgpack extension {code}")
 
 

@@ -7,13 +7,22 @@ processes; the protocols above cannot tell the difference.
 from __future__ import annotations
 
 import asyncio
+import enum
 import itertools
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from servekit.errors import LinkError
 from servekit.wire.network import Listener
+
+
+class _End(enum.Enum):
+    """What may come after the last bytes."""
+
+    EOF = enum.auto()
+    CLOSED = enum.auto()
 
 
 class MemoryTransport(asyncio.Transport):
@@ -26,7 +35,8 @@ class MemoryTransport(asyncio.Transport):
         self._protocol: asyncio.Protocol
         self._closing = False
         self._reading = True
-        self._held: list[bytes] = []
+        self._inbox: deque[bytes | _End] = deque()
+        """What the peer has sent and this end has not read, in order: the peer's thread appends, this one pops."""
         self._high = 64 * 1024
         self._in_flight = 0
         self._paused = False
@@ -38,7 +48,7 @@ class MemoryTransport(asyncio.Transport):
             return
         piece = bytes(data)
         self._in_flight += len(piece)
-        self._peer._soon(self._peer._arrive, piece)
+        self._peer._deliver(piece)
         if self._in_flight > self._high and not self._paused:
             self._paused = True
             self._protocol.pause_writing()
@@ -50,7 +60,7 @@ class MemoryTransport(asyncio.Transport):
         return True
 
     def write_eof(self) -> None:
-        self._peer._soon(self._peer._arrive_eof)
+        self._peer._deliver(_End.EOF)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._high = 64 * 1024 if high is None else high
@@ -63,9 +73,7 @@ class MemoryTransport(asyncio.Transport):
 
     def resume_reading(self) -> None:
         self._reading = True
-        held, self._held = self._held, []
-        for piece in held:
-            self._soon(self._arrive, piece)
+        self._soon(self._read)
 
     def is_reading(self) -> bool:
         return self._reading
@@ -83,31 +91,36 @@ class MemoryTransport(asyncio.Transport):
     def close(self) -> None:
         if not self._closing:
             self._closing = True
-            # Behind the pieces already on their way, as with a socket.
-            self._peer._soon(self._peer._peer_closed)
-            self._soon(self._lost)
+            self._peer._deliver(_End.CLOSED)
+            self._soon(self._protocol.connection_lost, None)
 
     def abort(self) -> None:
         self.close()
 
     # -- between the two ends ---------------------------------------------------------------------------------
 
-    def _soon(self, call: Callable[..., None], *arguments: Any) -> None:
-        try:
-            self._loop.call_soon_threadsafe(call, *arguments)
-        except RuntimeError:
-            # This end's loop has ended, as a process ends: the other end sees a closed connection.
-            if call != self._peer_closed and not self._peer._closing:
-                self._peer._soon(self._peer._peer_closed)
+    def _deliver(self, item: bytes | _End) -> None:
+        """Called by the peer, in its thread."""
+        self._inbox.append(item)
+        self._soon(self._read)
 
-    def _arrive(self, piece: bytes) -> None:
-        if self._closing:
-            return
-        if not self._reading:
-            self._held.append(piece)
-            return
-        self._peer._soon(self._peer._taken, len(piece))
-        self._protocol.data_received(piece)
+    def _read(self) -> None:
+        """Hand over what has come: as from a socket, all of it at once, with the end behind it."""
+        pieces = []
+        while self._inbox and self._reading and not self._closing:
+            item = self._inbox.popleft()
+            if isinstance(item, bytes):
+                pieces.append(item)
+                if self._inbox and isinstance(self._inbox[0], bytes):
+                    continue
+                data, pieces = b"".join(pieces), []
+                self._peer._soon(self._peer._taken, len(data))
+                self._protocol.data_received(data)
+            elif item is _End.CLOSED:
+                self._closing = True
+                self._protocol.connection_lost(None)
+            elif not self._protocol.eof_received():
+                self.close()
 
     def _taken(self, size: int) -> None:
         self._in_flight -= size
@@ -115,17 +128,14 @@ class MemoryTransport(asyncio.Transport):
             self._paused = False
             self._protocol.resume_writing()
 
-    def _arrive_eof(self) -> None:
-        if not self._closing and not self._protocol.eof_received():
-            self.close()
-
-    def _peer_closed(self) -> None:
-        if not self._closing:
-            self._closing = True
-            self._lost()
-
-    def _lost(self) -> None:
-        self._protocol.connection_lost(None)
+    def _soon(self, call: Callable[..., None], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:
+            # This end's loop has ended, as a process ends: the other end sees a closed connection.
+            if not self._closing:
+                self._closing = True
+                self._peer._deliver(_End.CLOSED)
 
 
 class MemoryNetwork:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from servekit.config import HELLO_TIMEOUT_S
-from servekit.errors import InvalidInputError, LinkError
+from servekit.errors import DeadlineError, InvalidInputError, LinkError
 from servekit.wire.link import Link
 
 UNIX_PATH_BYTES = 100
@@ -50,7 +50,9 @@ async def dial(network: Network, addresses: Sequence[str], new_link: Callable[[]
             assert link is not None
             await link.wait_open()
             return link
-        except (OSError, asyncio.TimeoutError) as problem:
+        except asyncio.TimeoutError:
+            error = DeadlineError(f"{address} did not answer within {HELLO_TIMEOUT_S:g} s")
+        except OSError as problem:
             error = problem
     raise error
 

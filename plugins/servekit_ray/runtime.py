@@ -73,6 +73,7 @@ class RayRuntime(ReplicaRuntime):
         arguments = {"include_dashboard": True} if include_dashboard else {}
         self._connection = Connection(address, {**arguments, **(ray_init or {})})
         self._links = links
+        self.local_links = links != "tcp"
         self._placement_timeout_s = placement_timeout_s
         self._autoscaling = autoscaling
         self._last_placed = 0.0

@@ -37,11 +37,15 @@ SHUTDOWN_TIMEOUT_S = 40.0
 class Instance:
     """A running servekit instance, and the way to change it. Usable as a context manager, which shuts it down."""
 
-    def __init__(self, name: str, url: str, client: Client, end: Callable[[], None], directory: str = "") -> None:
+    def __init__(
+        self, name: str, url: str, client: Client, end: Callable[[], None], directory: str = "", token: str = ""
+    ) -> None:
         self.name = name
         self.url = url
         """Where HTTP is answered: ``http://127.0.0.1:8000``."""
         self.directory = directory
+        self.token = token
+        """What the admin API asks for, as ``Authorization: Bearer TOKEN``. Who has it can run code: keep it secret."""
         self._client = client
         self._end = end
 
@@ -338,7 +342,7 @@ def _start(options: InstanceOptions) -> Instance:
     atexit.register(end)
     setup = launch.setup
     client = AdminClient(f"{setup.directory}/admin.sock", setup.token)
-    return Instance(options.name, setup.http_url, client, end, setup.directory)
+    return Instance(options.name, setup.http_url, client, end, setup.directory, setup.token.hex())
 
 
 def _attach(name: str, address: str) -> Instance:
@@ -348,9 +352,8 @@ def _attach(name: str, address: str) -> Instance:
     if address != "auto":
         raise InvalidInputError(f"address is 'auto', for the standing instance {name!r}, or None; not {address!r}")
     found = find(name)
-    return Instance(
-        name, found.url, AdminClient(f"{found.directory}/admin.sock", found.token), _nothing, found.directory
-    )
+    client = AdminClient(f"{found.directory}/admin.sock", found.token)
+    return Instance(name, found.url, client, _nothing, found.directory, found.token.hex())
 
 
 I = TypeVar("I", bound=Instance)

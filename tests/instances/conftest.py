@@ -15,8 +15,9 @@ import pytest
 # Handlers are to be found by replicas, as they find what lies beside a user's script.
 sys.path.insert(0, str(Path(__file__).parent))
 
-import servekit as serve
 from instance_tools import Scripts, end_all, marked
+
+import servekit as serve
 
 RAY = """
 import sys, ray

@@ -106,7 +106,7 @@ def test_replicas_on_ray_are_actors(serving, request):
     serve.create_backend("model", instance_handlers.hello, config={"num_replicas": 2})
     listing = subprocess.run(
         [Path(sys.executable).with_name("ray"), "list", "actors", "--format=json", "--filter=state=ALIVE"],
-        env={**os.environ, "RAY_ADDRESS": request.getfixturevalue("ray_address")},
+        env={**os.environ, "RAY_ADDRESS": request.getfixturevalue("ray_address"), "RAY_AUTH_MODE": "token"},
         capture_output=True,
         text=True,
         timeout=100,

@@ -1,0 +1,299 @@
+"""A router with nothing real around it: fake connections, fake links, and a clock that the test moves."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Coroutine, Sequence
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from servekit.config import BackendConfig
+from servekit.ingress.apply import Applier
+from servekit.ingress.exchange import Exchange
+from servekit.ingress.replica import Replica
+from servekit.ingress.router import Router
+from servekit.interfaces import BackendView, Outcome, ReplicaView, RequestInfo, RequestRecord, RoutingPolicy
+from servekit.wire.frames import (
+    Answer,
+    BackendEntry,
+    Bye,
+    Call,
+    Cancel,
+    EndpointEntry,
+    PluginRef,
+    Refusal,
+    ReplicaEntry,
+    Snapshot,
+)
+
+
+class Timer:
+    def __init__(self) -> None:
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class FakeLoop:
+    """`time` and `call_later`; `advance` moves the one and calls what is due by the other."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.timers: list[tuple[float, int, Timer, Callable[[], object]]] = []
+        self._order = itertools.count()
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, delay: float, call: Callable[..., object], *arguments: Any) -> Timer:
+        timer = Timer()
+        self.timers.append((self.now + delay, next(self._order), timer, lambda: call(*arguments)))
+        return timer
+
+    def advance(self, seconds: float) -> None:
+        ends = self.now + seconds
+        while due := sorted(entry for entry in self.timers if entry[0] <= ends):
+            self.timers.remove(due[0])
+            self.now = max(self.now, due[0][0])
+            if not due[0][2].cancelled:
+                due[0][3]()
+        self.now = ends
+
+
+class FakeConnection:
+    client = "192.0.2.1"
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, bytes, bytes]] = []
+
+    def answer(self, request: object, status: int, head: bytes, body: bytes, close: bool) -> None:
+        self.answers.append((status, head, body))
+
+
+class FakeLink:
+    def __init__(self) -> None:
+        self.writable = True
+        self.sent: list[Any] = []
+        self.not_written: list[Any] = []
+
+    def send(self, frame: Any) -> None:
+        self.sent.append(frame)
+
+    def unsent(self) -> list[Any]:
+        return self.not_written
+
+    def of(self, kind: type) -> list[Any]:
+        return [frame for frame in self.sent if type(frame) is kind]
+
+
+class FakeLinks:
+    """In the place of `ReplicaLinks`: a new replica's link is open at once, unless its id is in ``down``."""
+
+    def __init__(self) -> None:
+        self.down: set[str] = set()
+        self.opened: list[str] = []
+
+    async def open(self, replicas: list[Replica]) -> None:
+        for replica in replicas:
+            if replica.id not in self.down:
+                self.opened.append(replica.id)
+                connect(replica)
+
+
+def connect(replica: Replica) -> FakeLink:
+    link: Any = FakeLink()
+    replica.link_opened(link)
+    return link
+
+
+class First(RoutingPolicy):
+    """The first of what there is; remembers what it was told and given."""
+
+    def __init__(self) -> None:
+        self.weights: list[dict[str, float]] = []
+        self.choices: list[list[str]] = []
+        self.finished: list[tuple[str, str, Outcome]] = []
+        self.closed = 0
+
+    def traffic_changed(self, weights: Any) -> None:
+        self.weights.append(dict(weights))
+
+    def choose_backend(self, request: RequestInfo, backends: Sequence[BackendView]) -> BackendView:
+        self.choices.append([backend.name for backend in backends])
+        return backends[0]
+
+    def choose_replica(self, request: RequestInfo, replicas: Sequence[ReplicaView]) -> ReplicaView:
+        return replicas[0]
+
+    def request_finished(self, request: RequestInfo, replica: ReplicaView, outcome: Outcome) -> None:
+        self.finished.append((request.id, replica.id, outcome))
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Asked:
+    """A request that was given to the router, and what became of it."""
+
+    def __init__(self, exchange: Exchange, connection: FakeConnection) -> None:
+        self.exchange = exchange
+        self._connection = connection
+
+    @property
+    def answered(self) -> bool:
+        assert len(self._connection.answers) <= 1
+        return bool(self._connection.answers)
+
+    @property
+    def status(self) -> int:
+        return self._connection.answers[0][0]
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        lines = self._connection.answers[0][1].decode("latin-1").split("\r\n")
+        assert lines.pop() == ""
+        return [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
+
+    def header(self, name: str) -> str | None:
+        return dict(self.headers).get(name)
+
+    @property
+    def text(self) -> str:
+        return self._connection.answers[0][2].decode()
+
+
+class World:
+    def __init__(self) -> None:
+        self.loop = FakeLoop()
+        self.records: list[RequestRecord] = []
+        loop: Any = self.loop
+        self.router = Router(loop, self.records.append)
+        self.links = FakeLinks()
+        self.policies: dict[str, Callable[[], RoutingPolicy]] = {"first": First}
+        self.built: list[RoutingPolicy] = []
+        links: Any = self.links
+        self.applier = Applier(self.router, links, self._build)
+        self._versions = itertools.count(1)
+
+    def _build(self, ref: PluginRef) -> RoutingPolicy:
+        policy = self.policies[ref.path](**ref.options)
+        self.built.append(policy)
+        return policy
+
+    # -- snapshots ---------------------------------------------------------------------------------------------
+
+    def apply(self, *entries: EndpointEntry | BackendEntry, gone: Sequence[str] = (), whole: bool = False) -> str:
+        """``gone``: names of endpoints and backends, as in ``endpoint:e`` and ``backend:b``."""
+        endpoints: dict[str, Any] = {entry.name: entry for entry in entries if isinstance(entry, EndpointEntry)}
+        backends: dict[str, Any] = {entry.name: entry for entry in entries if isinstance(entry, BackendEntry)}
+        for name in gone:
+            kind, _, bare = name.partition(":")
+            {"endpoint": endpoints, "backend": backends}[kind][bare] = None
+        version = next(self._versions)
+        return finish(self.applier.apply(Snapshot(version, None if whole else version - 1, endpoints, backends)))
+
+    def policy(self, endpoint: str = "e") -> Any:
+        return self.router.endpoints[endpoint].policy
+
+    def replica(self, replica_id: str) -> Replica:
+        found = [b.replicas[replica_id] for b in self.router.backends.values() if replica_id in b.replicas]
+        return found[0]
+
+    def link(self, replica_id: str) -> FakeLink:
+        link: Any = self.replica(replica_id).link
+        return link
+
+    # -- requests ----------------------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        path: str = "/x",
+        method: str = "GET",
+        headers: Sequence[tuple[str, str]] = (),
+        query: bytes = b"",
+        body: bytes = b"",
+    ) -> Asked:
+        exchange, connection = self.router.new_request(), FakeConnection()
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        fake: Any = connection
+        exchange.connection = fake
+        exchange.method, exchange.path, exchange.query, exchange.version = method, path, query, "1.1"
+        exchange.raw_headers, exchange.fields, exchange.body = raw, dict(raw), body
+        exchange.keep_alive, exchange.done, exchange.received_at = True, False, monotonic()
+        self.router.handle(exchange)
+        return Asked(exchange, connection)
+
+    def leave(self, asked: Asked) -> None:
+        """The client goes away."""
+        asked.exchange.done = True
+        self.router.abandoned(asked.exchange)
+
+    def calls(self, replica_id: str) -> list[Call]:
+        """Sent to a replica, whether answered or not."""
+        return self.link(replica_id).of(Call)
+
+    def cancels(self, replica_id: str) -> list[int]:
+        return [frame.id for frame in self.link(replica_id).of(Cancel)]
+
+    def receive(self, replica_id: str, frame: Answer | Refusal | Bye) -> None:
+        replica, link = self.replica(replica_id), self.replica(replica_id).link
+        assert link is not None
+        replica.frame_received(link, frame)
+        replica.frames_done(link)
+
+    def answer(self, replica_id: str, call: Call, body: bytes = b"ok", *, status: int = 200, **more: Any) -> None:
+        fields: dict[str, Any] = {"queue_length": 0, "service_us": 50_000, **more}
+        self.receive(replica_id, Answer(call.id, status, b"content-type: text/plain\r\n", body, **fields))
+
+    def lose(self, replica_id: str, *, unsent: Sequence[Call] = ()) -> None:
+        replica = self.replica(replica_id)
+        link: Any = replica.link
+        link.not_written = list(unsent)
+        replica.link_lost(link, ConnectionResetError())
+
+    def endpoint(self, name: str = "e", **fields: Any) -> EndpointEntry:
+        return endpoint(name, **fields)
+
+    def backend(self, name: str = "b", replicas: Sequence[str] = ("r1",), **config: Any) -> BackendEntry:
+        return backend(name, replicas, **config)
+
+
+def finish(work: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that has nothing to wait for."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        return done.value
+    raise AssertionError("it waits for something")
+
+
+def endpoint(
+    name: str = "e", *, route: str | None = "/x", weights: dict[str, float] | None = None, **fields: Any
+) -> Any:
+    values: dict[str, Any] = {
+        "methods": ("GET", "POST"),
+        "mount": False,
+        "timeout_s": 60.0,
+        "strict": False,
+        "policy": PluginRef("first"),
+        **fields,
+    }
+    return EndpointEntry(name=name, route=route, weights={"b": 1.0} if weights is None else weights, **values)
+
+
+def backend(name: str, replicas: Sequence[str], **config: Any) -> BackendEntry:
+    entries = tuple(ReplicaEntry(replica, "node", (f"memory:{replica}",)) for replica in replicas)
+    return BackendEntry(name, BackendConfig(**{"num_replicas": len(replicas), **config}), entries)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def fake_loop() -> FakeLoop:
+    return FakeLoop()

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servekit.ingress.deadlines import GRAIN_S, Deadlines
+
+
+class Item:
+    bucket: set[Any] | None = None
+
+
+class Kept:
+    """`Deadlines` on a loop that stands still until it is told."""
+
+    def __init__(self, loop: Any) -> None:
+        self.loop = loop
+        self.expired: list[tuple[Item, float]] = []
+        self.deadlines = Deadlines(loop, self._expired)
+
+    def _expired(self, item: Any) -> None:
+        self.expired.append((item, self.loop.time()))
+
+    def add(self, in_s: float) -> Item:
+        item = Item()
+        self.deadlines.add(item, self.loop.time() + in_s)
+        return item
+
+
+def test_an_item_expires_after_its_time_and_within_two_grains(fake_loop: Any) -> None:
+    kept = Kept(fake_loop)
+    item = kept.add(1.0)
+    due = fake_loop.time() + 1.0
+    fake_loop.advance(0.99)
+    assert kept.expired == []
+    fake_loop.advance(0.1)
+    ((got, at),) = kept.expired
+    assert got is item
+    assert due <= at <= due + 2 * GRAIN_S + 1e-9
+    assert item.bucket is None
+
+
+def test_one_that_was_discarded_does_not_expire(fake_loop: Any) -> None:
+    kept = Kept(fake_loop)
+    item, other = kept.add(1.0), kept.add(1.0)
+    kept.deadlines.discard(item)
+    kept.deadlines.discard(item)
+    fake_loop.advance(2.0)
+    assert [got for got, _ in kept.expired] == [other]
+
+
+def test_one_that_is_discarded_by_another_of_the_same_moment_does_not_expire(fake_loop: Any) -> None:
+    items = [Item(), Item()]
+    expired = []
+
+    def expire(item: Any) -> None:
+        expired.append(item)
+        for each in items:
+            Deadlines.discard(each)
+
+    deadlines = Deadlines(fake_loop, expire)
+    for item in items:
+        deadlines.add(item, fake_loop.time() + 0.5)
+    fake_loop.advance(1.0)
+    assert len(expired) == 1
+
+
+def test_one_that_is_added_while_others_expire_is_kept(fake_loop: Any) -> None:
+    later = Item()
+    expired = []
+
+    def expire(item: Any) -> None:
+        expired.append(item)
+        if item is not later:
+            deadlines.add(later, fake_loop.time() + 0.5)
+
+    deadlines = Deadlines(fake_loop, expire)
+    first = Item()
+    deadlines.add(first, fake_loop.time() + 0.5)
+    fake_loop.advance(0.6)
+    assert expired == [first]
+    fake_loop.advance(0.6)
+    assert expired == [first, later]
+
+
+def test_the_timer_rests_when_there_is_nothing_and_starts_again(fake_loop: Any) -> None:
+    kept = Kept(fake_loop)
+    assert fake_loop.timers == []
+    kept.add(0.1)
+    fake_loop.advance(1.0)
+    assert fake_loop.timers == []
+    fake_loop.advance(100.0)
+    kept.add(0.1)
+    fake_loop.advance(1.0)
+    assert len(kept.expired) == 2
+
+
+def test_close_stops_the_timer(fake_loop: Any) -> None:
+    kept = Kept(fake_loop)
+    kept.add(0.1)
+    kept.deadlines.close()
+    fake_loop.advance(1.0)
+    assert kept.expired == []
+
+
+@given(delays=st.lists(st.floats(0, 20), min_size=1, max_size=30), steps=st.lists(st.floats(0.001, 3), max_size=30))
+def test_each_expires_once_and_never_early(delays: list[float], steps: list[float]) -> None:
+    # Not the fixture: hypothesis runs many examples on one of those.
+    loop = _Loop()
+    kept = Kept(loop)
+    due = {id(item): loop.time() + delay for delay in delays for item in [kept.add(delay)]}
+    items = [entry for bucket in kept.deadlines._buckets.values() for entry in bucket]
+    for step in [*steps, 25.0]:
+        loop.advance(step)
+    assert sorted(map(id, items)) == sorted(id(item) for item, _ in kept.expired)
+    assert all(at >= due[id(item)] for item, at in kept.expired)
+
+
+class _Loop:
+    """As the fixture's, with one timer."""
+
+    def __init__(self) -> None:
+        self.now = 50.0
+        self.timer: tuple[float, Any] | None = None
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, delay: float, call: Any) -> Any:
+        self.timer = (self.now + delay, call)
+        return None
+
+    def advance(self, seconds: float) -> None:
+        ends = self.now + seconds
+        while self.timer is not None and self.timer[0] <= ends:
+            (self.now, call), self.timer = self.timer, None
+            call()
+        self.now = ends

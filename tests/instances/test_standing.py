@@ -1,0 +1,121 @@
+"""Standing instances: ``servekit start``, those who attach, a controller that crashes, ``servekit stop``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from instance_handlers import Named
+from instance_tools import Load, descendants, end_all, marked, pids, until
+
+import servekit as serve
+from servekit import errors
+from servekit.cli.main import main
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A short folder for sockets, which every process of the test takes for its TMPDIR."""
+    with tempfile.TemporaryDirectory(prefix="sk", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+        end_all(marked(f"TMPDIR={folder}"))
+
+
+@pytest.fixture
+def standing(temporary: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "servekit.cli.main", "start", "--runtime", "process", "--http-port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as keeper:
+        assert keeper.stdout is not None
+        assert "answers at http://127.0.0.1:" in keeper.stdout.readline()
+        yield keeper
+        keeper.kill()
+
+
+@pytest.fixture
+def attached(standing: subprocess.Popen[str]) -> Iterator[serve.Instance]:
+    with serve.init(address="auto") as instance:
+        instance.create_backend("named", Named, "one")
+        instance.create_endpoint("e", "/e", methods=["GET", "POST"], backend="named")
+        yield instance
+
+
+def controller(keeper: subprocess.Popen[str]) -> int:
+    (process,) = [p for p in descendants(keeper.pid) if "servekit.control.process" in repr(p)]
+    return process.pid
+
+
+def test_it_outlives_its_clients_and_ends_on_request(
+    standing: subprocess.Popen[str], attached: serve.Instance, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attached.shutdown()
+    assert main(["status"]) == 0
+    assert json.loads(capsys.readouterr().out)["endpoints"]["e"]["traffic"] == {"named": 1.0}
+    serve.shutdown()
+    assert httpx.get(attached.url + "/e?hello").json()["sent"] == "hello"
+    processes = descendants(standing.pid)
+    assert len(processes) == 3, processes
+    assert main(["stop"]) == 0
+    assert standing.wait(60) == 0
+    until(lambda: not [process for process in processes if process.is_there])
+    assert not os.path.exists(attached.directory)
+    assert main(["stop"]) == 1
+    assert "no standing instance 'default'" in capsys.readouterr().err
+
+
+# httpcore leaves the socket of a refused connection to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_a_controller_that_crashes_is_replaced_and_its_workers_are_adopted(
+    standing: subprocess.Popen[str], attached: serve.Instance
+) -> None:
+    replicas = attached.status()["backends"]["named"]["replicas"]
+    ingress = attached.status()["ingress"]
+    crashed = controller(standing)
+    with Load(attached, "/e") as load:
+        os.kill(crashed, signal.SIGKILL)
+        load.more()
+
+        def again() -> bool:
+            try:
+                status = attached.status()
+            except errors.ControllerGoneError:
+                return False
+            return bool(pids(attached, "named")) and status["ingress"][0]["ready"]
+
+        until(again)
+        status = attached.status()
+        same = [{key: replica[key] for key in ("id", "pid", "started")} for replica in replicas]
+        assert [{key: r[key] for key in same[0]} for r in status["backends"]["named"]["replicas"]] == same
+        assert status["ingress"] == ingress
+        attached.update_backend_config("named", {"num_replicas": 2})
+        load.more()
+        attached.update_backend_config("named", {"num_replicas": 1})
+        load.more()
+    assert not load.failures
+
+
+def test_its_end_by_kill_leaves_nothing(standing: subprocess.Popen[str], attached: serve.Instance) -> None:
+    processes = descendants(standing.pid)
+    standing.kill()
+    until(lambda: not [process for process in processes if process.is_there], 15)
+
+
+def test_two_of_a_name_are_refused(standing: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["start", "--runtime", "process", "--http-port", "0"]) == 1
+    assert "running already" in capsys.readouterr().err
+
+
+def test_attaching_says_what_is_not_there(temporary: Path) -> None:
+    with pytest.raises(errors.NotRunningError, match="servekit start --name other"):
+        serve.init(name="other", address="auto")
+    with pytest.raises(ValueError, match="'auto'"):
+        serve.init(address="10.0.0.1:8000")

@@ -99,10 +99,10 @@ class HttpLimits(msgspec.Struct, frozen=True):
     connections: int = 10_000
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[str]) -> str:
     """``; did you mean 'x'? Known: …``, to end a message about an unknown name."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(str(name), names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return f"{hint} Known: {', '.join(names) or 'none'}"
 

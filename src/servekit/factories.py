@@ -124,7 +124,7 @@ def check_options(provided: Provided, options: Mapping[str, Any]) -> None:
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         for key in options:
             if key not in names:
-                hint = nearest(key, names).partition(" Known:")[0] if isinstance(key, str) else "."
+                hint = nearest(key, names).partition(" Known:")[0]
                 raise PluginOptionsError(f"{provided} has no option {key!r}{hint} {summary}")
     missing = [p.name for p in takes if p.default is p.empty and p.name not in options]
     if missing:

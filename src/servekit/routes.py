@@ -58,7 +58,7 @@ def check_route(route: str, *, mount: bool) -> None:
 
     try:
         Map([Rule(route)])
-    except (ValueError, LookupError, TypeError) as error:
+    except Exception as error:  # Among them a SyntaxError, where a variable comes twice.
         raise InvalidInputError(f"the route {route!r} is not one that werkzeug takes: {error}") from None
 
 

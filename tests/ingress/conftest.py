@@ -100,13 +100,8 @@ class FakeLinks:
         for replica in replicas:
             if replica.id not in self.down:
                 self.opened.append(replica.id)
-                connect(replica)
-
-
-def connect(replica: Replica) -> FakeLink:
-    link: Any = FakeLink()
-    replica.link_opened(link)
-    return link
+                link: Any = FakeLink()
+                replica.link_opened(link)
 
 
 class First(RoutingPolicy):
@@ -204,6 +199,12 @@ class World:
 
     def link(self, replica_id: str) -> FakeLink:
         link: Any = self.replica(replica_id).link
+        return link
+
+    def open(self, replica: Replica) -> FakeLink:
+        """The ingress has dialled it, for the first time or again."""
+        link: Any = FakeLink()
+        replica.link_opened(link)
         return link
 
     # -- requests ----------------------------------------------------------------------------------------------

@@ -110,8 +110,8 @@ def test_each_expires_once_and_never_early(delays: list[float], steps: list[floa
     # Not the fixture: hypothesis runs many examples on one of those.
     loop = _Loop()
     kept = Kept(loop)
-    due = {id(item): loop.time() + delay for delay in delays for item in [kept.add(delay)]}
-    items = [entry for bucket in kept.deadlines._buckets.values() for entry in bucket]
+    items = [kept.add(delay) for delay in delays]
+    due = {id(item): loop.time() + delay for item, delay in zip(items, delays, strict=True)}
     for step in [*steps, 25.0]:
         loop.advance(step)
     assert sorted(map(id, items)) == sorted(id(item) for item, _ in kept.expired)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +22,7 @@ def test_it_starts_at_one_beyond_the_slots() -> None:
 
 def test_fast_handlers_are_handed_much_ahead_but_only_step_by_step() -> None:
     sizes = [after(1, *[10] * n) for n in range(400)]
-    assert all(later - earlier <= 1 for earlier, later in zip(sizes, sizes[1:], strict=False))
+    assert all(later - earlier <= 1 for earlier, later in itertools.pairwise(sizes))
     assert sizes[-1] == 1 + WIDEST
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import pytest
 # Handlers are to be found by replicas, as they find what lies beside a user's script.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from instance_tools import Scripts, end_all, marked
+from instance_tools import Scripts, temporary_scripts
 
 import servekit as serve
 
@@ -63,18 +61,12 @@ def serving(instance: serve.Instance) -> Iterator[serve.Instance]:
 @pytest.fixture
 def client(instance: serve.Instance) -> Iterator[httpx.Client]:
     """One kept-alive connection to the instance, as long as requests come one after another."""
-    with httpx.Client(base_url=instance.url, timeout=60) as client:
+    with httpx.Client(base_url=instance.url, timeout=60, verify=False) as client:
         yield client
 
 
 @pytest.fixture
 def scripts() -> Iterator[Scripts]:
     """Runs user scripts in a folder of their own, and knows every process that came of them."""
-    # A short path: sockets are below it.
-    with tempfile.TemporaryDirectory(prefix="sk", ignore_cleanup_errors=True) as folder:
-        scripts = Scripts(Path(folder), uuid.uuid4().hex)
-        try:
-            yield scripts
-        finally:
-            scripts.close()
-            end_all(marked(scripts.mark))
+    with temporary_scripts() as scripts:
+        yield scripts

@@ -10,12 +10,16 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterable, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+
+import httpx
 
 import servekit as serve
 
@@ -51,6 +55,11 @@ def whole(instance: serve.Instance) -> dict[str, Any]:
         for replica in backend["replicas"]:
             del replica["outstanding"], replica["busy_s"]
     return {**status, "targets": sorted(os.listdir(f"{instance.directory}/targets"))}
+
+
+def fresh_get(url: str, timeout_s: float = 60.0) -> httpx.Response:
+    """The answer to a GET on a connection of its own."""
+    return httpx.get(url, timeout=timeout_s, verify=False)  # reading certificates takes longer than all the rest
 
 
 # -- load ----------------------------------------------------------------------------------------------------------
@@ -166,7 +175,7 @@ def descendants(pid: int) -> list[Process]:
 
 
 def marked(mark: str) -> list[Process]:
-    """Every process with this text in its environment or its command line: children inherit the one or show the other."""
+    """Every process with this text in its environment, which children inherit, or in its command line."""
     found = []
     for pid in _all_pids():
         for file in ("environ", "cmdline"):
@@ -240,6 +249,19 @@ class Scripts:
             process.wait(60)
             assert process.stdout is not None
             process.stdout.close()
+
+
+@contextlib.contextmanager
+def temporary_scripts() -> Iterator[Scripts]:
+    """Whatever they leave is ended in the end."""
+    # A short path: sockets are below it.
+    with tempfile.TemporaryDirectory(prefix="sk", ignore_cleanup_errors=True) as folder:
+        scripts = Scripts(Path(folder), uuid.uuid4().hex)
+        try:
+            yield scripts
+        finally:
+            scripts.close()
+            end_all(marked(scripts.mark))
 
 
 def told(process: subprocess.Popen[str], word: str = "TOLD") -> dict[str, Any]:

@@ -42,21 +42,25 @@ MESSAGES = {
     "other types": ["1", 2, None, []],
     "deeply nested": None,
 }
+GET = b"GET /model HTTP/1.1\r\nHost: x\r\n"
+POST = b"POST /model HTTP/1.1\r\nHost: x\r\n"
 ON_HTTP = {
     "noise": RANDOM.randbytes(5000),
     "a TLS hello": bytes.fromhex("1603010200010001fc0303") + RANDOM.randbytes(500),
     "a long line": b"GET /" + b"a" * 100_000,
-    "many headers": b"GET /model HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * 10_000 + b"\r\n",
-    "both lengths": b"POST /model HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "a bad chunk": b"POST /model HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n",
-    "a negative length": b"POST /model HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-    "a huge length": b"POST /model HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
-    "half a body": b"POST /model HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc",
+    "many headers": GET + b"a: b\r\n" * 10_000 + b"\r\n",
+    "both lengths": POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a bad chunk": POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n",
+    "a negative length": POST + b"Content-Length: -1\r\n\r\n",
+    "a huge length": POST + b"Content-Length: 99999999999999999999\r\n\r\n",
+    "half a body": POST + b"Content-Length: 100\r\n\r\nabc",
     "a null in the path": b"GET /mo\0del HTTP/1.1\r\nHost: x\r\n\r\n",
     "odd escapes": b"GET /%ff%fe%zz/%00?%ff=%zz HTTP/1.1\r\nHost: x\r\n\r\n",
-    "odd headers": b"GET /model HTTP/1.1\r\nHost: x\r\nX-Request-ID: \xff\xfe\r\nX-Serve-Call-Method: \xff\r\nCookie: \xff=\xff;;;\r\n\r\n",
-    "an odd content type": b"POST /model HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data\r\nContent-Length: 3\r\n\r\nabc",
-    "many requests at once": b"GET /model HTTP/1.1\r\nHost: x\r\n\r\n" * 500,
+    "an odd query": b"GET /model?%ff=%zz&&=&%00 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "odd headers": GET + b"X-Request-ID: \xff\xfe\r\nCookie: \xff=\xff;;;\r\n\r\n",
+    "an odd method to call": GET + b"X-Serve-Call-Method: \xff\r\n\r\n",
+    "an odd content type": POST + b"Content-Type: multipart/form-data\r\nContent-Length: 3\r\n\r\nabc",
+    "many requests at once": (GET + b"\r\n") * 500,
 }
 
 

@@ -128,7 +128,7 @@ def test_every_prefix_of_the_requests_is_split_by_weight(split, client, weights)
     if weights is None:
         drawn = [random.random() for _ in range(5)]
         weights = [weight / sum(drawn) for weight in drawn]
-    shares = dict(zip("abcde", weights))
+    shares = dict(zip("abcde", weights, strict=False))
     serve.set_traffic("split", shares)
     counts = dict.fromkeys(shares, 0)
     for number in range(1, 1001):

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import instance_handlers
 import pytest
-from instance_tools import Process, pids, replicas, until
+from instance_tools import Process, fresh_get, pids, replicas, until
 
 import servekit as serve
 
@@ -69,10 +69,10 @@ def test_a_full_queue_is_a_503_at_once(gated, instance):
 
 def test_a_client_that_goes_away_is_not_worked_for(gated, instance, client):
     with ThreadPoolExecutor(1) as threads:
-        first = threads.submit(httpx.get, f"{instance.url}/patient?name=first&wait=1", timeout=60)
+        first = threads.submit(fresh_get, f"{instance.url}/patient?name=first&wait=1")
         until(lambda: begun(gated))
         with pytest.raises(httpx.ReadTimeout):
-            httpx.get(f"{instance.url}/patient?name=impatient", timeout=0.2)
+            fresh_get(f"{instance.url}/patient?name=impatient", 0.2)
         until(lambda: _counted("patient", 499))
         (gated / "gate").touch()
         assert first.result().text == "first"
@@ -194,7 +194,7 @@ def test_counts(serving, client):
 
 def test_outstanding_requests_are_shown(gated, instance):
     with ThreadPoolExecutor(1) as threads:
-        first = threads.submit(httpx.get, f"{instance.url}/patient?name=first&wait=1", timeout=60)
+        first = threads.submit(fresh_get, f"{instance.url}/patient?name=first&wait=1")
         began = time.time()
         until(lambda: [r for r in replicas(instance, "gated") if r["outstanding"] == 1 and r["busy_s"] > 0])
         (gated / "gate").touch()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
+from pathlib import Path
 
-import httpx
 import instance_handlers
 import pytest
-from instance_tools import Load, Process, descendants, pids, until
+from instance_tools import Load, Process, descendants, fresh_get, pids, until
 
 import servekit as serve
 from servekit import errors
@@ -17,20 +17,17 @@ from servekit import errors
 pytestmark = pytest.mark.processes
 
 
-def left() -> tuple[set[int], set[str]]:
-    """What an instance would leave: processes and directories."""
-    base = f"{tempfile.gettempdir()}/servekit-{os.getuid()}"
-    directories = set(os.listdir(base)) if os.path.exists(base) else set()
-    return {process.pid for process in descendants(os.getpid())}, directories
-
-
 @pytest.fixture
-def nothing_left():
-    before = left()
-    yield
-    assert left() == before
-    with pytest.raises(errors.NotRunningError, match=r"servekit\.init\(\)"):
-        serve.status()
+def nothing_left(monkeypatch):
+    """Neither a process nor a directory, and no instance is current."""
+    with tempfile.TemporaryDirectory(prefix="sk") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        before = {process.pid for process in descendants(os.getpid())}
+        yield
+        assert {process.pid for process in descendants(os.getpid())} == before
+        assert all(os.listdir(base) == [] for base in Path(folder).iterdir())
+        with pytest.raises(errors.NotRunningError, match=r"servekit\.init\(\)"):
+            serve.status()
 
 
 @pytest.fixture
@@ -72,7 +69,7 @@ def test_one_at_a_time_and_again(nothing_left):
     with serve.init(runtime="process", http_port=0) as first:
         with pytest.raises(errors.AlreadyRunningError, match=r"shutdown\(\)"):
             serve.init(runtime="process", http_port=0)
-        assert httpx.get(f"{first.url}/-/healthz").status_code == 200
+        assert fresh_get(f"{first.url}/-/healthz").status_code == 200
         running = descendants(os.getpid())
         assert len(running) == 2
         port = int(first.url.rpartition(":")[2])
@@ -81,7 +78,7 @@ def test_one_at_a_time_and_again(nothing_left):
     assert not any(process.is_there for process in running)
     with serve.init(runtime="process", http_port=port, name="second") as second:
         assert second.url == first.url
-        assert httpx.get(f"{second.url}/-/routes").json() == {}
+        assert fresh_get(f"{second.url}/-/routes").json() == {}
 
 
 def test_two_ingress_workers(nothing_left):
@@ -95,8 +92,7 @@ def test_two_ingress_workers(nothing_left):
         for name in ["b", "a"] * 10:
             serve.set_traffic("model", {name: 1.0})
             for _ in range(3):
-                with httpx.Client(base_url=instance.url) as fresh:
-                    assert fresh.get("/model").json()["name"] == name
+                assert fresh_get(f"{instance.url}/model").json()["name"] == name
         with Load(instance, "/model", clients=8) as load:
             load.more(200)
         assert load.failures == []
@@ -110,22 +106,29 @@ def test_ipv6(nothing_left):
         pytest.skip("this machine has no IPv6 loopback")
     with serve.init(runtime="process", http_port=0, http_host="::1") as instance:
         assert instance.url.startswith("http://[::1]:")
-        assert httpx.get(f"{instance.url}/-/healthz").status_code == 200
+        assert fresh_get(f"{instance.url}/-/healthz").status_code == 200
 
 
 def test_debug_shows_tracebacks_to_clients(nothing_left):
     with serve.init(runtime="process", http_port=0, debug=True) as instance:
         serve.create_backend("faulty", instance_handlers.faulty)
         serve.create_endpoint("faulty", "/faulty", backend="faulty")
-        failed = httpx.get(f"{instance.url}/faulty?how=raise")
+        failed = fresh_get(f"{instance.url}/faulty?how=raise")
     assert failed.status_code == 500
     assert "LookupError: the handler's own trouble" in failed.text
 
 
 def test_an_exception_in_the_block_shuts_down(nothing_left):
-    with pytest.raises(KeyError), serve.init(runtime="process", http_port=0) as instance:
-        serve.create_backend("hello", instance_handlers.hello)
-        workers = pids(instance, "hello")
-        raise KeyError("of the block")
-    assert not any(Process(pid).is_there for pid in workers)
-    assert not os.path.exists(instance.directory)
+    found = []
+
+    def fail():
+        with serve.init(runtime="process", http_port=0) as instance:
+            serve.create_backend("hello", instance_handlers.hello)
+            found.extend([instance.directory, *pids(instance, "hello")])
+            raise KeyError("of the block")
+
+    with pytest.raises(KeyError):
+        fail()
+    directory, pid = found
+    assert not Process(pid).is_there
+    assert not os.path.exists(directory)

@@ -236,8 +236,10 @@ class Controller:
     async def stop(self, timeout_s: float) -> None:
         """Ingress workers first, so that what is in flight finds its replicas; then the replicas."""
         self._stopping = True
+        ends = time.monotonic() + timeout_s
         await self.ingresses.stop(timeout_s)
-        await self.replicas.stop(timeout_s)
+        # Nobody waits any more for what the replicas still have.
+        await self.replicas.stop(max(1.0, ends - time.monotonic()))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

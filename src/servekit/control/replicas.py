@@ -62,6 +62,8 @@ class Replica:
         self.report = Report()
         self.told_to_go = asyncio.Event()
         self.drain_timeout_s = 0.0
+        self.overdue = False
+        """It was told to go and did not within that time."""
         self.poll_s = _FIRST_POLL_S
 
     @property
@@ -196,16 +198,9 @@ class ReplicaFleet:
             replica.id, record.name, await self._bootstrap(replica.id, replica.runtime), record.worker_options
         )
         replica.handle = await self._runtimes.start(replica.runtime, spec)
-        key = Runtimes.key(record.runtime, record.runtime_options)
         await self._save(
             WorkerRecord(
-                replica.id,
-                record.name,
-                record.revision,
-                key,
-                replica.handle.state,
-                replica.number,
-                replica.started_at,
+                replica.id, record.name, record.revision, replica.handle.state, replica.number, replica.started_at
             )
         )
         ends = time.monotonic() + record.config.startup_timeout_s
@@ -245,6 +240,7 @@ class ReplicaFleet:
                     return "stopped"  # It has nothing that could be drained.
                 replica.link.send(Drain(replica.drain_timeout_s))
             if time.monotonic() > drained_by:
+                replica.overdue = True
                 return "not drained in time"
 
     async def _heard_or_ended(self, replica: Replica) -> Exit | None:
@@ -268,8 +264,10 @@ class ReplicaFleet:
     async def _end(self, replica: Replica) -> None:
         if replica.handle is None:
             return
+        # One that hangs has had its time.
+        grace_s = 1.0 if replica.link is None or replica.overdue else STOP_GRACE_S
         try:
-            await self._runtimes.call(replica.runtime.stop, replica.handle, STOP_GRACE_S if replica.link else 1.0)
+            await self._runtimes.call(replica.runtime.stop, replica.handle, grace_s)
         except ServekitError:
             _log.exception("replica %s could not be stopped", replica.id)
         await self._forget(replica.id)

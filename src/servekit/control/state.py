@@ -70,13 +70,13 @@ class Desired(msgspec.Struct, frozen=True):
     def endpoint(self, name: str) -> EndpointRecord:
         """Raises `NotFoundError`."""
         if name not in self.endpoints:
-            raise NotFoundError(f"there is no endpoint {name!r}{nearest(str(name), self.endpoints)}")
+            raise NotFoundError(f"there is no endpoint {name!r}{nearest(name, self.endpoints)}")
         return self.endpoints[name]
 
     def backend(self, name: str) -> BackendRecord:
         """Raises `NotFoundError`."""
         if name not in self.backends:
-            raise NotFoundError(f"there is no backend {name!r}{nearest(str(name), self.backends)}")
+            raise NotFoundError(f"there is no backend {name!r}{nearest(name, self.backends)}")
         return self.backends[name]
 
 

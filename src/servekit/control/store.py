@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from servekit.control.state import BackendRecord, Desired, EndpointRecord
-from servekit.errors import InvalidInputError, NotFoundError
+from servekit.errors import InternalError, NotFoundError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (kind TEXT, name TEXT, body BLOB, PRIMARY KEY (kind, name)) WITHOUT ROWID;
@@ -25,7 +25,6 @@ class WorkerRecord(msgspec.Struct, frozen=True):
     worker_id: str
     backend: str
     revision: int
-    runtime_key: str
     handle: bytes
     number: int
     started_at: float
@@ -46,9 +45,9 @@ class Store:
     def load(self) -> tuple[Desired, list[WorkerRecord]]:
         """What was last saved."""
         rows = self._db.execute("SELECT kind, body FROM records").fetchall()
-        endpoints = [msgspec.json.decode(body, type=EndpointRecord) for kind, body in rows if kind == "endpoint"]
-        backends = [msgspec.json.decode(body, type=BackendRecord) for kind, body in rows if kind == "backend"]
-        workers = [msgspec.json.decode(body, type=WorkerRecord) for kind, body in rows if kind == "worker"]
+        endpoints = [msgspec.msgpack.decode(body, type=EndpointRecord) for kind, body in rows if kind == "endpoint"]
+        backends = [msgspec.msgpack.decode(body, type=BackendRecord) for kind, body in rows if kind == "backend"]
+        workers = [msgspec.msgpack.decode(body, type=WorkerRecord) for kind, body in rows if kind == "worker"]
         return Desired({e.name: e for e in endpoints}, {b.name: b for b in backends}), workers
 
     def save(self, before: Desired, after: Desired) -> None:
@@ -64,11 +63,7 @@ class Store:
         self._db.execute("DELETE FROM records WHERE kind = 'worker' AND name = ?", (worker_id,))
 
     def put_target(self, data: bytes, digest: str) -> None:
-        """Keep a target's bytes. Raises `InvalidInputError` where ``digest`` is not their SHA-256."""
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise InvalidInputError(
-                f"the target's bytes do not have the SHA-256 {digest!r}; they were damaged on the way"
-            )
+        """Keep a target's bytes, whose SHA-256 is ``digest``."""
         path = self._targets / digest
         if not path.exists():
             part = path.with_suffix(".part")
@@ -76,11 +71,16 @@ class Store:
             os.replace(part, path)
 
     def get_target(self, digest: str) -> bytes:
-        """Raises `NotFoundError`."""
+        """Raises `NotFoundError`, and `InternalError` where the bytes are not those that were kept."""
         try:
-            return (self._targets / os.path.basename(digest)).read_bytes()
+            data = (self._targets / digest).read_bytes()
         except FileNotFoundError:
             raise NotFoundError(f"no target with the SHA-256 {digest!r} was uploaded") from None
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise InternalError(
+                f"the file of the target with the SHA-256 {digest!r} is damaged; create the backend anew"
+            )
+        return data
 
     def drop_targets_except(self, digests: set[str]) -> None:
         """Delete the bytes that no backend refers to."""
@@ -99,7 +99,9 @@ class Store:
             self._db.execute("DELETE FROM records WHERE kind = ? AND name = ?", (kind, name))
 
     def _put(self, kind: str, name: str, record: object) -> None:
-        self._db.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (kind, name, msgspec.json.encode(record)))
+        self._db.execute(
+            "INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (kind, name, msgspec.msgpack.encode(record))
+        )
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

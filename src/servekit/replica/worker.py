@@ -101,6 +101,9 @@ class ReplicaWorker:
         reason = await self._control.run()
         if not self._ended:
             self.end(reason)
+            if self._own_process:
+                # A handler that hangs keeps the other thread, and no controller is there to end this process.
+                asyncio.get_running_loop().call_later(DRAIN_TIMEOUT_S + _FLUSH_TIMEOUT_S, os._exit, 1)
         return reason
 
     def _close_control(self) -> None:

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from servekit.control import controller as module
+from servekit.errors import BackendStartError, InvalidInputError, NotFoundError
+from servekit.interfaces import TrafficEvent
+
+FAULT = BackendStartError("its __init__ raised")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    ends = asyncio.get_running_loop().time() + 10
+    while not condition():
+        assert asyncio.get_running_loop().time() < ends
+        await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def run(new_control: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs a test on a controller with endpoint ``e``, and its backend ``b`` with one ready replica."""
+    monkeypatch.setattr(module, "_FIRST_RETRY_S", 0.001)
+
+    def run(test: Callable[[Any], Any]) -> None:
+        async def whole() -> None:
+            control = new_control(make.desired(make.endpoint(traffic={"b": 1.0}), make.backend()))
+            control.controller.wake()
+            await until(lambda: len(control.ready("b")) == 1)
+            await asyncio.wait_for(test(control), 10)
+
+        asyncio.run(whole())
+
+    return run
+
+
+def test_a_change_is_saved_published_and_told(run: Any, make: Any) -> None:
+    async def test(control: Any) -> None:
+        await control.controller.create_backend(make.backend("c"), wait=True)
+        await control.controller.set_traffic("e", {"b": 0.5, "c": 0.5})
+        assert control.writer.store.saved[-1] == control.controller.desired
+        assert control.ingresses.contents[-1].endpoints["e"].weights == {"b": 0.5, "c": 0.5}
+        assert control.told == [TrafficEvent("e", {"b": 0.5, "c": 0.5})]
+
+    run(test)
+
+
+def test_a_change_that_cannot_be_saved_is_not_made(run: Any, make: Any) -> None:
+    async def test(control: Any) -> None:
+        before, published = control.controller.desired, list(control.ingresses.contents)
+        control.writer.store.fault = OSError("the disk is full")
+        with pytest.raises(OSError, match="full"):
+            await control.controller.create_endpoint(make.endpoint("f"))
+        assert control.controller.desired is before
+        assert control.ingresses.contents == published
+
+    run(test)
+
+
+def test_a_backend_is_ready_when_create_backend_returns(run: Any, make: Any) -> None:
+    async def test(control: Any) -> None:
+        await control.controller.create_backend(make.backend("c", config={"num_replicas": 3}), wait=True)
+        assert len(control.ready("c")) == 3
+        assert len(control.ingresses.contents[-1].backends["c"].replicas) == 3
+
+    run(test)
+
+
+def test_a_backend_that_cannot_start_is_gone_again(run: Any, make: Any) -> None:
+    async def test(control: Any) -> None:
+        control.replicas.fails = FAULT
+        for _ in range(3):
+            with pytest.raises(BackendStartError, match="__init__ raised"):
+                await control.controller.create_backend(make.backend("c", config={"num_replicas": 2}), wait=True)
+            assert "c" not in control.controller.desired.backends
+            assert control.replicas.of("c") == []
+        control.replicas.fails = None
+        await control.controller.create_backend(make.backend("c"), wait=True)
+
+    run(test)
+
+
+def test_a_name_that_failed_before_is_not_held_back(run: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIRST_RETRY_S", 1000.0)
+
+    async def test(control: Any) -> None:
+        control.replicas.fails = FAULT
+        with pytest.raises(BackendStartError):
+            await control.controller.create_backend(make.backend("c"), wait=True)
+        control.replicas.fails = None
+        await control.controller.create_backend(make.backend("c"), wait=True)
+
+    run(test)
+
+
+def test_a_replica_that_ends_is_replaced(run: Any) -> None:
+    async def test(control: Any) -> None:
+        (first,) = control.ready("b")
+        control.replicas.end(first, FAULT)
+        await until(lambda: len(control.ready("b")) == 1)
+        assert control.ready("b")[0].id != first.id
+        assert control.controller.start_error("b") == ""  # It had been ready.
+
+    run(test)
+
+
+def test_they_are_replaced_later_and_later_when_they_keep_failing(
+    run: Any, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LONGEST_RETRY_S", 0.005)
+
+    async def test(control: Any) -> None:
+        pauses = pauses_before(control.controller.wake)
+        control.replicas.fails = FAULT
+        await control.controller.create_backend(make.backend("c"), wait=False)
+        await until(lambda: len(pauses) >= 5)
+        assert pauses[:5] == pytest.approx([0.002, 0.003, 0.005, 0.006, 0.006])
+        assert control.controller.start_error("c") == "its __init__ raised"
+        control.replicas.fails = None
+        await until(lambda: len(control.ready("c")) == 1)
+
+    run(test)
+
+
+def pauses_before(callback: Callable[[], None]) -> list[float]:
+    """The delays with which ``callback`` is scheduled on the running loop from now on."""
+    loop: Any = asyncio.get_running_loop()
+    pauses: list[float] = []
+    call_later = loop.call_later
+
+    def record(delay: float, call: Any, *arguments: Any, **more: Any) -> Any:
+        if call == callback:
+            pauses.append(delay)
+        return call_later(delay, call, *arguments, **more)
+
+    loop.call_later = record
+    return pauses
+
+
+def test_a_config_that_replicas_take_over_replaces_none(run: Any) -> None:
+    async def test(control: Any) -> None:
+        before = control.ready("b")
+        await control.controller.update_backend_config("b", {"num_replicas": 3, "max_queued_requests": 5})
+        assert before[0] in control.ready("b")
+        assert len(control.ready("b")) == 3
+        await control.controller.update_backend_config("b", {"num_replicas": 1})
+        assert control.ready("b") == before
+        assert control.controller.desired.backend("b").config.max_queued_requests == 5
+
+    run(test)
+
+
+def test_a_config_that_they_do_not_replaces_all(run: Any) -> None:
+    async def test(control: Any) -> None:
+        (before,) = control.ready("b")
+        await control.controller.update_backend_config("b", {"max_concurrent_queries": 4})
+        await until(lambda: before.id not in control.replicas.replicas)
+        (after,) = control.ready("b")
+        assert (after.record.revision, after.record.config.max_concurrent_queries) == (2, 4)
+
+    run(test)
+
+
+def test_a_config_that_cannot_start_is_taken_back(run: Any) -> None:
+    async def test(control: Any) -> None:
+        before = control.ready("b")
+        old = control.controller.desired.backend("b")
+        control.replicas.fails = FAULT
+        with pytest.raises(BackendStartError):
+            await control.controller.update_backend_config("b", {"max_concurrent_queries": 4})
+        assert control.controller.desired.backend("b") == old
+        assert control.ready("b") == before
+
+    run(test)
+
+
+def test_what_a_failed_change_has_left_does_not_pass_for_the_next(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIRST_RETRY_S", 0.0)
+
+    async def test(control: Any) -> None:
+        control.replicas.linger = True  # They take their time to end.
+        control.replicas.fails = FAULT
+        with pytest.raises(BackendStartError):
+            await control.controller.update_backend_config("b", {"max_concurrent_queries": 4, "num_replicas": 2})
+        control.replicas.fails = None
+        left = [replica.record.revision for replica in control.replicas.of("b")]
+        await control.controller.update_backend_config("b", {"max_concurrent_queries": 5})
+        current = control.controller.desired.backend("b")
+        assert current.revision > max(left)
+        assert all(replica.record is current for replica in control.ready("b"))
+
+    run(test)
+
+
+def test_two_changes_of_a_config_at_once_lose_neither(run: Any) -> None:
+    async def test(control: Any) -> None:
+        await asyncio.gather(
+            control.controller.update_backend_config("b", {"max_queued_requests": 7}),
+            control.controller.update_backend_config("b", {"callable_methods": ("train",)}),
+        )
+        config = control.controller.desired.backend("b").config
+        assert (config.max_queued_requests, config.callable_methods) == (7, ("train",))
+
+    run(test)
+
+
+def test_a_bad_config_changes_nothing(run: Any) -> None:
+    async def test(control: Any) -> None:
+        before = control.controller.desired
+        with pytest.raises(InvalidInputError):
+            await control.controller.update_backend_config("b", {"num_replicas": -1})
+        with pytest.raises(NotFoundError):
+            await control.controller.update_backend_config("x", {"num_replicas": 1})
+        assert control.controller.desired is before
+
+    run(test)
+
+
+def test_delete_backend_returns_when_its_replicas_have_ended(run: Any) -> None:
+    async def test(control: Any) -> None:
+        await control.controller.delete_endpoint("e")
+        control.replicas.linger = True
+        deleting = asyncio.ensure_future(control.controller.delete_backend("b"))
+        await until(lambda: "b" not in control.controller.desired.backends)
+        await asyncio.sleep(0.01)
+        assert not deleting.done()
+        control.replicas.linger = False
+        for replica in control.replicas.of("b"):
+            control.replicas.let_go(replica.id, 0.0)
+        await deleting
+
+    run(test)
+
+
+def test_a_name_may_be_used_again_while_its_replicas_are_still_ending(run: Any, make: Any) -> None:
+    async def test(control: Any) -> None:
+        await control.controller.delete_endpoint("e")
+        (old,) = control.ready("b")
+        control.replicas.linger = True
+        deleting = asyncio.ensure_future(control.controller.delete_backend("b"))
+        await until(lambda: "b" not in control.controller.desired.backends)
+        await control.controller.create_backend(make.backend(), wait=True)
+        control.replicas.linger = False
+        control.replicas.let_go(old.id, 0.0)
+        await deleting
+        assert len(control.ready("b")) == 1
+
+    run(test)

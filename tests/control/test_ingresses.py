@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from servekit.control import ingresses as module
+from servekit.control.ingresses import IngressFleet
+from servekit.control.snapshot import Content, content_of
+from servekit.errors import DeadlineError, InternalError
+from servekit.wire.frames import Applied, Snapshot, Stop, WorkerHello
+
+
+class Process:
+    """A worker that lives until it is told to end."""
+
+    pid = 7
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+        self.killed = 0
+
+    async def wait(self) -> str:
+        await self.ended.wait()
+        return "exit code 1"
+
+    def kill(self) -> None:
+        self.killed += 1
+        self.ended.set()
+
+
+class Fleet:
+    """A fleet with fake processes; ``link`` connects one."""
+
+    def __init__(self, new_link: Any, workers: int) -> None:
+        self.processes: list[Process] = []
+        self.fleet = IngressFleet(self._launch)
+        self.fails = 0
+        self._new_link = new_link
+        self.names = [f"i{n}" for n in range(1, workers + 1)]
+        self.fleet.start(self.names)
+
+    async def _launch(self, worker_id: str) -> Process:
+        if self.fails:
+            self.fails -= 1
+            raise OSError("no more processes")
+        self.processes.append(Process())
+        return self.processes[-1]
+
+    def link(self, name: str = "i1") -> Any:
+        link = self._new_link()
+        self.fleet.link_opened(link, WorkerHello(name, 11, "node"))
+        return link
+
+    def applied(self, version: int, name: str = "i1", error: str = "") -> None:
+        self.fleet.frame_received(name, Applied(version, error))
+
+
+@pytest.fixture
+def run(new_link: Any) -> Callable[..., None]:
+    """Runs a test on a fleet of some workers, and stops it."""
+
+    def run(test: Callable[[Fleet], Coroutine[Any, Any, None]], workers: int = 1) -> None:
+        async def whole() -> None:
+            fleet = Fleet(new_link, workers)
+            await settle()
+            try:
+                await test(fleet)
+            finally:
+                for process in fleet.processes:
+                    process.ended.set()
+                await fleet.fleet.stop(0.0)
+
+        asyncio.run(whole())
+
+    return run
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def contents(make: Any) -> list[Content]:
+    """Each with one endpoint more than the one before."""
+    records = [make.endpoint(name) for name in "abc"]
+    return [content_of(make.desired(*records[:count]), {}) for count in range(4)]
+
+
+def test_a_change_is_pushed_as_what_differs(run: Any, contents: list[Content]) -> None:
+    async def test(fleet: Fleet) -> None:
+        link = fleet.link()
+        assert fleet.fleet.publish(contents[1]) == 1
+        assert fleet.fleet.publish(contents[2]) == 2
+        first, second = link.of(Snapshot)
+        assert (first.version, first.base, list(first.endpoints)) == (1, None, ["a"])
+        assert (second.version, second.base, list(second.endpoints)) == (2, 1, ["b"])
+
+    run(test)
+
+
+def test_what_has_not_changed_is_not_pushed(run: Any, contents: list[Content]) -> None:
+    async def test(fleet: Fleet) -> None:
+        link = fleet.link()
+        assert fleet.fleet.publish(contents[0]) == 1  # Nothing to serve is something to know.
+        assert fleet.fleet.publish(contents[0]) == 1
+        assert len(link.of(Snapshot)) == 1
+
+    run(test)
+
+
+def test_a_worker_that_comes_later_or_again_gets_all(run: Any, contents: list[Content]) -> None:
+    async def test(fleet: Fleet) -> None:
+        fleet.fleet.publish(contents[1])
+        fleet.fleet.publish(contents[2])
+        for _ in range(2):
+            (snapshot,) = fleet.link().of(Snapshot)
+            assert (snapshot.version, snapshot.base, list(snapshot.endpoints)) == (2, None, ["a", "b"])
+
+    run(test)
+
+
+def test_a_change_is_waited_for_until_every_worker_has_it(run: Any, contents: list[Content]) -> None:
+    async def test(fleet: Fleet) -> None:
+        fleet.link("i1")
+        fleet.link("i2")
+        version = fleet.fleet.publish(contents[1])
+        waiting = asyncio.ensure_future(fleet.fleet.wait_applied(version))
+        await settle()
+        fleet.applied(version, "i1")
+        await settle()
+        assert not waiting.done()
+        fleet.applied(version, "i2")
+        await asyncio.wait_for(waiting, 10)
+
+    run(test, workers=2)
+
+
+def test_several_wait_at_once(run: Any, contents: list[Content]) -> None:
+    async def test(fleet: Fleet) -> None:
+        fleet.link()
+        first, second = (fleet.fleet.publish(content) for content in contents[1:3])
+        waiting = [asyncio.ensure_future(fleet.fleet.wait_applied(version)) for version in (second, first, second)]
+        await settle()
+        fleet.applied(first)
+        await settle()
+        assert [one.done() for one in waiting] == [False, True, False]
+        fleet.applied(second)
+        await asyncio.wait_for(asyncio.gather(*waiting), 10)
+
+    run(test)
+
+
+def test_the_wait_is_bounded_and_says_who_is_behind(run: Any, contents: list[Content]) -> None:
+    async def test(fleet: Fleet) -> None:
+        fleet.link()
+        version = fleet.fleet.publish(contents[1])
+        with pytest.raises(DeadlineError, match=r"i1 have not applied the change within 0\.001 s"):
+            await fleet.fleet.wait_applied(version, 0.001)
+
+    run(test)
+
+
+def test_a_worker_that_is_lost_is_not_waited_for(run: Any, contents: list[Content]) -> None:
+    async def test(fleet: Fleet) -> None:
+        await fleet.fleet.wait_applied(fleet.fleet.publish(contents[1]))  # It was never there.
+        fleet.link()
+        waiting = asyncio.ensure_future(fleet.fleet.wait_applied(fleet.fleet.publish(contents[2])))
+        await settle()
+        fleet.fleet.link_lost(fleet.fleet.workers["i1"])
+        await asyncio.wait_for(waiting, 10)
+
+    run(test)
+
+
+def test_what_a_worker_could_not_apply_is_raised(run: Any, contents: list[Content]) -> None:
+    async def test(fleet: Fleet) -> None:
+        fleet.link()
+        version = fleet.fleet.publish(contents[1])
+        fleet.applied(version, error="endpoint 'a': oh")
+        with pytest.raises(InternalError, match="endpoint 'a': oh"):
+            await fleet.fleet.wait_applied(version)
+
+    run(test)
+
+
+def test_wait_linked(run: Any, contents: list[Content]) -> None:
+    async def test(fleet: Fleet) -> None:
+        fleet.fleet.publish(contents[1])
+        fleet.link()
+        with pytest.raises(DeadlineError, match="did not come up"):
+            await fleet.fleet.wait_linked(0.001)
+        fleet.applied(1)
+        await fleet.fleet.wait_linked(10)
+
+    run(test)
+
+
+def test_a_worker_that_ends_is_started_again(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LONGEST_RESTART_S", 0.001)
+
+    async def test(fleet: Fleet) -> None:
+        fleet.link()
+        fleet.fails = 2  # And not being able to is no reason to give up.
+        fleet.processes[0].ended.set()
+        await until(lambda: len(fleet.processes) == 2)
+        worker = fleet.fleet.workers["i1"]
+        assert (worker.link, worker.pid) == (None, 7)
+
+    run(test)
+
+
+def test_stop_asks_those_that_are_there_and_kills_the_others(run: Any) -> None:
+    async def test(fleet: Fleet) -> None:
+        link = fleet.link("i1")
+        stopping = asyncio.ensure_future(fleet.fleet.stop(5.0))
+        await settle()
+        assert link.of(Stop) == [Stop(5.0)]
+        assert [process.killed for process in fleet.processes] == [0, 1]
+        fleet.processes[0].ended.set()
+        await asyncio.wait_for(stopping, 10)
+        assert len(fleet.processes) == 2
+
+    run(test, workers=2)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    ends = asyncio.get_running_loop().time() + 10
+    while not condition():
+        assert asyncio.get_running_loop().time() < ends
+        await asyncio.sleep(0.001)

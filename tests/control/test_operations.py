@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from servekit.control.counts import Counts
+from servekit.control.operations import Operations
+from servekit.control.state import Desired
+from servekit.errors import BackendStartError, InvalidInputError, NotFoundError, ServekitError
+from servekit.interfaces import ReplicaRuntime
+from servekit.wire.frames import PluginRef, RequestCount
+
+
+class Plugins:
+    """In the place of the resolver and the runtimes."""
+
+    def __init__(self) -> None:
+        self.opened: list[tuple[str, Any]] = []
+        self.refused: ServekitError | None = None
+
+    def policy(self, name: str, options: Any) -> PluginRef:
+        return PluginRef(f"policies:{name}", dict(options))
+
+    def adapter(self, name: str, options: Any) -> PluginRef:
+        return PluginRef(f"adapters:{name}", dict(options))
+
+    def check(self, name: str, options: Any) -> None: ...
+
+    async def get(self, name: str, options: Any) -> Any:
+        self.opened.append((name, options))
+        return ReplicaRuntime
+
+    async def check_worker_options(self, name: str, runtime: Any, options: Any) -> None:
+        if self.refused is not None:
+            raise self.refused
+
+
+class Bench:
+    def __init__(self, control: Any) -> None:
+        self.control = control
+        self.plugins: Any = Plugins()
+        self.counts = Counts()
+        self.operations = Operations(
+            control.controller,
+            self.plugins,
+            self.plugins,
+            control.writer,
+            self.counts,
+            ("process", {"python": "x"}),
+            lambda: {"name": "n"},
+        )
+
+    async def call(self, operation: str, **arguments: Any) -> Any:
+        return json.loads(await self.operations.call(operation, msgspec.msgpack.encode(arguments)))
+
+    async def create_backend(self, name: str = "b", **more: Any) -> Any:
+        fixed = {"target_data": b"pickle", "target_text": "m:f", "sys_path": ["/lib"], "cwd": "/"}
+        return await self.call("create_backend", name=name, **{**fixed, **more})
+
+
+@pytest.fixture
+def run(new_control: Any) -> Callable[..., None]:
+    def run(test: Callable[[Bench], Any]) -> None:
+        async def whole() -> None:
+            await asyncio.wait_for(test(Bench(new_control(Desired()))), 10)
+
+        asyncio.run(whole())
+
+    return run
+
+
+def test_from_nothing_to_traffic_and_back(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.create_backend(config={"num_replicas": 2})
+        await bench.call("create_endpoint", name="e", route="/e", policy_options={"a": 1})
+        assert await bench.call("get_traffic", name="e") == {}
+        await bench.call("set_traffic", name="b", shares={"e": 1})
+        assert await bench.call("get_traffic", name="e") == {"b": 1.0}
+        await bench.call("update_backend_config", name="b", changes={"num_replicas": 1})
+        assert (await bench.call("get_backend_config", name="b"))["num_replicas"] == 1
+        assert (await bench.call("list_endpoints"))["e"] == {
+            "route": "/e",
+            "methods": ["GET"],
+            "mount": False,
+            "policy": "weighted",
+            "timeout_s": 60.0,
+            "strict": False,
+            "traffic": {"b": 1.0},
+        }
+        listed = (await bench.call("list_backends"))["b"]
+        assert (listed["target"], listed["adapter"], listed["runtime"]) == ("m:f", "flask", "process")
+        await bench.call("delete_endpoint", name="e")
+        await bench.call("delete_backend", name="b")
+        assert await bench.call("list_endpoints") == await bench.call("list_backends") == {}
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({}, ("GET",)),
+        ({"methods": ["POST", "GET", "POST"]}, ("POST", "GET")),
+        ({"mount": True}, ()),
+        ({"mount": True, "methods": ["GET"]}, ("GET",)),
+    ],
+)
+def test_the_methods_of_an_endpoint(run: Any, given: dict[str, Any], kept: tuple[str, ...]) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.call("create_endpoint", name="e", route="/e", **given)
+        assert bench.control.controller.desired.endpoint("e").methods == kept
+
+    run(test)
+
+
+def test_an_endpoint_with_no_method_is_refused(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        with pytest.raises(InvalidInputError, match="methods is empty"):
+            await bench.call("create_endpoint", name="e", methods=[])
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments", "reason"),
+    [
+        ("create_endpoint", {}, "create_endpoint: .*name"),
+        ("create_endpoint", {"name": 3}, r"create_endpoint: Expected `str`"),
+        ("create_endpoint", {"name": "e", "rout": "/e"}, "unknown field `rout`"),
+        ("set_traffic", {"name": "e", "shares": [1]}, "set_traffic: "),
+        ("status", {"verbose": True}, "unknown field `verbose`"),
+    ],
+)
+def test_arguments_that_do_not_fit(run: Any, operation: str, arguments: dict[str, Any], reason: str) -> None:
+    async def test(bench: Bench) -> None:
+        with pytest.raises(InvalidInputError, match=reason):
+            await bench.call(operation, **arguments)
+        assert bench.control.controller.desired == Desired()
+
+    run(test)
+
+
+def test_what_is_neither_json_nor_msgpack_nor_an_operation(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        assert json.loads(await bench.operations.call("list_backends", b"{}", json=True)) == {}
+        for as_json, body in ((True, b"{"), (False, b"\xc1"), (True, b""), (False, b"")):
+            with pytest.raises(InvalidInputError):
+                await bench.operations.call("list_backends", body, json=as_json)
+        with pytest.raises(NotFoundError, match="no operation 'destroy'; there are create_endpoint"):
+            await bench.call("destroy")
+
+    run(test)
+
+
+def test_the_runtime_of_a_backend(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.create_backend("a")
+        await bench.create_backend("b", runtime="process")
+        await bench.create_backend("c", runtime="ray")
+        await bench.create_backend("d", runtime_options={"own": 1})
+        assert bench.plugins.opened == [
+            ("process", {"python": "x"}),
+            ("process", {"python": "x"}),
+            ("ray", {}),
+            ("process", {"own": 1}),
+        ]
+
+    run(test)
+
+
+def test_a_runtime_is_not_opened_for_a_backend_that_cannot_be(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.create_backend("a")
+        for more in ({"name": "a"}, {"name": "a/b"}, {"name": "b", "config": {"num_replica": 1}}):
+            with pytest.raises(InvalidInputError):
+                await bench.create_backend(**more)
+        assert len(bench.plugins.opened) == 1
+
+    run(test)
+
+
+def test_targets_are_kept_while_a_backend_needs_them(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        store = bench.control.writer.store
+        await bench.create_backend("a", target_data=b"same")
+        await bench.create_backend("b", target_data=b"same")
+        await bench.call("delete_backend", name="a")
+        assert list(store.targets.values()) == [b"same"]
+        await bench.call("delete_backend", name="b")
+        assert store.targets == {}
+
+    run(test)
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["its options are refused", "its replica fails"])
+def test_nothing_is_left_of_a_backend_that_fails(run: Any, early: bool) -> None:
+    async def test(bench: Bench) -> None:
+        fault = BackendStartError("oh")
+        if early:
+            bench.plugins.refused = fault
+        else:
+            bench.control.replicas.fails = fault
+        with pytest.raises(BackendStartError, match="oh"):
+            await bench.create_backend()
+        assert bench.control.writer.store.targets == {}
+        assert bench.control.controller.desired == Desired()
+
+    run(test)
+
+
+def test_status_and_stat(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.create_backend(config={"num_replicas": 2})
+        bench.counts.set_outstanding("ingress1", {"r1": 3})
+        bench.counts.set_outstanding("ingress2", {"r1": 2, "r2": 1})
+        bench.counts.add([RequestCount("e", "b", 200, 3, 0.3), RequestCount("e", "b", 500, 1, 0.5)])
+        bench.counts.add([RequestCount("", "", 404, 2, 0.0), RequestCount("e", "", 503, 1, 0.0)])
+        status = await bench.call("status")
+        assert status["name"] == "n"
+        replicas = status["backends"]["b"]["replicas"]
+        assert [(one["id"], one["state"], one["outstanding"]) for one in replicas] == [
+            ("r1", "ready", 5),
+            ("r2", "ready", 1),
+        ]
+        stat = await bench.call("stat")
+        assert stat["unrouted"] == 2
+        assert stat["backends"]["b"] == {"requests": 4, "by_status": {"200": 3, "500": 1}, "mean_latency_s": 0.2}
+        assert stat["endpoints"]["e"]["by_status"] == {"200": 3, "500": 1, "503": 1}
+
+    run(test)

@@ -1,0 +1,372 @@
+"""The life of a replica, on a runtime and links that do what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from servekit.control import replicas as module
+from servekit.control.plan import ReplicaState
+from servekit.control.replicas import Replica, ReplicaFleet
+from servekit.control.store import WorkerRecord
+from servekit.errors import BackendStartError, DeadlineError, InternalError, ServekitError
+from servekit.interfaces import Exit, ReplicaEvent, WorkerHandle, WorkerSpec
+from servekit.wire.frames import BLOB_PIECE_BYTES, Assign, Blob, Drain, Ready, Report, StartFailed, WorkerHello
+
+
+class Runtime:
+    """Starts what the test then ends."""
+
+    def __init__(self) -> None:
+        self.started: list[WorkerSpec] = []
+        self.exits: dict[str, Exit] = {}
+        self.stopped: list[str] = []
+        self.fault: Exception | None = None
+
+    def start(self, spec: WorkerSpec) -> WorkerHandle:
+        if self.fault is not None:
+            raise self.fault
+        self.started.append(spec)
+        return WorkerHandle(spec.worker_id, b"state")
+
+    def poll(self, handle: WorkerHandle) -> Exit | None:
+        return self.exits.get(handle.worker_id)
+
+    def stop(self, handle: WorkerHandle, grace_s: float) -> None:
+        self.stopped.append(handle.worker_id)
+
+    def attach(self, state: bytes) -> WorkerHandle:
+        if self.fault is not None:
+            raise self.fault
+        return WorkerHandle("r9", state)
+
+
+class Runtimes:
+    """In the place of `servekit.control.runtimes.Runtimes`: no threads."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    async def get(self, name: str, options: Any) -> Runtime:
+        return self.runtime
+
+    async def start(self, runtime: Any, spec: WorkerSpec) -> WorkerHandle:
+        return self.runtime.start(spec)
+
+    async def call(self, function: Callable[..., Any], *arguments: Any, **_: Any) -> Any:
+        return function(*arguments)
+
+
+class Bench:
+    def __init__(self, make: Any, new_link: Any) -> None:
+        self.runtime = Runtime()
+        self.events: list[tuple[str, str]] = []
+        self.saved: list[WorkerRecord] = []
+        self.forgotten: list[str] = []
+        self.ended: list[Replica] = []
+        self.changes = 0
+        self.target: bytes | ServekitError = b"x" * (BLOB_PIECE_BYTES + 1)
+        runtimes: Any = Runtimes(self.runtime)
+        self.fleet = ReplicaFleet(
+            runtimes,
+            bootstrap=self._bootstrap,
+            target=self._target,
+            save=self._save,
+            forget=self._forget,
+            changed=self._changed,
+            observe=self._observe,
+            debug=False,
+        )
+        self.fleet.ended = self.ended.append
+        self.make = make
+        self.new_link = new_link
+
+    async def _bootstrap(self, worker_id: str, runtime: Any) -> bytes:
+        return b"secret"
+
+    async def _target(self, digest: str) -> bytes:
+        if isinstance(self.target, ServekitError):
+            raise self.target
+        return self.target
+
+    async def _save(self, record: WorkerRecord) -> None:
+        self.saved.append(record)
+
+    async def _forget(self, worker_id: str) -> None:
+        self.forgotten.append(worker_id)
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    def _observe(self, event: ReplicaEvent) -> None:
+        self.events.append((event.state, event.reason))
+
+    @property
+    def states(self) -> list[str]:
+        return [state for state, _ in self.events]
+
+    async def start(self, **fields: Any) -> Replica:
+        self.fleet.start(self.make.backend(**fields))
+        (replica,) = self.fleet.replicas.values()
+        await until(lambda: replica.handle is not None or bool(self.ended))
+        return replica
+
+    async def link(self, replica: Replica, *, ready: bool = False, addresses: tuple[str, ...] = ()) -> Any:
+        link = self.new_link()
+        await self.fleet.link_opened(link, WorkerHello(replica.id, 42, "here", ready, list(addresses)))
+        return link
+
+    async def ready(self) -> tuple[Replica, Any]:
+        replica = await self.start()
+        link = await self.link(replica)
+        self.fleet.frame_received(replica.id, Ready(["unix:/r"]))
+        await until(lambda: not replica.moved.is_set())
+        return replica, link
+
+    async def gone(self) -> None:
+        await until(lambda: not self.fleet.replicas)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    ends = asyncio.get_running_loop().time() + 10
+    while not condition():
+        assert asyncio.get_running_loop().time() < ends
+        await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def run(make: Any, new_link: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    for name in ("POLL_S", "WATCH_S"):
+        monkeypatch.setattr(module, name, 0.002)
+
+    def run(test: Callable[[Bench], Coroutine[Any, Any, None]]) -> None:
+        async def whole() -> None:
+            bench = Bench(make, new_link)
+            try:
+                await test(bench)
+            finally:
+                await bench.fleet.stop(0.0)
+
+        asyncio.run(whole())
+
+    return run
+
+
+def test_a_replica_is_started_told_what_to_serve_and_ready(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        replica = await bench.start(worker_options={"num_gpus": 1}, revision=3)
+        (spec,) = bench.runtime.started
+        assert (spec.backend, spec.bootstrap, spec.options) == ("b", b"secret", {"num_gpus": 1})
+        assert (bench.saved[0].worker_id, bench.saved[0].handle, bench.saved[0].revision) == (replica.id, b"state", 3)
+        link = await bench.link(replica)
+        (assign,) = link.of(Assign)
+        assert (assign.backend, assign.revision, assign.target_bytes) == ("b", 3, BLOB_PIECE_BYTES + 1)
+        assert [len(blob.data) for blob in link.of(Blob)] == [BLOB_PIECE_BYTES, 1]
+        assert (replica.pid, replica.node, replica.state) == (42, "here", ReplicaState.STARTING)
+        bench.fleet.frame_received(replica.id, Ready(["unix:/r"]))
+        assert replica.state is ReplicaState.READY
+        assert replica.entry.addresses == ("unix:/r",)
+        assert bench.states == ["starting", "ready"]
+        assert bench.changes == 1
+        bench.fleet.frame_received(replica.id, Report(outstanding=5))
+        assert replica.report.outstanding == 5
+
+    run(test)
+
+
+def test_one_that_serves_already_is_not_told_again(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        replica = await bench.start()
+        link = await bench.link(replica, ready=True, addresses=("unix:/r",))
+        assert link.sent == []
+        assert replica.state is ReplicaState.READY
+
+    run(test)
+
+
+def test_a_handler_that_cannot_be_built(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        replica = await bench.start()
+        await bench.link(replica)
+        bench.fleet.frame_received(replica.id, StartFailed("Traceback: ZeroDivisionError"))
+        await bench.gone()
+        assert bench.ended == [replica]
+        assert isinstance(replica.failure, BackendStartError)
+        assert "module:Model" in str(replica.failure)
+        assert "ZeroDivisionError" in str(replica.failure)
+        assert bench.runtime.stopped == bench.forgotten == [replica.id]
+        assert bench.states == ["starting", "gone"]
+
+    run(test)
+
+
+@pytest.mark.parametrize("fault", [BackendStartError("no place for it"), RuntimeError("no place for it")])
+def test_a_runtime_that_cannot_start_it(run: Any, fault: Exception) -> None:
+    async def test(bench: Bench) -> None:
+        bench.runtime.fault = fault
+        replica = await bench.start()
+        await bench.gone()
+        assert bench.ended == [replica]
+        assert "no place for it" in str(replica.failure)
+        assert isinstance(replica.failure, BackendStartError)
+        assert bench.runtime.stopped == []
+
+    run(test)
+
+
+def test_a_process_that_ends_before_it_is_ready(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        replica = await bench.start()
+        bench.runtime.exits[replica.id] = Exit("killed by SIGKILL")
+        await bench.gone()
+        assert "ended before it was ready: killed by SIGKILL" in str(replica.failure)
+
+    run(test)
+
+
+def test_an_init_that_takes_too_long(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        replica = await bench.start(config={"startup_timeout_s": 0.01})
+        await bench.gone()
+        assert isinstance(replica.failure, DeadlineError)
+        assert "startup_timeout_s of 0.01 s" in str(replica.failure)
+        assert bench.runtime.stopped == [replica.id]
+
+    run(test)
+
+
+def test_a_target_that_is_lost_is_a_failure_and_not_a_silence(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        bench.target = InternalError("damaged")
+        replica = await bench.start()
+        await bench.link(replica)
+        await bench.gone()
+        assert str(replica.failure) == "damaged"
+
+    run(test)
+
+
+def test_a_ready_replica_whose_process_ends(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        replica, link = await bench.ready()
+        bench.runtime.exits[replica.id] = Exit("exit code 1")
+        bench.fleet.link_lost(replica.id, link)
+        await bench.gone()
+        assert bench.ended == [replica]
+        assert "ended: exit code 1" in str(replica.failure)
+        assert replica.ready_at
+
+    run(test)
+
+
+def test_a_lost_link_alone_kills_nobody(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        replica, link = await bench.ready()
+        bench.fleet.link_lost(replica.id, link)
+        await asyncio.sleep(0.02)
+        assert replica.state is ReplicaState.READY
+        again = await bench.link(replica, ready=True, addresses=("unix:/r",))
+        bench.fleet.link_lost(replica.id, link)  # The old one, late.
+        assert replica.link is again
+
+    run(test)
+
+
+def test_one_that_is_let_go_is_drained_and_then_stopped(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        replica, link = await bench.ready()
+        bench.fleet.mark_draining(replica.id)
+        assert replica.state is ReplicaState.DRAINING
+        await asyncio.sleep(0.01)
+        assert link.of(Drain) == []
+        bench.fleet.let_go(replica.id, 30.0)
+        await until(lambda: link.of(Drain) == [Drain(30.0)])
+        assert bench.runtime.stopped == []
+        bench.runtime.exits[replica.id] = Exit("exit code 0")
+        await bench.gone()
+        assert bench.ended == []
+        assert bench.events[-1] == ("gone", "exit code 0")
+        assert bench.states == ["starting", "ready", "draining", "gone"]
+
+    run(test)
+
+
+def test_one_that_is_let_go_while_it_starts_is_stopped(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        replica = await bench.start()
+        link = await bench.link(replica)
+        bench.fleet.mark_draining(replica.id)
+        bench.fleet.let_go(replica.id, 30.0)
+        await bench.gone()
+        assert link.of(Drain) == []
+        assert bench.runtime.stopped == [replica.id]
+        assert bench.ended == []
+
+    run(test)
+
+
+def test_ready_from_one_that_drains_does_not_bring_it_back(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        replica = await bench.start()
+        await bench.link(replica)
+        bench.fleet.mark_draining(replica.id)
+        bench.fleet.frame_received(replica.id, Ready(["unix:/r"]))
+        assert replica.state is ReplicaState.DRAINING
+
+    run(test)
+
+
+def test_a_worker_that_nobody_knows_is_told_to_end(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        link = bench.new_link()
+        await bench.fleet.link_opened(link, WorkerHello("stranger", 1, "here"))
+        assert link.sent == [Drain(0.0)]
+        bench.fleet.frame_received("stranger", Ready([]))
+        bench.fleet.link_lost("stranger", link)
+
+    run(test)
+
+
+WORKER = WorkerRecord("r9", "b", 2, b"found", 9, 1.5)
+
+
+def test_a_replica_of_an_earlier_controller_is_taken_over(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        bench.fleet.attach(bench.make.backend(), WORKER)
+        (replica,) = bench.fleet.replicas.values()
+        await until(lambda: replica.handle is not None)
+        assert replica.handle == WorkerHandle("r9", b"found")
+        await bench.link(replica, ready=True, addresses=("unix:/r",))
+        await asyncio.wait_for(bench.fleet.wait_known(10), 10)
+        assert replica.state is ReplicaState.READY
+        bench.fleet.start(bench.make.backend())
+        assert [each.number for each in bench.fleet.of("b")] == [9, 10]
+
+    run(test)
+
+
+def test_one_that_is_gone_is_not(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        bench.runtime.fault = LookupError("no such process")
+        bench.fleet.attach(bench.make.backend(), WORKER)
+        (replica,) = bench.fleet.replicas.values()
+        await asyncio.wait_for(bench.fleet.wait_known(10), 10)
+        await bench.gone()
+        assert bench.ended == [replica]
+        assert "no such process" in str(replica.failure)
+
+    run(test)
+
+
+def test_stop_ends_all(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        replica, _ = await bench.ready()
+        await bench.fleet.stop(0.0)
+        assert bench.fleet.replicas == {}
+        assert bench.runtime.stopped == [replica.id]
+        assert bench.ended == []
+
+    run(test)

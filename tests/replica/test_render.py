@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servekit.interfaces import Response
+from servekit.replica import render as render_module
+from servekit.replica.render import render, text
+
+
+def test_a_response_is_rendered() -> None:
+    response = Response(201, [("X-One", "1"), ("x-one", "é"), ("Set-Cookie", "a=b; c")], b"body")
+    assert render(response) == (201, b"X-One: 1\r\nx-one: \xe9\r\nSet-Cookie: a=b; c\r\n", b"body")
+
+
+@pytest.mark.parametrize(
+    "name", ["Content-Length", "date", "CONNECTION", "Transfer-Encoding", "Keep-Alive", "upgrade", "X-Request-ID"]
+)
+def test_headers_that_the_ingress_writes_itself_are_dropped(name: str) -> None:
+    assert render(Response(200, [(name, "x"), ("x-own", "1")]))[1] == b"x-own: 1\r\n"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("x", "a\r\nx-evil: 1"),
+        ("x", "a\nb"),
+        ("x", "a\rb"),
+        ("x", "a\0b"),
+        ("x", "\x7f"),
+        ("x\r\ny", "1"),
+        ("x y", "1"),
+        ("x:", "1"),
+        ("", "1"),
+        ("é", "1"),
+        ("x", "✓"),
+    ],
+)
+def test_headers_cannot_be_injected(header: tuple[str, str]) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - UnicodeEncodeError is one, too
+        render(Response(200, [header]))
+
+
+@given(st.text(), st.text())
+def test_a_header_is_one_line_or_refused(name: str, value: str) -> None:
+    try:
+        _, head, _ = render(Response(200, [(name, value)]))
+    except ValueError:
+        return
+    assert head.count(b"\r\n") == head.count(b"\r") == head.count(b"\n") <= 1
+
+
+@pytest.mark.parametrize("status", [200, 204, 404, 599, HTTPStatus.CREATED])
+def test_statuses(status: int) -> None:
+    assert render(Response(status, []))[0] == status
+
+
+@pytest.mark.parametrize("status", [0, 100, 199, 600, -1, True, 200.0, "200", None])
+def test_statuses_that_no_answer_has(status: Any) -> None:
+    with pytest.raises(ValueError, match="status"):
+        render(Response(status, []))
+
+
+class Bytes(bytes):
+    pass
+
+
+@pytest.mark.parametrize(
+    "body", [b"abc", bytearray(b"abc"), memoryview(b"abc"), Bytes(b"abc"), [b"a", b"bc"], iter([b"a", b"", b"bc"])]
+)
+def test_bodies(body: Any) -> None:
+    rendered = render(Response(200, [], body))[2]
+    assert type(rendered) is bytes
+    assert rendered == b"abc"
+
+
+@pytest.mark.parametrize("body", ["abc", 3, None, ["a"], [1], object()])
+def test_bodies_that_are_none(body: Any) -> None:
+    with pytest.raises(TypeError):
+        render(Response(200, [], body))
+
+
+class Pieces:
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.closed = 0
+        self.fault = fault
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"x" * 60
+        if self.fault is not None:
+            raise self.fault
+        yield b"y"
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_an_iterable_is_closed() -> None:
+    body = Pieces()
+    assert render(Response(200, [], body))[2] == b"x" * 60 + b"y"
+    assert body.closed == 1
+
+
+def test_an_iterable_that_fails_is_closed() -> None:
+    body = Pieces(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        render(Response(200, [], body))
+    assert body.closed == 1
+
+
+def test_bodies_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render_module, "BODY_BYTES", 60)
+
+    def endless() -> Iterator[bytes]:
+        while True:
+            yield b"x" * 50
+
+    assert render(Response(200, [], b"x" * 60))[2] == b"x" * 60
+    for body in (b"x" * 61, bytearray(61), endless(), Pieces()):
+        with pytest.raises(ValueError, match="longer"):
+            render(Response(200, [], body))
+
+
+def test_plain_text() -> None:
+    assert text("é") == (b"content-type: text/plain; charset=utf-8\r\n", "é\n".encode())

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from servekit.errors import InvalidInputError, UnpicklableTargetError
+from servekit.replica.target import Handlers, load
+from servekit.targets import own_sys_path, pack_target, text_of
+
+
+def double(value: int) -> int:
+    return 2 * value
+
+
+class Model:
+    def __init__(self, factor: Any = 1, **more: Any) -> None:
+        self.factor = factor
+
+    def __call__(self, value: int) -> int:
+        return value * int(self.factor)
+
+
+def test_what_was_packed_can_be_called() -> None:
+    assert Handlers(load(pack_target(double, (), None))).call(2) == 4
+    assert Handlers(load(pack_target(lambda value: value + 1, (), None))).call(2) == 3
+    assert Handlers(load(pack_target(Model, (3,), {"other": 1}))).call(2) == 6
+    assert Handlers(load(pack_target("math:sqrt", (), None))).call(4) == 2
+
+
+@pytest.mark.parametrize("target", [None, 3, [], {}, object()])
+def test_what_is_no_target(target: Any) -> None:
+    with pytest.raises(InvalidInputError, match="neither a function nor a class"):
+        pack_target(target, (), None)
+
+
+@pytest.mark.parametrize("target", ["", "module", "module:", ":attribute"])
+def test_what_is_no_path(target: str) -> None:
+    with pytest.raises(InvalidInputError, match="'module:attribute'"):
+        pack_target(target, (), None)
+
+
+@pytest.mark.parametrize(("args", "kwargs"), [((1,), None), ((), {"a": 1})])
+def test_a_function_takes_no_init_arguments(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
+    with pytest.raises(InvalidInputError, match="double is not a class"):
+        pack_target(double, args, kwargs)
+
+
+def test_what_cannot_be_pickled_is_named() -> None:
+    lock = threading.Lock()
+
+    def holds_a_lock(value: Any) -> Any:
+        return lock
+
+    for target, args, kwargs, culprit in [
+        (holds_a_lock, (), {}, "the target .*holds_a_lock cannot"),
+        (Model, (1, lock), {}, "init argument 2 cannot"),
+        (Model, (1,), {"fine": 1, "bad": lock}, "init argument 'bad' cannot"),
+    ]:
+        with pytest.raises(UnpicklableTargetError, match=culprit) as caught:
+            pack_target(target, args, kwargs)
+        assert "lock" in str(caught.value)
+        assert "__init__" in str(caught.value)
+        assert isinstance(caught.value, TypeError)
+        assert isinstance(caught.value, ValueError)
+        assert caught.value.__cause__ is not None
+
+
+def test_what_people_call_a_target() -> None:
+    assert text_of("module:attr") == "module:attr"
+    assert text_of(double).endswith(":double")
+    assert text_of(Model).endswith(":Model")
+    assert text_of(Model()).endswith(":Model")
+
+
+def test_the_search_path_has_what_was_added_and_not_the_interpreters_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", ["", "/somewhere", *sys.path, "/somewhere"])
+    entries = own_sys_path()
+    assert entries[:2] == [os.getcwd(), "/somewhere"]
+    assert entries.count("/somewhere") == 1
+    assert os.path.dirname(os.__file__) not in entries
+    assert all(os.path.isabs(entry) for entry in entries)

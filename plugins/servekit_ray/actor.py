@@ -39,8 +39,9 @@ class WorkerHost:
         try:
             importlib.import_module(worker_module).run(bootstrap)
         except SystemExit as exit:
-            if exit.code not in (None, 0):
-                raise  # Ray ends the process with that code
+            # 143: told to end before it served. Ray ends the process with any other code, and says so at length.
+            if exit.code not in (None, 0, 143):
+                raise
         except BaseException:
             traceback.print_exc()
             sys.stderr.flush()

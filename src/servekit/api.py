@@ -356,10 +356,10 @@ def _attach(name: str, address: str) -> Instance:
     return Instance(name, found.url, client, _nothing, found.directory, found.token.hex())
 
 
-I = TypeVar("I", bound=Instance)
+AnInstance = TypeVar("AnInstance", bound=Instance)
 
 
-def make_current(instance: I) -> I:
+def make_current(instance: AnInstance) -> AnInstance:
     """Let the module functions act on ``instance``. Raises `AlreadyRunningError`."""
     global _current
     if _current is not None:

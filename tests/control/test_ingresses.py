@@ -93,11 +93,11 @@ def contents(make: Any) -> list[Content]:
 def test_a_change_is_pushed_as_what_differs(run: Any, contents: list[Content]) -> None:
     async def test(fleet: Fleet) -> None:
         link = fleet.link()
-        assert fleet.fleet.publish(contents[1]) == 1
-        assert fleet.fleet.publish(contents[2]) == 2
+        earlier, later = fleet.fleet.publish(contents[1]), fleet.fleet.publish(contents[2])
+        assert earlier < later
         first, second = link.of(Snapshot)
-        assert (first.version, first.base, list(first.endpoints)) == (1, None, ["a"])
-        assert (second.version, second.base, list(second.endpoints)) == (2, 1, ["b"])
+        assert (first.version, first.base, list(first.endpoints)) == (earlier, None, ["a"])
+        assert (second.version, second.base, list(second.endpoints)) == (later, earlier, ["b"])
 
     run(test)
 
@@ -105,8 +105,9 @@ def test_a_change_is_pushed_as_what_differs(run: Any, contents: list[Content]) -
 def test_what_has_not_changed_is_not_pushed(run: Any, contents: list[Content]) -> None:
     async def test(fleet: Fleet) -> None:
         link = fleet.link()
-        assert fleet.fleet.publish(contents[0]) == 1  # Nothing to serve is something to know.
-        assert fleet.fleet.publish(contents[0]) == 1
+        version = fleet.fleet.publish(contents[0])
+        assert version  # Nothing to serve is something to know.
+        assert fleet.fleet.publish(contents[0]) == version
         assert len(link.of(Snapshot)) == 1
 
     run(test)
@@ -115,10 +116,23 @@ def test_what_has_not_changed_is_not_pushed(run: Any, contents: list[Content]) -
 def test_a_worker_that_comes_later_or_again_gets_all(run: Any, contents: list[Content]) -> None:
     async def test(fleet: Fleet) -> None:
         fleet.fleet.publish(contents[1])
-        fleet.fleet.publish(contents[2])
+        version = fleet.fleet.publish(contents[2])
         for _ in range(2):
             (snapshot,) = fleet.link().of(Snapshot)
-            assert (snapshot.version, snapshot.base, list(snapshot.endpoints)) == (2, None, ["a", "b"])
+            assert (snapshot.version, snapshot.base, list(snapshot.endpoints)) == (version, None, ["a", "b"])
+
+    run(test)
+
+
+def test_what_an_earlier_controller_was_told_does_not_count(run: Any, contents: list[Content]) -> None:
+    async def test(fleet: Fleet) -> None:
+        earlier = Fleet(fleet._new_link, 0).fleet.publish(contents[1])
+        fleet.link()
+        await asyncio.sleep(0.005)  # Versions go by the millisecond; a controller takes hundreds to start again.
+        version = fleet.fleet.publish(contents[2])
+        fleet.applied(earlier)
+        with pytest.raises(DeadlineError):
+            await fleet.fleet.wait_applied(version, 0.001)
 
     run(test)
 

@@ -218,8 +218,8 @@ def test_status_and_stat(run: Any) -> None:
         await bench.create_backend(config={"num_replicas": 2})
         bench.counts.set_outstanding("ingress1", {"r1": 3})
         bench.counts.set_outstanding("ingress2", {"r1": 2, "r2": 1})
-        bench.counts.add([RequestCount("e", "b", 200, 3, 0.3), RequestCount("e", "b", 500, 1, 0.5)])
-        bench.counts.add([RequestCount("", "", 404, 2, 0.0), RequestCount("e", "", 503, 1, 0.0)])
+        bench.counts.add([RequestCount("e", "b", 200, 3, 0.3), RequestCount("e", "b", 500, 1, 0.5)], {"e": 1})
+        bench.counts.add([RequestCount("", "", 404, 2, 0.0), RequestCount("e", "", 503, 1, 0.0)], {"e": 1})
         status = await bench.call("status")
         assert status["name"] == "n"
         replicas = status["backends"]["b"]["replicas"]
@@ -231,5 +231,6 @@ def test_status_and_stat(run: Any) -> None:
         assert stat["unrouted"] == 2
         assert stat["backends"]["b"] == {"requests": 4, "by_status": {"200": 3, "500": 1}, "mean_latency_s": 0.2}
         assert stat["endpoints"]["e"]["by_status"] == {"200": 3, "500": 1, "503": 1}
+        assert stat["endpoints"]["e"]["failovers"] == 2
 
     run(test)

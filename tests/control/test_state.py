@@ -216,9 +216,10 @@ def test_a_share_below_one_scales_the_others(make: Any) -> None:
     assert traffic(after, "f") == pytest.approx({"b": 0.1, "c": 0.9})
 
 
-def test_a_share_of_one_leaves_the_others_nothing(served: Desired) -> None:
+def test_a_share_of_one_leaves_the_others_out(served: Desired) -> None:
     after, _ = state.set_traffic(served, "b", {"e": 1.0})
-    assert traffic(after) == {"a": 0.0, "b": 1.0}
+    assert traffic(after) == {"b": 1.0}
+    state.remove_backend(after, "a")
 
 
 def test_a_share_below_one_needs_another_to_take_the_rest(make: Any) -> None:

@@ -7,6 +7,7 @@ what replicas to start and to let go, and publishes a snapshot; a change returns
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from servekit.control.replicas import Replica, ReplicaFleet
 from servekit.control.snapshot import content_of
 from servekit.control.state import BackendRecord, Desired, EndpointRecord
 from servekit.control.writer import Writer
-from servekit.errors import ServekitError
+from servekit.errors import InUseError, ServekitError
 from servekit.interfaces import TrafficEvent
 from servekit.plugins import Registry
 from servekit.wire.frames import ReplicaEntry
@@ -102,7 +103,8 @@ class Controller:
         try:
             await self._wait_ready(record)
         except ServekitError:
-            await self.delete_backend(record.name)
+            with contextlib.suppress(InUseError):  # Somebody gave it traffic meanwhile; then it stays.
+                await self.delete_backend(record.name)
             raise
 
     async def delete_backend(self, name: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from servekit.wire.frames import RequestCount
@@ -13,9 +14,11 @@ class Counts:
 
     def __init__(self) -> None:
         self._requests: dict[tuple[str, str, int], list[float]] = {}
+        self._failovers: Counter[str] = Counter()
         self._outstanding: dict[str, dict[str, int]] = {}
 
-    def add(self, counts: Iterable[RequestCount]) -> None:
+    def add(self, counts: Iterable[RequestCount], failovers: Mapping[str, int]) -> None:
+        self._failovers.update(failovers)
         for count in counts:
             entry = self._requests.setdefault((count.endpoint, count.backend, count.status), [0, 0.0])
             entry[0] += count.requests
@@ -37,6 +40,8 @@ class Counts:
                 if name:
                     _count(table.setdefault(name, _nothing()), status, int(requests), latency_s)
         unrouted = sum(int(n) for (endpoint, _, _), (n, _) in self._requests.items() if not endpoint)
+        for name, entry in by_endpoint.items():
+            entry["failovers"] = self._failovers[name]
         for entry in (*by_endpoint.values(), *by_backend.values()):
             entry["mean_latency_s"] = entry.pop("latency_s") / entry["requests"]
         return {"endpoints": by_endpoint, "backends": by_backend, "unrouted": unrouted}

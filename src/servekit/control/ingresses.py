@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -17,6 +18,7 @@ _log = logging.getLogger("servekit.control")
 
 _FIRST_RESTART_S = 0.1
 _LONGEST_RESTART_S = 10.0
+_ERRORS_KEPT = 100
 
 
 class IngressProcess(Protocol):
@@ -42,7 +44,8 @@ class Ingress:
         """What it was last sent."""
         self.sent = 0
         self.applied = 0
-        self.error = ""
+        self.errors: dict[int, str] = {}
+        """What it could not apply, by version: of the last few."""
 
 
 class IngressFleet:
@@ -109,7 +112,8 @@ class IngressFleet:
         """Push what changed to every worker; return the version to wait for. Nothing changed: nothing is sent."""
         if content != self._content or self.version == 0:
             self._content = content
-            self.version += 1
+            # Above every version of an earlier controller, whose acknowledgements may still be on their way.
+            self.version = max(self.version + 1, int(time.time() * 1000))
             for worker in self.workers.values():
                 self._push(worker)
         return self.version
@@ -133,7 +137,7 @@ class IngressFleet:
                 await asyncio.wait_for(self._moved.wait(), left_s)
             except asyncio.TimeoutError:
                 continue
-        errors = [worker.error for worker in self.workers.values() if worker.applied == version and worker.error]
+        errors = [worker.errors[version] for worker in self.workers.values() if version in worker.errors]
         if errors:
             raise InternalError(f"an ingress worker could not apply the change: {'; '.join(errors)}")
 
@@ -168,7 +172,11 @@ class IngressFleet:
 
     def frame_received(self, worker_id: str, frame: Applied) -> None:
         worker = self.workers[worker_id]
-        worker.applied, worker.error = frame.version, frame.error
+        worker.applied = frame.version
+        if frame.error:
+            worker.errors[frame.version] = frame.error
+            if len(worker.errors) > _ERRORS_KEPT:
+                del worker.errors[min(worker.errors)]
         self._moved.set()
 
     def link_lost(self, worker: Ingress) -> None:

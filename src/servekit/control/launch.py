@@ -25,11 +25,13 @@ from servekit.control.state import check_name
 from servekit.errors import InstanceStartError, InvalidInputError, PortInUseError
 from servekit.processes import memory_file
 from servekit.targets import own_sys_path
+from servekit.wire.frames import DATA_FRAME_BYTES
 
 START_TIMEOUT_S = 120.0
 """A local Ray alone may take long on a busy machine."""
 START_FAILED_TIMEOUT_S = 10.0
 MOST_INGRESS_WORKERS = 64
+MOST_BODY_BYTES = DATA_FRAME_BYTES - 4 * 1024 * 1024
 _BACKLOG = 1024
 
 
@@ -58,6 +60,11 @@ class Launch:
         if not 1 <= options.ingress_workers <= MOST_INGRESS_WORKERS:
             raise InvalidInputError(
                 f"ingress_workers is from 1 to {MOST_INGRESS_WORKERS}, not {options.ingress_workers!r}"
+            )
+        if options.limits.body_bytes > MOST_BODY_BYTES:
+            raise InvalidInputError(
+                f"http_limits: body_bytes is at most {MOST_BODY_BYTES}, not {options.limits.body_bytes}: "
+                "a body travels to its replica in one frame"
             )
         with contextlib.ExitStack() as undo:
             self._http = undo.enter_context(bind_tcp(options.http_host, options.http_port, "http_port"))

@@ -59,8 +59,8 @@ class ControlServer:
 
     def frame_received(self, link: Link, frame: Any) -> None:
         worker_id = self._worker_ids[link]
-        if isinstance(frame, Report) and frame.counts:
-            self._counts.add(frame.counts)
+        if isinstance(frame, Report):
+            self._counts.add(frame.counts, frame.failovers)
         if worker_id in self._ingresses.workers:
             if isinstance(frame, Applied):
                 self._ingresses.frame_received(worker_id, frame)

@@ -172,6 +172,7 @@ class ReplicaFleet:
                 await self._begin(replica)
             else:
                 await self._find(replica, worker)
+            await self._await_ready(replica)
             why = await self._watch(replica)
         except ServekitError as error:
             replica.failure = error
@@ -191,7 +192,6 @@ class ReplicaFleet:
             self._changed()
 
     async def _begin(self, replica: Replica) -> None:
-        """Until it is ready, or told to go. Raises when it will not be."""
         record = replica.record
         replica.runtime = await self._runtimes.get(record.runtime, record.runtime_options)
         spec = WorkerSpec(
@@ -203,6 +203,18 @@ class ReplicaFleet:
                 replica.id, record.name, record.revision, replica.handle.state, replica.number, replica.started_at
             )
         )
+
+    async def _find(self, replica: Replica, worker: WorkerRecord) -> None:
+        record = replica.record
+        replica.runtime = await self._runtimes.get(record.runtime, record.runtime_options)
+        try:
+            replica.handle = await self._runtimes.call(replica.runtime.attach, worker.handle)
+        except LookupError as error:
+            raise BackendStartError(f"replica {replica.id} is gone: {error}") from error
+
+    async def _await_ready(self, replica: Replica) -> None:
+        """Until it is ready, or told to go. Raises when it will not be."""
+        record = replica.record
         ends = time.monotonic() + record.config.startup_timeout_s
         while replica.state is ReplicaState.STARTING and not replica.told_to_go.is_set():
             ended = await self._heard_or_ended(replica)
@@ -218,14 +230,6 @@ class ReplicaFleet:
                     f"a replica of backend {record.name!r} was not ready within its startup_timeout_s of "
                     f"{record.config.startup_timeout_s:g} s"
                 )
-
-    async def _find(self, replica: Replica, worker: WorkerRecord) -> None:
-        record = replica.record
-        replica.runtime = await self._runtimes.get(record.runtime, record.runtime_options)
-        try:
-            replica.handle = await self._runtimes.call(replica.runtime.attach, worker.handle)
-        except LookupError as error:
-            raise BackendStartError(f"replica {replica.id} is gone: {error}") from error
 
     async def _watch(self, replica: Replica) -> str:
         """Until it ends, or is told to go and drained; returns how it ended."""

@@ -66,7 +66,8 @@ def keep(options: InstanceOptions, up: Callable[[Launch], None]) -> None:
     except BlockingIOError:
         os.close(lock)
         raise AlreadyRunningError(
-            f"a standing instance {options.name!r} is running already; stop it with: servekit stop --name {options.name}"
+            f"a standing instance {options.name!r} is running already; "
+            f"stop it with: servekit stop --name {options.name}"
         ) from None
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -160,7 +160,7 @@ def _set_shares_of(desired: Desired, backend: str, shares: Mapping[str, float]) 
                 f"backend {backend!r} is to get {share} of endpoint {endpoint!r}, and no other backend is there to "
                 f"take the rest; give it 1.0, or set_traffic({endpoint!r}, {{…}}) with all its backends"
             )
-        scaled = {name: weight / total * rest if total else 0.0 for name, weight in others.items()}
+        scaled = {name: weight / total * rest for name, weight in others.items()} if rest > WEIGHTS_TOLERANCE else {}
         weights = _check_weights(desired, endpoint, {**scaled, backend: share})
         desired = _with_endpoint(desired, msgspec.structs.replace(record, traffic=weights))
     return desired, list(shares)

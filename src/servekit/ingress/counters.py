@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from servekit.wire.frames import RequestCount
 
 
@@ -10,6 +12,7 @@ class Counters:
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str, int], list[float]] = {}
+        self._failovers: Counter[str] = Counter()
 
     def add(self, endpoint: str, backend: str, status: int, latency_s: float) -> None:
         key = (endpoint, backend, status)
@@ -19,6 +22,14 @@ class Counters:
         else:
             count[0] += 1
             count[1] += latency_s
+
+    def add_failover(self, endpoint: str) -> None:
+        """A request was sent on its way while some of the endpoint's backends had no live replica."""
+        self._failovers[endpoint] += 1
+
+    def take_failovers(self) -> dict[str, int]:
+        failovers, self._failovers = self._failovers, Counter()
+        return failovers
 
     def take(self) -> list[RequestCount]:
         counts, self._counts = self._counts, {}

@@ -45,7 +45,6 @@ class Router:
         self.routes: RouteTable[Endpoint] = RouteTable()
         self.builtin = Builtin(self.endpoints)
         self.counters = Counters()
-        self.failovers = 0
         self._now = loop.time
         self._deadlines = Deadlines(loop, self._expired)
         self._observe = observe
@@ -132,7 +131,7 @@ class Router:
         exchange.target = target
         backend: Backend = target.backend
         if len(choices) < len(endpoint.targets):
-            self.failovers += 1
+            self.counters.add_failover(endpoint.name)
         if exchange.call_method is not None and exchange.call_method not in backend.config.callable_methods:
             self._refuse(exchange, refusals.method_not_callable(backend.name, exchange.call_method))
         elif not backend.ready:
@@ -306,7 +305,8 @@ class Router:
             exchange.queue = None
 
     def _tell_policy(self, exchange: Exchange, outcome: Outcome) -> None:
-        if not exchange.owner.watches:
+        owner = exchange.owner
+        if not owner.watches or self.endpoints.get(owner.name) is not owner:
             return
         assert exchange.replica is not None
         try:

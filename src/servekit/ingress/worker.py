@@ -139,4 +139,10 @@ class IngressWorker:
             for backend in self.router.backends.values()
             for replica in backend.replicas.values()
         }
-        return Report(sum(outstanding.values()), 0.0, self.router.counters.take(), outstanding)
+        return Report(
+            sum(outstanding.values()),
+            0.0,
+            self.router.counters.take(),
+            outstanding,
+            self.router.counters.take_failovers(),
+        )

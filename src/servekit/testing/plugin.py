@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--servekit-runtime",
         choices=RUNTIMES,
         default="inprocess",
-        help="what the fixture serve_instance runs on: threads of this process (default), or real workers and real HTTP",
+        help="what serve_instance runs on: threads of this process (default), or real workers and real HTTP",
     )
 
 

@@ -112,6 +112,8 @@ class Report(Frame, tag=23):
     counts: list[RequestCount] = []
     replica_outstanding: dict[str, int] = {}
     """From an ingress worker: requests that it has at each replica."""
+    failovers: dict[str, int] = {}
+    """By endpoint: requests that were routed while some of its backends had no live replica."""
 
 
 class RequestCount(msgspec.Struct, array_like=True, gc=False):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import cloudpickle
@@ -43,9 +44,34 @@ def pack_target(target: Any, init_args: tuple[Any, ...], init_kwargs: Mapping[st
             f"the target {text_of(target)} is not a class, so it takes no init arguments; leave them out"
         )
     try:
-        return bytes(cloudpickle.dumps(Target(target, tuple(init_args), kwargs)))
+        with _by_value(target):
+            return bytes(cloudpickle.dumps(Target(target, tuple(init_args), kwargs)))
     except Exception as error:
         raise UnpicklableTargetError(_culprit(target, init_args, kwargs, error)) from error
+
+
+@contextlib.contextmanager
+def _by_value(target: Any) -> Iterator[None]:
+    """While this lasts, what is in the target's module is pickled whole, if no import would find the module.
+
+    pytest's ``--import-mode=importlib`` makes such modules: a replica could not import what refers to them.
+    """
+    name = getattr(target, "__module__", None)
+    module = sys.modules.get(name or "")
+    if module is None or name == "__main__" or _is_found(str(name).partition(".")[0]):
+        yield
+        return
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
+def _is_found(module: str) -> bool:
+    # Not importlib.util.find_spec, which looks into sys.modules first.
+    finders = (getattr(finder, "find_spec", None) for finder in sys.meta_path)
+    return any(find(module, None) is not None for find in finders if find is not None)
 
 
 def _culprit(target: Any, init_args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> str:

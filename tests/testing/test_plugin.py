@@ -42,6 +42,22 @@ def test_the_same_tests_run_on_each_runtime(tmp_path: Path, runtime: str, same_p
     assert f"PID {same_process}" in run.stdout
 
 
+def test_handlers_in_a_test_module_that_cannot_be_imported_travel_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "checks").mkdir()
+    (tmp_path / "checks" / "test_it.py").write_text(TESTS.replace("RUNTIME", "'process'"))
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "--import-mode=importlib"]
+    # Not below the working directory, which is on the path of `python -m`.
+    run = subprocess.run(
+        [*command, "--servekit-runtime=process", "--rootdir", str(tmp_path), str(tmp_path / "checks")],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "PID False" in run.stdout
+
+
 def test_a_project_that_does_not_use_it_pays_nothing() -> None:
     code = "import sys, servekit.testing.plugin; print({'httpx', 'uvloop', 'flask', 'cloudpickle'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

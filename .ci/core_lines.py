@@ -1,4 +1,4 @@
-"""Counts the core's lines of code: no blank lines, comments or docstrings; no command line, dashboard or testing kit."""
+"""Counts the core's lines of code: no blank lines, comments or docstrings; no command line, dashboard or test kit."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ author = "the servekit developers"
 copyright = "the servekit developers"
 release = version = version_of("servekit")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"servekit {release}"

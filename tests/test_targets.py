@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from servekit.errors import InvalidInputError, UnpicklableTargetError
+from servekit.processes import own_sys_path
 from servekit.replica.target import Handlers, load
-from servekit.targets import own_sys_path, pack_target, text_of
+from servekit.targets import pack_target, text_of
 
 
 def double(value: int) -> int:

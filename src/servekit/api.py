@@ -169,7 +169,8 @@ class Instance:
             InvalidInputError: a part of it is not acceptable; nothing has changed.
             BackendStartError: a replica could not start; the message has its traceback, and nothing is left behind.
         """
-        from servekit.targets import own_sys_path, text_of
+        from servekit.processes import own_sys_path
+        from servekit.targets import text_of
 
         checked = backend_config(config)
         arguments: dict[str, Any] = {
@@ -326,11 +327,13 @@ def init(
 
 
 def _start(options: InstanceOptions) -> Instance:
-    from servekit.client import AdminClient
     from servekit.control.launch import Launch
 
     launch = Launch(options, standing=False)
-    for problem in launch.start().problems:
+    launch.begin()
+    from servekit.client import AdminClient  # Takes its time, which the controller needs as well.
+
+    for problem in launch.wait_up().problems:
         # Python shows warnings without any logging set-up: that a plugin is not in use must not be missed.
         _log.warning("servekit: %s", problem)
     launch.close_sockets()

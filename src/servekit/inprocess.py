@@ -22,7 +22,8 @@ import uvloop
 from servekit.api import Instance
 from servekit.config import HttpLimits
 from servekit.control.resolve import Resolver
-from servekit.control.service import InstanceSetup, Service
+from servekit.control.service import Service
+from servekit.control.setup import InstanceSetup
 from servekit.errors import InternalError
 from servekit.factories import load_path
 from servekit.ingress.apply import build_policy

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,8 +18,6 @@ from typing import Any, TypeAlias
 import importlib_metadata
 import pluggy
 from importlib_metadata import EntryPoint
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from servekit import hookspecs
 from servekit.config import nearest
@@ -44,6 +43,7 @@ _ARGUMENTS = {
 }
 _SIGNATURES = {name: f"{name}({', '.join(arguments)})" for name, arguments in _ARGUMENTS.items()}
 _NOT_PLAIN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+_leading_name = re.compile(r"[A-Za-z0-9._-]+").match
 _REGISTRATION = {kind.hook: kind for kind in Kind}
 
 
@@ -195,7 +195,7 @@ def _sorted(entry_points: Iterable[EntryPoint]) -> list[tuple[Origin, EntryPoint
     found = {}
     for entry_point in entry_points:
         origin = _origin(entry_point)
-        found[canonicalize_name(origin.distribution), entry_point.name, entry_point.value] = origin, entry_point
+        found[_canonical(origin.distribution), entry_point.name, entry_point.value] = origin, entry_point
     return [found[key] for key in sorted(found)]
 
 
@@ -228,12 +228,20 @@ def _load(entry_point: EntryPoint, origin: Origin, problems: list[Problem]) -> _
     return _Plugin(origin, tuple(provided), tuple(observers))
 
 
+def _canonical(distribution: str) -> str:
+    """As PEP 503 has it."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
 def _check_requirement(requires: Iterable[str]) -> None:
     """pip may have been overruled, or another version of servekit installed since."""
     for line in requires:
-        requirement = Requirement(line)
-        if canonicalize_name(requirement.name) != BUNDLE:
+        name = _leading_name(line)
+        if name is None or _canonical(name[0]) != BUNDLE:
             continue
+        from packaging.requirements import Requirement  # 50 ms that few need
+
+        requirement = Requirement(line)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         running = importlib_metadata.version(BUNDLE)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
@@ -83,3 +85,11 @@ def memory_file(data: bytes) -> int:
         file.write(data)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
+
+
+def own_sys_path() -> list[str]:
+    """Where this process finds modules beyond its interpreter's own folders, absolute: a worker is to find them too."""
+    installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    installed |= {os.path.join(sysconfig.get_path("platstdlib"), "lib-dynload")}
+    entries = (os.path.abspath(entry or os.getcwd()) for entry in sys.path)
+    return [entry for entry in dict.fromkeys(entries) if entry not in installed and not entry.endswith(".zip")]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
 import sys
-import sysconfig
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -92,11 +90,3 @@ def _culprit(target: Any, init_args: tuple[Any, ...], kwargs: dict[str, Any], er
         f"{name} cannot be pickled, and so cannot travel to a replica ({type(error).__name__}: {error}); "
         "make what it holds in the __init__ of a class target, which runs in the replica"
     )
-
-
-def own_sys_path() -> list[str]:
-    """Where this process finds modules beyond its interpreter's own folders, absolute: a worker is to find them too."""
-    installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    installed |= {os.path.join(sysconfig.get_path("platstdlib"), "lib-dynload")}
-    entries = (os.path.abspath(entry or os.getcwd()) for entry in sys.path)
-    return [entry for entry in dict.fromkeys(entries) if entry not in installed and not entry.endswith(".zip")]

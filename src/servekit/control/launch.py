@@ -19,12 +19,10 @@ import msgspec
 
 from servekit import errors
 from servekit.config import HttpLimits
-from servekit.control.process import ProcessSetup, Ready
-from servekit.control.service import InstanceSetup
+from servekit.control.setup import InstanceSetup, ProcessSetup, Ready
 from servekit.control.state import check_name
 from servekit.errors import InstanceStartError, InvalidInputError, PortInUseError
-from servekit.processes import memory_file
-from servekit.targets import own_sys_path
+from servekit.processes import memory_file, own_sys_path
 from servekit.wire.frames import DATA_FRAME_BYTES
 
 START_TIMEOUT_S = 120.0
@@ -92,21 +90,29 @@ class Launch:
         )
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> Ready:
-        """Start a controller; return when its instance is up. Raises what kept it from that, and nothing is left."""
+    def begin(self) -> None:
+        """Start a controller's process; `wait_up` follows."""
+        self.process, self._ready = _spawn(self.setup, self._admin)
+
+    def wait_up(self) -> Ready:
+        """Return when the instance is up. Raises what kept it from that, and nothing is left."""
         try:
-            return self.start_again()
+            return self._hear()
         except BaseException:
             self.stop(START_FAILED_TIMEOUT_S)
             raise
 
     def start_again(self) -> Ready:
-        """As `start`, in the place of a controller that crashed; when it does not come up, the workers go on."""
-        self.process, ready = _spawn(self.setup, self._admin)
+        """A controller in the place of one that crashed; when it does not come up, the workers go on."""
+        self.begin()
+        return self._hear()
+
+    def _hear(self) -> Ready:
+        assert self.process is not None
         try:
-            return _wait_ready(ready, self.process)
+            return _wait_ready(self._ready, self.process)
         finally:
-            os.close(ready)
+            os.close(self._ready)
 
     def close_sockets(self) -> None:
         """Leave the sockets to the controller."""

@@ -21,7 +21,8 @@ import uvloop
 from servekit.config import HttpLimits
 from servekit.control import ingress_process
 from servekit.control.admin import AdminApp
-from servekit.control.service import InstanceSetup, Service
+from servekit.control.service import Service
+from servekit.control.setup import ProcessSetup, Ready
 from servekit.errors import ServekitError
 from servekit.http1.server import HttpServer
 from servekit.plugins import Registry, disabled_by_environment, discover
@@ -34,28 +35,6 @@ ADMIN_LIMITS = HttpLimits(body_bytes=2**30, body_timeout_s=60.0, idle_timeout_s=
 SHUTDOWN_TIMEOUT_S = 10.0
 OWNER_GONE_TIMEOUT_S = 2.0
 """Nobody waits for the answers in flight any more, and all must be gone within 10 s."""
-
-
-class ProcessSetup(msgspec.Struct):
-    """What the controller's process is told on standard input."""
-
-    instance: InstanceSetup
-    owner_pid: int
-    """The process that the instance ends with: the one that called `init`, or ``servekit start``."""
-    admin_fd: int | None
-    """A bound TCP socket for the admin API, when one was asked for."""
-    ready_fd: int
-    """A pipe on which to say that all is up, or what went wrong."""
-
-
-class Ready(msgspec.Struct):
-    """What is said on that pipe."""
-
-    error: str = ""
-    """The class of an error; empty when all is well."""
-    message: str = ""
-    problems: list[str] = []
-    """Plugins that are not in use, and why."""
 
 
 class ControllerProcess:

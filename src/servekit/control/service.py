@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from servekit.config import ORPHAN_TIMEOUT_S, HttpLimits
+from servekit.config import ORPHAN_TIMEOUT_S
 from servekit.control.controller import Controller
 from servekit.control.counts import Counts
 from servekit.control.ingresses import IngressFleet, IngressProcess
@@ -18,6 +18,7 @@ from servekit.control.operations import Operations
 from servekit.control.replicas import ReplicaFleet
 from servekit.control.resolve import Resolver
 from servekit.control.runtimes import Runtimes
+from servekit.control.setup import InstanceSetup
 from servekit.control.store import Store, WorkerRecord
 from servekit.control.writer import Writer
 from servekit.interfaces import ReplicaEvent, ReplicaRuntime, RuntimeContext
@@ -30,25 +31,6 @@ STANDING_ORPHAN_TIMEOUT_S = 300.0
 INGRESS_START_TIMEOUT_S = 30.0
 ADOPTION_TIMEOUT_S = 5.0
 """How long a controller waits for the replicas of its predecessor: they dial at least once a second."""
-
-
-class InstanceSetup(msgspec.Struct):
-    """What an instance is, as whoever starts it says."""
-
-    name: str
-    instance_id: str
-    directory: str
-    token: bytes
-    runtime: str
-    runtime_options: dict[str, Any]
-    http_url: str
-    http_fd: int
-    ingress_workers: int
-    limits: HttpLimits
-    sys_path: list[str]
-    admin_url: str = ""
-    standing: bool = False
-    debug: bool = False
 
 
 class Service:

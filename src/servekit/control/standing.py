@@ -73,7 +73,8 @@ def keep(options: InstanceOptions, up: Callable[[Launch], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
     launch = Launch(options, standing=True)
-    launch.start()
+    launch.begin()
+    launch.wait_up()
     _write_record(launch)
     up(launch)
     _watch(launch, ending)

@@ -7,7 +7,6 @@ import logging
 
 from servekit.factories import load_path
 from servekit.interfaces import RequestRecord
-from servekit.plugins import notify_observers
 
 _log = logging.getLogger("servekit.ingress")
 
@@ -47,4 +46,6 @@ class Observers:
         if dropped:
             _log.warning("%d request records were dropped: observers are too slow", dropped)
         if records:
+            from servekit.plugins import notify_observers  # Only those with observers pay for what it imports.
+
             notify_observers(self._observers, HOOK, records=records)

@@ -23,8 +23,8 @@ from collections.abc import Callable
 import msgspec
 import uvloop
 
-from servekit import plugins
 from servekit.config import DRAIN_TIMEOUT_S
+from servekit.factories import load_path
 from servekit.interfaces import RequestAdapter
 from servekit.replica.executor import InlineExecutor
 from servekit.replica.server import DataServer
@@ -47,7 +47,7 @@ class ReplicaWorker:
         network: Network,
         *,
         load_target: Callable[[bytes], Target] = load,
-        load_plugin: Callable[[str], Callable[..., RequestAdapter]] = plugins.load_path,
+        load_plugin: Callable[[str], Callable[..., RequestAdapter]] = load_path,
         own_process: bool = True,
     ) -> None:
         self._bootstrap = bootstrap

@@ -1,0 +1,50 @@
+"""What an instance is, and what its controller's process is told and says: plain data, quick to import."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from servekit.config import HttpLimits
+
+
+class InstanceSetup(msgspec.Struct):
+    """What an instance is, as whoever starts it says."""
+
+    name: str
+    instance_id: str
+    directory: str
+    token: bytes
+    runtime: str
+    runtime_options: dict[str, Any]
+    http_url: str
+    http_fd: int
+    ingress_workers: int
+    limits: HttpLimits
+    sys_path: list[str]
+    admin_url: str = ""
+    standing: bool = False
+    debug: bool = False
+
+
+class ProcessSetup(msgspec.Struct):
+    """What the controller's process is told on standard input."""
+
+    instance: InstanceSetup
+    owner_pid: int
+    """The process that the instance ends with: the one that called `init`, or ``servekit start``."""
+    admin_fd: int | None
+    """A bound TCP socket for the admin API, when one was asked for."""
+    ready_fd: int
+    """A pipe on which to say that all is up, or what went wrong."""
+
+
+class Ready(msgspec.Struct):
+    """What is said on that pipe."""
+
+    error: str = ""
+    """The class of an error; empty when all is well."""
+    message: str = ""
+    problems: list[str] = []
+    """Plugins that are not in use, and why."""

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import argparse
+
+import pytest
+from benchmarks.cases import CASES
+from benchmarks.peers import named_cases, named_peers, schedule, setups
+from benchmarks.servers import DOCUMENT, HANDLERS, PEERS, Peer
+
+
+def test_a_name_stands_for_all_peers_that_begin_with_it() -> None:
+    assert [peer.name for peer in named_peers("servekit,mosec")] == ["servekit-process", "servekit-ray", "mosec"]
+
+
+def test_unknown_names_are_refused_and_the_known_ones_listed() -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="no peer 'nonesuch'; there are servekit-process"):
+        named_peers("mosec,nonesuch")
+    with pytest.raises(argparse.ArgumentTypeError, match="no case 'nonesuch'; there are start"):
+        named_cases("hello,nonesuch")
+
+
+def test_cases_that_need_the_same_server_share_it() -> None:
+    assert setups(["start", "memory", "hello", "sleep"]) == [("hello", 1), ("sleep", 4)]
+
+
+def test_every_other_repeat_has_the_peers_the_other_way_round() -> None:
+    first, *_, last = PEERS
+    order = [(step, peer.name) for step, (peer, _, _) in schedule([first, last], [("hello", 1)], 2)]
+
+    assert order == [("1/2", first.name), ("1/2", last.name), ("2/2", last.name), ("2/2", first.name)]
+
+
+def test_a_peer_is_not_started_for_a_handler_that_it_has_not() -> None:
+    planned = schedule(named_peers("nginx"), setups(list(CASES)), 1)
+    assert [handler for _, (_, handler, _) in planned] == ["hello", "upload", "download"]
+
+
+@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
+def test_every_peer_pins_what_it_installs_and_has_a_call_for_each_handler(peer: Peer) -> None:
+    assert all("==" in name or name == "-e" or name.endswith("[ray]") for name in peer.requirements)
+    assert all(peer.call(handler, 10).path.startswith(f"/{handler}") for handler in HANDLERS)
+    assert "9999" in " ".join(peer.command("python", "hello", 9999, 1))
+
+
+def test_the_document_is_10_kb() -> None:
+    assert 10_000 <= len(DOCUMENT) <= 10_500

@@ -1,0 +1,97 @@
+"""The peers: what each is made of, how it is started, and what a client has to send it.
+
+Every server serves one of these handlers at a time, on ``/HANDLER``, in 1 or more replicas (workers):
+
+* ``hello`` answers ``hello``; ``sleep`` does so after 10 ms of ``time.sleep``;
+* ``json`` parses what it is sent and sends it back;
+* ``upload`` takes bytes and answers their number; ``download`` answers as many bytes as it is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parents[1]
+HANDLERS = ("hello", "sleep", "json", "upload", "download")
+
+Headers = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One HTTP request, as a client sends it again and again."""
+
+    method: str
+    path: str
+    body: bytes = b""
+    headers: Headers = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A server to be measured. ``arguments`` go to the venv's Python, with the handler, port and replicas filled in."""
+
+    name: str
+    arguments: str
+    requirements: tuple[str, ...] = ()
+    handlers: tuple[str, ...] = HANDLERS
+    takes_get: bool = True
+    """False: handlers are called by POST alone, with JSON, as the framework has it by default."""
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def command(self, python: str, handler: str, port: int, replicas: int) -> list[str]:
+        """What starts it, in `FOLDER`."""
+        return [python, *self.arguments.format(handler=handler, port=port, replicas=replicas).split()]
+
+    def call(self, handler: str, size: int = 0) -> Call:
+        """What a client sends; ``size`` is the body's length for upload and download."""
+        path = f"/{handler}"
+        if handler == "json":
+            return Call("POST", path, DOCUMENT, JSON)
+        if handler == "upload":
+            return Call("POST", path, bytes(size), {"Content-Type": "application/octet-stream"})
+        if self.takes_get:
+            return Call("GET", f"{path}?bytes={size}" if handler == "download" else path)
+        return Call("POST", path, json.dumps({"bytes": size} if handler == "download" else {}).encode(), JSON)
+
+
+JSON = {"Content-Type": "application/json"}
+DOCUMENT = json.dumps({"values": [round(1000 + i * 0.37, 2) for i in range(1150)]}).encode()
+"""10 KB of JSON."""
+
+FLASK = "flask==3.1.3"
+SERVEKIT = ("-e", f"{ROOT}[ray]", "ray==2.60.0", FLASK)
+NO_REPORTS = {"RAY_USAGE_STATS_ENABLED": "0", "BENTOML_DO_NOT_TRACK": "True"}
+
+PEERS = (
+    Peer("servekit-process", "servekit_server.py process {handler} {port} {replicas}", SERVEKIT),
+    Peer("servekit-ray", "servekit_server.py ray {handler} {port} {replicas}", SERVEKIT, environment=NO_REPORTS),
+    Peer("rayserve", "rayserve_server.py {handler} {port} {replicas}", ("ray[serve]==2.60.0",), environment=NO_REPORTS),
+    Peer("mosec", "mosec_server.py {handler} {port} {replicas}", ("mosec==0.9.8",), takes_get=False),
+    Peer("litserve", "litserve_server.py {handler} {port} {replicas}", ("litserve==0.2.19",), takes_get=False),
+    Peer(
+        "bentoml",
+        "-m bentoml serve bentoml_server:replicas_{replicas} --host 127.0.0.1 --port {port}",
+        ("bentoml==1.4.40",),
+        takes_get=False,
+        environment=NO_REPORTS,
+    ),
+    # One thread a worker: a call of the handler at a time, as a replica has it. gthread, as sync closes connections.
+    Peer(
+        "gunicorn",
+        "-m gunicorn --worker-class gthread --threads 1 --workers {replicas} --keep-alive 60"
+        " --bind 127.0.0.1:{port} --log-level warning flask_app:app",
+        ("gunicorn==27.0.1", FLASK),
+    ),
+    Peer(
+        "granian",
+        "-m granian --interface wsgi --blocking-threads 1 --workers {replicas}"
+        " --host 127.0.0.1 --port {port} --log-level warning flask_app:app",
+        ("granian==2.8.7", FLASK),
+    ),
+    # The physical limit: two hops with nothing behind them. It has no handler that sleeps or parses.
+    Peer("nginx", "nginx_server.py {port} {replicas}", handlers=("hello", "upload", "download")),
+)

@@ -1,0 +1,48 @@
+"""Ray Serve: one application, one deployment."""
+
+import signal
+import sys
+import time
+
+import ray
+from ray import serve
+
+
+class Hello:
+    async def __call__(self, request):
+        return "hello"
+
+
+class Sleep:
+    async def __call__(self, request):  # blocks its replica, so that each has one call at a time, as everywhere else
+        time.sleep(0.01)  # noqa: ASYNC251
+        return "hello"
+
+
+class Json:
+    async def __call__(self, request):
+        return await request.json()
+
+
+class Upload:
+    async def __call__(self, request):
+        return str(len(await request.body()))
+
+
+class Download:
+    async def __call__(self, request):
+        return bytes(int(request.query_params["bytes"]))
+
+
+if __name__ == "__main__":
+    handler, port, replicas = sys.argv[1:]
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+    serve.start(http_options={"host": "127.0.0.1", "port": int(port)}, logging_config={"enable_access_log": False})
+    deployment = serve.deployment(
+        globals()[handler.capitalize()],
+        num_replicas=int(replicas),
+        max_ongoing_requests=100,  # with the default of 5, requests wait for a replica, in steps that grow
+        ray_actor_options={"num_cpus": 0},  # so that 4 of them fit on any machine
+    )
+    serve.run(deployment.bind(), route_prefix=f"/{handler}")
+    signal.pause()

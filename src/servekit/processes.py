@@ -7,7 +7,7 @@ import select
 import signal
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
@@ -93,3 +93,8 @@ def own_sys_path() -> list[str]:
     installed |= {os.path.join(sysconfig.get_path("platstdlib"), "lib-dynload")}
     entries = (os.path.abspath(entry or os.getcwd()) for entry in sys.path)
     return [entry for entry in dict.fromkeys(entries) if entry not in installed and not entry.endswith(".zip")]
+
+
+def extend_sys_path(entries: Iterable[str]) -> None:
+    """Let this process find modules where another does: what its `own_sys_path` gave, before what is here."""
+    sys.path[:0] = [entry for entry in entries if entry not in sys.path]

@@ -26,6 +26,7 @@ from servekit.control.setup import ProcessSetup, Ready
 from servekit.errors import ServekitError
 from servekit.http1.server import HttpServer
 from servekit.plugins import Registry, disabled_by_environment, discover
+from servekit.processes import extend_sys_path
 from servekit.wire.network import SocketNetwork, bind_unix
 
 _log = logging.getLogger("servekit.control")
@@ -132,7 +133,7 @@ def main() -> None:
     """Read the setup from standard input, and be that instance's controller."""
     setup = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=ProcessSetup)
     logging.basicConfig(format="servekit controller: %(levelname)s %(message)s", level=logging.WARNING)
-    sys.path[:0] = [entry for entry in setup.instance.sys_path if entry not in sys.path]
+    extend_sys_path(setup.instance.sys_path)
     registry = discover(disabled=disabled_by_environment())
     loop = uvloop.new_event_loop()
 

@@ -302,13 +302,10 @@ class ReplicaFleet:
         link.send(
             Assign(
                 record.name,
-                record.revision,
-                record.target,
                 len(blob),
                 list(record.sys_path),
                 record.cwd,
                 record.adapter_ref,
-                record.config,
                 self._debug,
             )
         )

@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from servekit.ingress.links import ReplicaLinks
 from servekit.ingress.observers import Observers
 from servekit.ingress.router import Router
 from servekit.interfaces import RoutingPolicy
+from servekit.processes import extend_sys_path
 from servekit.wire.bootstrap import WorkerBootstrap
 from servekit.wire.control import ControlClient
 from servekit.wire.frames import Applied, PluginRef, Report, Snapshot, Stop, WorkerHello
@@ -54,7 +54,7 @@ class IngressWorker:
         loop = asyncio.get_running_loop()
         assert self._bootstrap.http is not None
         if self._own_process:
-            sys.path[:0] = [entry for entry in self._bootstrap.http.sys_path if entry not in sys.path]
+            extend_sys_path(self._bootstrap.http.sys_path)
             loop.add_signal_handler(signal.SIGTERM, self._ending.set)
             loop.add_signal_handler(signal.SIGINT, lambda: None)
         observers = Observers(self._bootstrap.http.observers)

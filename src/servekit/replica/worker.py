@@ -14,7 +14,6 @@ import os
 import queue
 import signal
 import socket
-import sys
 import threading
 import time
 import traceback
@@ -26,6 +25,7 @@ import uvloop
 from servekit.config import DRAIN_TIMEOUT_S
 from servekit.factories import load_path
 from servekit.interfaces import RequestAdapter
+from servekit.processes import extend_sys_path
 from servekit.replica.executor import InlineExecutor
 from servekit.replica.server import DataServer
 from servekit.replica.target import Handlers, Target, load
@@ -190,7 +190,7 @@ class ReplicaWorker:
 
 def _enter(assign: Assign) -> None:
     """Make this process see the modules and files that the client saw."""
-    sys.path[:0] = [entry for entry in assign.sys_path if entry not in sys.path]
+    extend_sys_path(assign.sys_path)
     if os.path.isdir(assign.cwd):  # On another machine it may not be there.
         os.chdir(assign.cwd)
 

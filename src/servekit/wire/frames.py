@@ -134,14 +134,10 @@ class Assign(Frame, tag=40):
     """To a replica: what to serve. The target's bytes follow in `Blob` frames."""
 
     backend: str
-    revision: int
-    target: str
-    """SHA-256 of the target's bytes."""
     target_bytes: int
     sys_path: list[str]
     cwd: str
     adapter: PluginRef
-    config: BackendConfig
     debug: bool = False
 
 

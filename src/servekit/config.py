@@ -37,7 +37,8 @@ class BackendConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     num_replicas: int = 1
     max_concurrent_queries: int = 1
-    """Calls of the handler at a time in one replica: exact, a promise to the user's code."""
+    """Calls of the handler at a time in one replica, at most: a promise to the user's code. This version runs them one
+    at a time, whatever more is allowed; beyond that the number only says how many are handed to a replica ahead."""
     max_queued_requests: int = 1000
     """Requests that one ingress worker holds back while no replica has room; beyond them, 503."""
     callable_methods: tuple[str, ...] = ()

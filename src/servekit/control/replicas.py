@@ -168,6 +168,8 @@ class ReplicaFleet:
     async def _live(self, replica: Replica, worker: WorkerRecord | None) -> None:
         why = ""
         try:
+            record = replica.record
+            replica.runtime = await self._runtimes.get(record.runtime, record.runtime_options)
             if worker is None:
                 await self._begin(replica)
             else:
@@ -193,7 +195,6 @@ class ReplicaFleet:
 
     async def _begin(self, replica: Replica) -> None:
         record = replica.record
-        replica.runtime = await self._runtimes.get(record.runtime, record.runtime_options)
         spec = WorkerSpec(
             replica.id, record.name, await self._bootstrap(replica.id, replica.runtime), record.worker_options
         )
@@ -205,8 +206,6 @@ class ReplicaFleet:
         )
 
     async def _find(self, replica: Replica, worker: WorkerRecord) -> None:
-        record = replica.record
-        replica.runtime = await self._runtimes.get(record.runtime, record.runtime_options)
         try:
             replica.handle = await self._runtimes.call(replica.runtime.attach, worker.handle)
         except LookupError as error:

@@ -7,12 +7,12 @@ from urllib.parse import quote
 
 import msgspec
 
+from servekit.http1.responses import TEXT
 from servekit.ingress import refusals
 from servekit.ingress.endpoint import Endpoint
 from servekit.ingress.refusals import Refused
 
 _JSON = b"content-type: application/json\r\n"
-_TEXT = b"content-type: text/plain; charset=utf-8\r\n"
 
 
 class Builtin:
@@ -32,7 +32,7 @@ class Builtin:
             return refusals.wrong_method(method, "GET, HEAD, OPTIONS")
         if path == "/-/routes":
             return 200, _JSON, msgspec.json.encode(self._routes())
-        return (200, _TEXT, b"ok\n") if self.ready else (503, _TEXT, b"not ready\n")
+        return (200, TEXT, b"ok\n") if self.ready else (503, TEXT, b"not ready\n")
 
     def _routes(self) -> dict[str, tuple[str, list[str]]]:
         return {

@@ -9,12 +9,10 @@ from servekit.ingress.replica import Replica
 from servekit.wire.frames import DATA_FRAME_BYTES, data_codec
 from servekit.wire.handshake import Handshake
 from servekit.wire.link import Link
-from servekit.wire.network import Network, dial
+from servekit.wire.network import FIRST_REDIAL_S, LONGEST_REDIAL_S, Network, dial
 
 _log = logging.getLogger("servekit.ingress")
 
-_FIRST_REDIAL_S = 0.02
-_LONGEST_REDIAL_S = 1.0
 FIRST_DIAL_TIMEOUT_S = 2.0
 """How long applying a snapshot waits for the links to its new replicas."""
 
@@ -58,7 +56,7 @@ class ReplicaLinks:
         return Link(replica, self._codec, handshake, max_frame_bytes=DATA_FRAME_BYTES)
 
     async def _keep(self, replica: Replica, tried: asyncio.Event) -> None:
-        pause_s = _FIRST_REDIAL_S
+        pause_s = FIRST_REDIAL_S
         while not replica.retired:
             try:
                 link = await dial(self._network, replica.addresses, lambda: self._new_link(replica))
@@ -66,8 +64,8 @@ class ReplicaLinks:
                 _log.info("replica %s cannot be reached yet: %s", replica.id, error)
                 tried.set()
                 await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_REDIAL_S)
+                pause_s = min(2 * pause_s, LONGEST_REDIAL_S)
                 continue
             tried.set()
-            pause_s = _FIRST_REDIAL_S
+            pause_s = FIRST_REDIAL_S
             await link.wait_lost()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-Refused: TypeAlias = "tuple[int, bytes, bytes]"
+from servekit.http1.responses import TEXT
 
-_TEXT = b"content-type: text/plain; charset=utf-8\r\n"
+Refused: TypeAlias = "tuple[int, bytes, bytes]"
 
 
 def _text(status: int, message: str, head: bytes = b"") -> Refused:
-    return status, _TEXT + head, message.encode() + b"\n"
+    return status, TEXT + head, message.encode() + b"\n"
 
 
 def no_route(path: str) -> Refused:
@@ -23,7 +23,7 @@ def wrong_method(method: str, allow: str) -> Refused:
 
 
 def options(allow: str) -> Refused:
-    return 200, _TEXT + f"allow: {allow}\r\n".encode(), b""
+    return 200, TEXT + f"allow: {allow}\r\n".encode(), b""
 
 
 def moved(location: str) -> Refused:

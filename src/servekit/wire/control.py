@@ -15,13 +15,11 @@ from servekit.wire.bootstrap import WorkerBootstrap
 from servekit.wire.frames import CONTROL_FRAME_BYTES, WorkerHello, control_codec
 from servekit.wire.handshake import Handshake
 from servekit.wire.link import Link
-from servekit.wire.network import Network, dial
+from servekit.wire.network import FIRST_REDIAL_S, LONGEST_REDIAL_S, Network, dial
 
 _log = logging.getLogger("servekit.control")
 
 REPORT_EVERY_S = 1.0
-_FIRST_REDIAL_S = 0.02
-_LONGEST_REDIAL_S = 1.0
 
 
 class ControlClient:
@@ -49,7 +47,7 @@ class ControlClient:
     async def run(self) -> str:
         """Until `close`, or until the controller has been gone for too long; returns why it ended."""
         lost_at = time.monotonic()
-        pause_s = _FIRST_REDIAL_S
+        pause_s = FIRST_REDIAL_S
         while not self._ended.is_set():
             try:
                 await self._connect()
@@ -59,9 +57,9 @@ class ControlClient:
                 if time.monotonic() - lost_at > self._bootstrap.orphan_timeout_s:
                     return f"the controller has been gone for {self._bootstrap.orphan_timeout_s:g} s ({error})"
                 await _either(self._ended, pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_REDIAL_S)
+                pause_s = min(2 * pause_s, LONGEST_REDIAL_S)
                 continue
-            pause_s = _FIRST_REDIAL_S
+            pause_s = FIRST_REDIAL_S
             await self._keep_reporting()
             lost_at = time.monotonic()
         return "told to end"

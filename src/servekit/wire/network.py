@@ -13,6 +13,9 @@ from servekit.config import HELLO_TIMEOUT_S
 from servekit.errors import DeadlineError, InvalidInputError, LinkError
 from servekit.wire.link import Link
 
+FIRST_REDIAL_S = 0.02
+"""Before the second try at an address that does not answer; then twice as long each time."""
+LONGEST_REDIAL_S = 1.0
 UNIX_PATH_BYTES = 100
 """A little below what `sockaddr_un` holds on Linux (108) and macOS (104)."""
 

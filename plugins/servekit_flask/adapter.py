@@ -24,6 +24,8 @@ class FlaskAdapter(RequestAdapter):
     ``redirect``, ``after_this_request`` and ``stream_with_context`` work; ``url_for`` for the endpoint that was asked.
     """
 
+    streams_body = True
+
     def __init__(self, *, secret_key: str | None = None) -> None:
         self.app = HandlerApp("servekit_flask", root_path=os.getcwd(), static_folder=None)
         self.app.debug = False  # whatever FLASK_DEBUG says

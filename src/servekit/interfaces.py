@@ -235,11 +235,16 @@ class Request(msgspec.Struct, array_like=True, gc=False):
     """The method of a class backend to be called in the place of ``__call__``."""
     mount: bool = False
     """True when the endpoint has the whole subtree under ``route``."""
+    incoming: Any = None
+    """The file behind `stream`, where ``body`` has only the first part: see `RequestAdapter.streams_body`."""
 
     @property
     def stream(self) -> BinaryIO:
-        """The body, to be read as a file."""
-        return io.BytesIO(self.body)
+        """The body, to be read as a file. Reading may wait for what has not arrived, and raises `ConnectionError`
+        when it never will: the client is gone, or the deadline has passed.
+        """
+        stream: BinaryIO = io.BytesIO(self.body) if self.incoming is None else self.incoming
+        return stream
 
     def header(self, name: str, default: str | None = None) -> str | None:
         """The first value of the header ``name``, in whatever case."""
@@ -260,10 +265,19 @@ class Response(msgspec.Struct):
     status: int
     headers: list[tuple[str, str]]
     body: Body = b""
+    """An iterable goes out piece by piece, as it makes them; of such a body a Content-Length in ``headers`` is kept.
+    It is closed at the end, early when the client is gone, if it has a ``close``."""
 
 
 class RequestAdapter(ABC):
-    """Turns a request into what a handler receives, and what it returns into a response. One per replica."""
+    """Turns a request into what a handler receives, and what it returns into a response. One per replica.
+
+    A replica calls it on its main thread; where it has several slots, or a body is still arriving, on other threads.
+    """
+
+    streams_body: ClassVar[bool] = False
+    """True: reads bodies through `Request.stream` alone, and so may be called while a long one is still arriving.
+    False: is called once all of it is there, in ``body``."""
 
     @abstractmethod
     def decode(self, request: Request) -> Any:

@@ -13,6 +13,7 @@ import pytest
 import uvloop
 
 from servekit.config import HttpLimits
+from servekit.http1.body import gather
 from servekit.http1.request import HttpRequest
 from servekit.http1.server import HttpServer
 
@@ -20,7 +21,10 @@ DEADLINE_S = 10.0
 
 
 class Echo:
-    """Answers with the request's method, target and body; ``/wait`` waits for `release`, ``/big/N`` has N bytes."""
+    """Answers with the request's method, target and body; ``/wait`` waits for `release`, ``/big/N`` has N bytes.
+
+    A long body is awaited, but by ``/early``, which answers with what has come by then, and ``/wait``.
+    """
 
     new_request = HttpRequest
 
@@ -28,18 +32,27 @@ class Echo:
         self.handled: list[HttpRequest] = []
         self.waiting: list[HttpRequest] = []
         self.gone: list[HttpRequest] = []
+        self.resumed: list[HttpRequest] = []
 
     def handle(self, request: HttpRequest) -> None:
         self.handled.append(request)
         if request.path == "/wait":
             self.waiting.append(request)
-            return
+        elif request.path == "/early":
+            self._answer(request)
+        else:
+            gather(request, self._answer)
+
+    def _answer(self, request: HttpRequest) -> None:
         status, body = 200, f"{request.method} {request.path} {request.query.decode()} ".encode() + request.body
         if request.path.startswith("/big/"):
             body = b"x" * int(request.path[5:])
         if request.path.startswith("/status/"):
             status = int(request.path[8:])
         request.respond(status, b"content-type: text/plain\r\n", body, close=request.path == "/close")
+
+    def writable(self, request: HttpRequest) -> None:
+        self.resumed.append(request)
 
     def abandoned(self, request: HttpRequest) -> None:
         self.gone.append(request)

@@ -223,7 +223,7 @@ class World:
         exchange.connection = fake
         exchange.method, exchange.path, exchange.query, exchange.version = method, path, query, "1.1"
         exchange.raw_headers, exchange.fields, exchange.body = raw, dict(raw), body
-        exchange.keep_alive, exchange.done, exchange.received_at = True, False, monotonic()
+        exchange.keep_alive, exchange.done, exchange.received_at, exchange.incoming = True, False, monotonic(), None
         self.router.handle(exchange)
         return Asked(exchange, connection)
 

@@ -10,7 +10,7 @@ import pytest
 
 from servekit.interfaces import Request, RequestAdapter, Response
 from servekit.replica import executor as executor_module
-from servekit.replica.executor import InlineExecutor
+from servekit.replica.executor import Executor
 from servekit.replica.target import Handlers, Target
 from servekit.wire.frames import Answer, Call
 
@@ -70,9 +70,9 @@ class Bench:
         self.idle = 0
         self.debug = False
 
-    def executor(self, target: Any, idle: Callable[[], None] | None = None) -> InlineExecutor:
+    def executor(self, target: Any, idle: Callable[[], None] | None = None) -> Executor:
         handlers = Handlers(Target(target))
-        return InlineExecutor("b", handlers, Plain(), debug=self.debug, idle=idle or self._idle)
+        return Executor("b", handlers, Plain(), slots=1, debug=self.debug, idle=idle or self._idle)
 
     def _idle(self) -> None:
         self.idle += 1

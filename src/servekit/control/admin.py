@@ -14,6 +14,7 @@ import msgspec
 
 from servekit.control.operations import Operations
 from servekit.errors import InternalError, NotFoundError, ServekitError
+from servekit.http1.body import gather
 from servekit.http1.request import HttpRequest
 
 _log = logging.getLogger("servekit.control")
@@ -34,6 +35,16 @@ class AdminApp:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def handle(self, request: HttpRequest) -> None:
+        refused = self._refused(request)
+        if refused is not None:
+            request.respond(*refused)
+        else:
+            gather(request, self._begin)
+
+    def writable(self, request: HttpRequest) -> None:
+        """No answer here goes out in pieces."""
+
+    def _begin(self, request: HttpRequest) -> None:
         task = asyncio.ensure_future(self._answer(request))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -48,10 +59,6 @@ class AdminApp:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _answer(self, request: HttpRequest) -> None:
-        refused = self._refused(request)
-        if refused is not None:
-            request.respond(*refused)
-            return
         name = request.path.removeprefix(PREFIX)
         as_json = request.fields.get(b"content-type", b"").startswith(b"application/json")
         body = request.body

@@ -29,7 +29,8 @@ START_TIMEOUT_S = 120.0
 """A local Ray alone may take long on a busy machine."""
 START_FAILED_TIMEOUT_S = 10.0
 MOST_INGRESS_WORKERS = 64
-MOST_BODY_BYTES = DATA_FRAME_BYTES - 4 * 1024 * 1024
+MOST_HEAD_BYTES = DATA_FRAME_BYTES // 4
+"""A request's head, and the first part of its body, travel to its replica in one frame."""
 _BACKLOG = 1024
 
 
@@ -59,10 +60,11 @@ class Launch:
             raise InvalidInputError(
                 f"ingress_workers is from 1 to {MOST_INGRESS_WORKERS}, not {options.ingress_workers!r}"
             )
-        if options.limits.body_bytes > MOST_BODY_BYTES:
+        head_bytes = options.limits.headers_bytes + options.limits.request_line_bytes
+        if head_bytes > MOST_HEAD_BYTES:
             raise InvalidInputError(
-                f"http_limits: body_bytes is at most {MOST_BODY_BYTES}, not {options.limits.body_bytes}: "
-                "a body travels to its replica in one frame"
+                f"http_limits: headers_bytes and request_line_bytes are at most {MOST_HEAD_BYTES} together, "
+                f"not {head_bytes}: a request's head travels to its replica in one frame"
             )
         with contextlib.ExitStack() as undo:
             self._http = undo.enter_context(bind_tcp(options.http_host, options.http_port, "http_port"))

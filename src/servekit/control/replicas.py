@@ -305,6 +305,7 @@ class ReplicaFleet:
                 list(record.sys_path),
                 record.cwd,
                 record.adapter_ref,
+                record.config.max_concurrent_queries,
                 self._debug,
             )
         )

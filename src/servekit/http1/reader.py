@@ -10,6 +10,7 @@ from time import monotonic
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from servekit.config import HttpLimits
+from servekit.http1.body import BUFFER_BYTES, WHOLE_BYTES, IncomingBody
 from servekit.http1.checks import (
     Fault,
     Target,
@@ -23,7 +24,9 @@ from servekit.http1.checks import (
 from servekit.http1.request import HttpRequest
 
 FEED_BYTES = 4096
-"""The most that may be fed at once. It bounds how many requests one `RequestReader.feed` can make."""
+"""The most that may be fed at once, outside a body. It bounds how many requests one `RequestReader.feed` can make."""
+PIPELINE_LIMIT = 16
+"""Parsed requests waiting behind the one in hand, at which reading pauses."""
 _CHUNK_OVERHEAD = 16
 """How many bytes a chunked body may take on the wire for each of its own; more is an attack by chunk extensions."""
 
@@ -43,8 +46,9 @@ class _RefusedError(Exception):
 class RequestReader:
     """Parses what one connection sends.
 
-    `feed` appends complete requests to ``ready``. After a fault, or a request that ends the connection, ``ended`` is
-    true and nothing more may be fed.
+    `feed` appends requests to ``ready``: complete ones, and those whose body is longer than `WHOLE_BYTES`, the rest of
+    which comes through their `IncomingBody`. After a fault, or a request that ends the connection, ``ended`` is true
+    and nothing more may be fed.
     """
 
     __slots__ = (
@@ -53,6 +57,7 @@ class RequestReader:
         "_fed",
         "_head_begun",
         "_headers",
+        "_length",
         "_limits",
         "_most_head",
         "_new_request",
@@ -64,6 +69,7 @@ class RequestReader:
         "ended",
         "expects_continue",
         "fault",
+        "incoming",
         "messages",
         "ready",
     )
@@ -76,6 +82,8 @@ class RequestReader:
         """The client waits for ``100 Continue`` before it sends the body."""
         self.messages = 0
         self.body_size = 0
+        self.incoming: IncomingBody | None = None
+        """The body that is arriving, of a request that is in ``ready`` already, or was."""
         self._new_request = new_request
         self._limits = limits
         self._parser = HttpRequestParser(self)
@@ -84,6 +92,7 @@ class RequestReader:
         self._headers: list[tuple[bytes, bytes]] = []
         self._body: bytes | bytearray = b""
         self._splice = b""
+        self._length = 0
         self._head_begun = False
         # Bytes fed since the last complete request, without those that came in one piece with its end. While they
         # are few, no header can be too large, and none needs to be measured.
@@ -97,8 +106,20 @@ class RequestReader:
             return Phase.BODY
         return Phase.HEAD if self._head_begun or self._target or self._headers else Phase.BETWEEN
 
+    @property
+    def appetite(self) -> int:
+        """How many bytes may be fed at once: `FEED_BYTES`, or more of a body, as much as is still to come of it."""
+        if self._request is None:
+            return FEED_BYTES
+        return max(FEED_BYTES, min(self._length - self.body_size, BUFFER_BYTES))
+
+    @property
+    def is_full(self) -> bool:
+        """Nothing is to be fed until something has been taken: requests, or pieces of a body."""
+        return len(self.ready) > PIPELINE_LIMIT or (self.incoming is not None and self.incoming.is_full)
+
     def feed(self, data: bytes | memoryview) -> None:
-        """Parse at most `FEED_BYTES` more; only while not ``ended``."""
+        """Parse at most `appetite` bytes more; only while not ``ended``."""
         self._fed += len(data)
         try:
             self._parser.feed_data(data)
@@ -108,6 +129,11 @@ class RequestReader:
             self._stopped(error)
         if self._fed and not self.ended:
             self._check_progress(data)
+
+    def fail(self, fault: Fault) -> None:
+        """What is being read will not be finished."""
+        self.fault = fault
+        self.ended = True
 
     def close(self) -> None:
         """Let go of the parser, which holds this object in a cycle."""
@@ -152,7 +178,9 @@ class RequestReader:
         request.fields = fields
         request.keep_alive = keep_alive
         request.done = False
+        request.incoming = None
         self._request = request
+        self._length = int(fields[b"content-length"]) if b"content-length" in fields else 0
         if b"expect" in fields and version == "1.1":
             self.expects_continue = True
         if b"upgrade" in fields and parser.should_upgrade():
@@ -164,6 +192,9 @@ class RequestReader:
         self.body_size += len(piece)
         if self.body_size > self._limits.body_bytes:
             self._refuse(body_too_large(self._limits))
+        if self.incoming is not None:
+            self.incoming.receive(piece)
+            return
         if not self._body:
             self._body = piece
         elif isinstance(self._body, bytes):
@@ -171,18 +202,19 @@ class RequestReader:
             self._body += piece
         else:
             self._body += piece
+        if self.body_size > WHOLE_BYTES and self._request is not None:
+            request = self._request
+            request.incoming = self.incoming = IncomingBody()
+            self._hand_over(request)
 
     def on_message_complete(self) -> None:
         request = self._request
         if self._splice or request is None:
             return
-        request.received_at = monotonic()
-        if self._body:
-            request.body = bytes(self._body)
-            self._body = b""
-            self.body_size = 0
-        else:
-            request.body = b""
+        incoming = self.incoming
+        if incoming is None:
+            self._hand_over(request)
+        self.body_size = 0
         if self._headers:
             self._headers = []
         self._request = None
@@ -191,9 +223,17 @@ class RequestReader:
         self._head_begun = False
         self.expects_continue = False
         self.messages += 1
-        self.ready.append(request)
         if not request.keep_alive:
             self.ended = True
+        if incoming is not None:
+            self.incoming = None
+            incoming.end()
+
+    def _hand_over(self, request: HttpRequest) -> None:
+        request.received_at = monotonic()
+        request.body = bytes(self._body)
+        self._body = b""
+        self.ready.append(request)
 
     # -- the uncommon paths -----------------------------------------------------------------------------
 
@@ -256,8 +296,6 @@ class RequestReader:
             if not self._head_begun and bytes(data).strip(b"\r\n"):
                 self._head_begun = True
             if self._fed > self._most_head:
-                self.fault = too_many_header_bytes(self._limits)
-                self.ended = True
+                self.fail(too_many_header_bytes(self._limits))
         elif self._fed > _CHUNK_OVERHEAD * self.body_size + 2 * self._most_head:
-            self.fault = Fault(400, "chunk extensions or trailers are too large")
-            self.ended = True
+            self.fail(Fault(400, "chunk extensions or trailers are too large"))

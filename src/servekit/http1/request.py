@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from servekit.http1.body import IncomingBody
     from servekit.http1.connection import HttpConnection
 
 
@@ -20,6 +21,7 @@ class HttpRequest:
         "connection",
         "done",
         "fields",
+        "incoming",
         "keep_alive",
         "method",
         "path",
@@ -42,12 +44,15 @@ class HttpRequest:
     fields: dict[bytes, bytes]
     """The headers by name; of a repeated header, the last value."""
     body: bytes
+    """All of it, or, when there is ``incoming``, the first part."""
+    incoming: IncomingBody | None
+    """The rest of a long body; it may still be arriving."""
     keep_alive: bool
     """What the client allows; a connection that drains closes all the same."""
     done: bool
     """Answered, or the client is gone."""
     received_at: float
-    """When the last byte of the request was parsed, by ``time.monotonic()``."""
+    """When the request was handed over, by ``time.monotonic()``."""
 
     @property
     def client(self) -> str:
@@ -63,3 +68,20 @@ class HttpRequest:
         if not self.done:
             self.done = True
             self.connection.answer(self, status, head, body, close)
+
+    def begin(self, status: int, head: bytes, length: int | None) -> None:
+        """Begin an answer whose body follows by `write`, and is ended by `end`.
+
+        ``length``: the body's, in bytes; None when it is not known before its end. Only when not ``done``, and once.
+        """
+        self.connection.begin_answer(self, status, head, length)
+
+    def write(self, data: bytes) -> bool:
+        """Send a piece of the body; whether the client keeps up. If not, `HttpApp.writable` is called when it does."""
+        return self.done or self.connection.write_answer(data)
+
+    def end(self, *, complete: bool) -> None:
+        """The body is over. ``complete`` false: it was broken off, and the connection is cut so that this is seen."""
+        if not self.done:
+            self.done = True
+            self.connection.end_answer(self, complete)

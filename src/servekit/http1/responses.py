@@ -9,6 +9,7 @@ from typing import NamedTuple
 from servekit.http1.checks import Fault
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+CHUNKED = b"transfer-encoding: chunked\r\n"
 TEXT = b"content-type: text/plain; charset=utf-8\r\n"
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -36,6 +37,11 @@ def status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
+def length_line(length: int) -> bytes:
+    """The Content-Length of a body of ``length`` bytes."""
+    return _LENGTH_LINES[length] if length < 1024 else b"content-length: %d\r\n" % length
+
+
 def has_body(status: int) -> bool:
     """Whether an answer of this status has a body, be it empty, and so a length (RFC 9110, 8.6 and 6.4.1)."""
     return status >= 200 and status != 204 and status != 304
@@ -46,8 +52,7 @@ def render(status: int, head: bytes, body: bytes, ending: bytes, *, head_only: b
     line = _STATUS_LINES.get(status) or status_line(status)
     if not has_body(status):
         return line + head + ending
-    size = len(body)
-    length = _LENGTH_LINES[size] if size < 1024 else b"content-length: %d\r\n" % size
+    length = length_line(len(body))
     if head_only:
         return b"".join((line, head, length, ending))
     return b"".join((line, head, length, ending, body))

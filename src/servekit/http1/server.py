@@ -22,7 +22,11 @@ class HttpApp(Protocol):
         """A new request, or object of a subclass, for the connection to fill in. Assigning the class will do."""
 
     def handle(self, request: HttpRequest) -> None:
-        """The whole request has arrived. Answer it by `HttpRequest.respond`, now or later."""
+        """A request has arrived, but for what its `IncomingBody` still brings. Answer it by `HttpRequest.respond`, or
+        by `HttpRequest.begin` and what follows, now or later."""
+
+    def writable(self, request: HttpRequest) -> None:
+        """The client of a request whose answer has begun reads again, after `HttpRequest.write` returned False."""
 
     def abandoned(self, request: HttpRequest) -> None:
         """The client of a request that was handed over went away before it was answered."""

@@ -12,6 +12,7 @@ from servekit.wire.frames import extended
 
 if TYPE_CHECKING:
     from servekit.ingress.backend import Target
+    from servekit.ingress.bodies import Download, Upload
     from servekit.ingress.endpoint import Endpoint
     from servekit.ingress.replica import Replica
 
@@ -22,6 +23,7 @@ class Exchange(HttpRequest):
     __slots__ = (
         "bucket",
         "call_method",
+        "download",
         "expires",
         "id",
         "number",
@@ -30,6 +32,7 @@ class Exchange(HttpRequest):
         "replica",
         "target",
         "tries",
+        "upload",
         "view_args",
     )
 
@@ -51,6 +54,10 @@ class Exchange(HttpRequest):
     """How often its call was sent."""
     queue: OrderedDict[Exchange, None] | None
     """Where it waits, while no replica has room."""
+    upload: Upload | None
+    """The rest of its body, when that is long."""
+    download: Download | None
+    """The rest of its answer's body, once that has begun in pieces."""
 
     @property
     def endpoint(self) -> str:

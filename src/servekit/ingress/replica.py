@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from servekit.ingress.window import Window
-from servekit.wire.frames import Answer, Bye, Call, Cancel, ReplicaEntry
+from servekit.wire.frames import Answer, Bye, Call, Cancel, Chunk, Credit, End, Refusal, ReplicaEntry
 from servekit.wire.link import Link
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ class Replica:
 
     __slots__ = (
         "_next_number",
+        "_over",
         "_window",
         "addresses",
         "backend",
@@ -41,6 +42,8 @@ class Replica:
         self.router = router
         self.link: Link | None = None
         self.calls: dict[int, Exchange] = {}
+        self._over: set[int] = set()
+        """Those whose handlers have ended: only the rest of their answers is still to come."""
         self.outstanding = 0
         self.queue_length = 0
         self.retired = False
@@ -63,7 +66,13 @@ class Replica:
         exchange.number = number
         exchange.tries += 1
         left_ms = int((exchange.expires - now) * 1000) + 1
-        cast(Link, self.link).send(Call(number, left_ms, exchange.request()))
+        link = cast(Link, self.link)
+        upload = exchange.upload
+        if upload is None:
+            link.send(Call(number, left_ms, exchange.request()))
+        else:
+            link.send(Call(number, left_ms, exchange.request(), True))
+            upload.start(link, number)
 
     def cancel(self, exchange: Exchange) -> None:
         """Nobody waits for this call; it holds its place until the replica says that it is over."""
@@ -91,23 +100,46 @@ class Replica:
             self.router.replica_ready(self.backend)
 
     def frame_received(self, link: Link, frame: Any) -> None:
-        if type(frame) is Answer:
-            exchange = self.calls.pop(frame.id, None)
-            if exchange is not None:
-                self.outstanding -= 1
-                self.queue_length = frame.queue_length
-                self._window.observe(frame.service_us)
-                self.limit = self._window.size
-                self.router.answered(exchange, frame)
-        elif type(frame) is Bye:
+        kind = type(frame)
+        if kind is Bye:
             # It leaves on its own, by a SIGTERM say.
             self._leave()
             self.router.replica_lost(self.backend)
-        else:
-            exchange = self.calls.pop(frame.id, None)
-            if exchange is not None:
-                self.outstanding -= 1
-                self.router.refused(exchange, frame.reason)
+            return
+        exchange = self.calls.get(frame.id)
+        if exchange is None:
+            return
+        if kind is Answer:
+            if not frame.running:
+                self._handler_over(frame)
+                if not frame.rest:
+                    del self.calls[frame.id]
+                    self.router.answered(exchange, frame)
+                    return
+                self._over.add(frame.id)
+            self.router.begun(exchange, frame, link)
+        elif kind is Chunk:
+            self.router.continued(exchange, frame.data)
+        elif kind is End:
+            del self.calls[frame.id]
+            if frame.id in self._over:
+                self._over.discard(frame.id)
+            else:
+                self._handler_over(frame)
+            self.router.ended(exchange, complete=frame.complete)
+        elif kind is Credit:
+            if exchange.upload is not None:
+                exchange.upload.grant(frame.size_bytes)
+        elif kind is Refusal:
+            del self.calls[frame.id]
+            self.outstanding -= 1
+            self.router.refused(exchange, frame.reason)
+
+    def _handler_over(self, frame: Answer | End) -> None:
+        self.outstanding -= 1
+        self.queue_length = frame.queue_length
+        self._window.observe(frame.service_us)
+        self.limit = self._window.size
 
     def frames_done(self, link: Link) -> None:
         if self.backend.waiting:
@@ -120,8 +152,9 @@ class Replica:
         self.link = None
         self.backend.remove_ready(self)
         calls, self.calls, self.outstanding = self.calls, {}, 0
+        self._over.clear()
         # Readiness first: what is sent again must not be sent here.
         self.router.replica_lost(self.backend)
         unsent = {frame.id for frame in link.unsent() if type(frame) is Call}
         for number, exchange in calls.items():
-            self.router.lost(exchange, begun=number not in unsent)
+            self.router.lost(exchange, sent=number not in unsent)

@@ -16,6 +16,7 @@ from typing import Any
 from servekit.http1.request import HttpRequest
 from servekit.ingress import refusals
 from servekit.ingress.backend import Backend, Target
+from servekit.ingress.bodies import Download, Upload
 from servekit.ingress.builtin import Builtin
 from servekit.ingress.counters import Counters
 from servekit.ingress.deadlines import Deadlines
@@ -24,7 +25,8 @@ from servekit.ingress.exchange import Exchange
 from servekit.ingress.refusals import Refused
 from servekit.interfaces import Outcome, RequestRecord
 from servekit.routes import RESERVED, RouteTable
-from servekit.wire.frames import Answer
+from servekit.wire.frames import UNKNOWN, Answer
+from servekit.wire.link import Link
 
 _log = logging.getLogger("servekit.ingress")
 
@@ -60,12 +62,14 @@ class Router:
     # -- from HTTP --------------------------------------------------------------------------------------------
 
     def handle(self, request: HttpRequest) -> None:
-        """A whole request has arrived."""
+        """A request has arrived, whole or with the first part of its body."""
         assert type(request) is Exchange
         exchange = request
         exchange.id = self._request_id(exchange.fields.get(b"x-request-id"))
-        exchange.bucket = exchange.target = exchange.replica = exchange.queue = None
+        exchange.bucket = exchange.target = exchange.replica = exchange.queue = exchange.download = None
         exchange.tries = 0
+        incoming = exchange.incoming
+        exchange.upload = None if incoming is None else Upload(incoming, exchange.connection)
         found = self.routes.find(exchange.path)
         if found is None:
             exchange.owner = _NOWHERE
@@ -94,6 +98,12 @@ class Router:
         if request.replica is not None:
             request.replica.cancel(request)
             self._tell_policy(request, Outcome.ABANDONED)
+
+    def writable(self, request: HttpRequest) -> None:
+        """The client reads again."""
+        assert type(request) is Exchange
+        if request.download is not None:
+            request.download.grant()
 
     def _unrouted(self, exchange: Exchange) -> Refused:
         if exchange.path.startswith(RESERVED):
@@ -200,28 +210,57 @@ class Router:
             self._finish(exchange, answer.status, answer.head, answer.body)
             self._tell_policy(exchange, Outcome.FAILED if answer.failed else Outcome.ANSWERED)
 
+    def begun(self, exchange: Exchange, answer: Answer, link: Link) -> None:
+        """A replica has begun an answer whose body follows in pieces. From here on there is no deadline."""
+        if exchange.done:
+            return
+        self._deadlines.discard(exchange)
+        first = answer.body
+        exchange.download = Download(link, answer.id, answer.status, len(first))
+        length = None if answer.rest == UNKNOWN else len(first) + answer.rest
+        exchange.begin(answer.status, self._with_id(exchange, answer.head), length)
+        exchange.write(first)
+
+    def continued(self, exchange: Exchange, data: bytes) -> None:
+        """The next piece of an answer's body."""
+        if not exchange.done and exchange.download is not None:
+            exchange.download.passed_on(len(data), exchange.write(data))
+
+    def ended(self, exchange: Exchange, *, complete: bool) -> None:
+        """An answer's body is over; or the call is, without an answer that anyone waits for."""
+        if not exchange.done and exchange.download is not None:
+            self._settle(exchange, exchange.download.status)
+            exchange.end(complete=complete)
+            self._tell_policy(exchange, Outcome.ANSWERED if complete else Outcome.FAILED)
+
     def refused(self, exchange: Exchange, reason: str) -> None:
         """A replica did not begin a call."""
         if exchange.done:
             return
         if reason == "draining":
-            self._tell_policy(exchange, Outcome.LOST)
-            exchange.tries -= 1
-            exchange.replica = None
-            self._dispatch(exchange)
+            self._again(exchange, sent=False)
         else:
             self._tell_policy(exchange, Outcome.TIMED_OUT)
             self._refuse(exchange, refusals.too_late(exchange.owner.name, exchange.owner.timeout_s))
 
-    def lost(self, exchange: Exchange, *, begun: bool) -> None:
+    def lost(self, exchange: Exchange, *, sent: bool) -> None:
         """A replica died with a call: once more, where the method allows it or nothing was sent."""
         if exchange.done:
             return
+        if exchange.download is None:
+            self._again(exchange, sent=sent)
+            return
+        self._tell_policy(exchange, Outcome.LOST)
+        self._settle(exchange, exchange.download.status)
+        exchange.end(complete=False)
+
+    def _again(self, exchange: Exchange, *, sent: bool) -> None:
         self._tell_policy(exchange, Outcome.LOST)
         exchange.replica = None
-        if not begun:
+        if not sent:
             exchange.tries -= 1
-        if not begun or (exchange.method in IDEMPOTENT and exchange.tries < _MOST_TRIES):
+        kept = exchange.upload is None or exchange.upload.can_start_again
+        if kept and (not sent or (exchange.method in IDEMPOTENT and exchange.tries < _MOST_TRIES)):
             self._dispatch(exchange)
         else:
             name = exchange.target.name if exchange.target is not None else ""
@@ -277,7 +316,11 @@ class Router:
 
     def _finish(self, exchange: Exchange, status: int, head: bytes, body: bytes) -> None:
         self._settle(exchange, status)
-        exchange.respond(status, b"x-request-id: %b\r\n%b" % (exchange.id.encode("ascii"), head), body)
+        exchange.respond(status, self._with_id(exchange, head), body)
+
+    @staticmethod
+    def _with_id(exchange: Exchange, head: bytes) -> bytes:
+        return b"x-request-id: %b\r\n%b" % (exchange.id.encode("ascii"), head)
 
     def _settle(self, exchange: Exchange, status: int) -> None:
         """Count it, and wait for it no longer."""
@@ -285,6 +328,8 @@ class Router:
         if bucket is not None:
             bucket.discard(exchange)
             exchange.bucket = None
+        if exchange.upload is not None:
+            exchange.upload.stop()
         target = exchange.target
         backend = "" if target is None else target.name
         # Not the loop's time, which stands still within a turn and would make quick answers end before they began.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TypeAlias
 
 from servekit.interfaces import Response
 
@@ -14,26 +15,40 @@ _OWN = frozenset(
 _is_token = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _bad_in_value = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]").search
 
-BODY_BYTES = 64 * 1024 * 1024
-"""The longest body that an answer may have."""
-_TOO_LONG = f"the response's body is longer than {BODY_BYTES} bytes"
+HEAD_BYTES = 256 * 1024
+"""The longest that all headers of an answer may be."""
+
+Rendered: TypeAlias = "tuple[int, bytes, bytes | Iterable[bytes], int | None]"
+"""Status, head, body; and of a body that is not whole its length, where that is known."""
 
 
-def render(response: Response) -> tuple[int, bytes, bytes]:
-    """``(status, head, body)``. Raises `TypeError` or `ValueError` for what cannot go out."""
+def render(response: Response) -> Rendered:
+    """Raises `TypeError` or `ValueError` for what cannot go out."""
     status = response.status
     if not isinstance(status, int) or not 200 <= status <= 599:
         raise ValueError(f"a handler's status is a whole number from 200 to 599, not {status!r}")
     body = response.body
-    whole = body if type(body) is bytes else _joined(body)
-    if len(whole) > BODY_BYTES:
-        raise ValueError(_TOO_LONG)
-    return status, _head(response.headers), whole
+    if type(body) is bytes:
+        return status, _head(response.headers), body, None
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return status, _head(response.headers), bytes(body), None
+    if isinstance(body, (list, tuple)):
+        return status, _head(response.headers), b"".join(body), None
+    if isinstance(body, str) or not isinstance(body, Iterable):
+        raise TypeError(f"a response's body is bytes or an iterable of bytes, not {type(body).__name__}")
+    return status, _head(response.headers), body, _length(response.headers)
 
 
 def text(message: str) -> tuple[bytes, bytes]:
     """``(head, body)`` of a plain answer of the core's own."""
     return b"content-type: text/plain; charset=utf-8\r\n", message.encode(errors="backslashreplace") + b"\n"
+
+
+def close_body(body: object) -> None:
+    """What made a body learns that no more of it is wanted."""
+    close = getattr(body, "close", None)
+    if close is not None:
+        close()
 
 
 def _head(headers: list[tuple[str, str]]) -> bytes:
@@ -44,23 +59,15 @@ def _head(headers: list[tuple[str, str]]) -> bytes:
         if not _is_token(name) or _bad_in_value(value):
             raise ValueError(f"the response header {name!r} has a character that no header may have")
         lines.append(f"{name}: {value}\r\n")
-    return "".join(lines).encode("latin-1")
+    head = "".join(lines).encode("latin-1")
+    if len(head) > HEAD_BYTES:
+        raise ValueError(f"the response's headers are longer than {HEAD_BYTES} bytes")
+    return head
 
 
-def _joined(body: object) -> bytes:
-    if isinstance(body, (bytes, bytearray, memoryview)):
-        return bytes(body)
-    if not isinstance(body, Iterable):
-        raise TypeError(f"a response's body is bytes or an iterable of bytes, not {type(body).__name__}")
-    pieces, size = [], 0
-    try:
-        for piece in body:
-            size += len(piece)
-            if size > BODY_BYTES:
-                raise ValueError(_TOO_LONG)
-            pieces.append(piece)
-    finally:
-        close = getattr(body, "close", None)
-        if close is not None:
-            close()
-    return b"".join(pieces)
+def _length(headers: list[tuple[str, str]]) -> int | None:
+    """What a Content-Length promises; a file's length, say."""
+    for name, value in headers:
+        if name.lower() == "content-length" and value.isascii() and value.isdecimal():
+            return int(value)
+    return None

@@ -6,8 +6,8 @@ import asyncio
 import logging
 from typing import Any
 
-from servekit.replica.executor import InlineExecutor
-from servekit.wire.frames import DATA_FRAME_BYTES, Bye, Call, Cancel, data_codec
+from servekit.replica.executor import Executor
+from servekit.wire.frames import DATA_FRAME_BYTES, Bye, Call, Cancel, Chunk, Credit, End, data_codec
 from servekit.wire.handshake import Handshake
 from servekit.wire.link import Link
 
@@ -26,7 +26,7 @@ class DataServer:
         """Links whose ingress has said that no call will follow."""
         self._draining = False
         self._done = asyncio.Event()
-        self.executor: InlineExecutor
+        self.executor: Executor
 
     def new_link(self) -> Link:
         handshake = Handshake(self._token, self._hello, dialing=False)
@@ -55,7 +55,7 @@ class DataServer:
 
     def check_drained(self) -> None:
         """Called whenever the executor has nothing left."""
-        if self._draining and not self.executor.outstanding and self._links <= self._quiet:
+        if self._draining and self.executor.is_idle and self._links <= self._quiet:
             self._done.set()
 
     def _give_up(self, timeout_s: float) -> None:
@@ -74,6 +74,12 @@ class DataServer:
         kind = type(frame)
         if kind is Call:
             self.executor.submit(link, frame)
+        elif kind is Chunk:
+            self.executor.receive(link, frame)
+        elif kind is End:
+            self.executor.received(link, frame)
+        elif kind is Credit:
+            self.executor.granted(link, frame)
         elif kind is Cancel:
             self.executor.cancel(link, frame.id)
         elif kind is Bye:

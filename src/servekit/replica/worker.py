@@ -26,7 +26,7 @@ from servekit.config import DRAIN_TIMEOUT_S
 from servekit.factories import load_path
 from servekit.interfaces import RequestAdapter
 from servekit.processes import extend_sys_path
-from servekit.replica.executor import InlineExecutor
+from servekit.replica.executor import Executor
 from servekit.replica.server import DataServer
 from servekit.replica.target import Handlers, Target, load
 from servekit.wire.bootstrap import WorkerBootstrap
@@ -129,7 +129,7 @@ class ReplicaWorker:
         server = self._server
         if server is None:
             return Report()
-        since = server.executor.running_since
+        since = server.executor.busy_since
         return Report(server.executor.outstanding, time.perf_counter() - since if since else 0.0)
 
     def _on_data_loop(self, act: Callable[[DataServer], None]) -> None:
@@ -161,8 +161,8 @@ class ReplicaWorker:
     async def _serve_data(self, assign: Assign, handlers: Handlers, adapter: RequestAdapter) -> None:
         loop = asyncio.get_running_loop()
         server = DataServer(self._bootstrap.token, self._bootstrap.worker_id.encode())
-        server.executor = InlineExecutor(
-            assign.backend, handlers, adapter, debug=assign.debug, idle=server.check_drained
+        server.executor = Executor(
+            assign.backend, handlers, adapter, slots=assign.slots, debug=assign.debug, idle=server.check_drained
         )
         self._data_loop, self._server = loop, server
         if self._own_process and threading.current_thread() is threading.main_thread():
@@ -176,6 +176,7 @@ class ReplicaWorker:
                 server.leave(DRAIN_TIMEOUT_S)
             await server.serve()
         finally:
+            server.executor.close()
             _close(listener)
 
     def _listen_address(self) -> str:

@@ -1,6 +1,10 @@
 """What travels on the links: one msgpack array per frame, its first item the kind.
 
-Data links (ingress to replica) carry `Call` and `Answer`; control links (worker to controller) carry the rest.
+Data links (ingress to replica) carry the frames from `Call` to `Bye`; control links (worker to controller) the rest.
+
+A body up to 64 KiB is in its `Call` or `Answer`. Of a longer one, or one whose length is not known, that frame has the
+first part; `Chunk` frames bring what follows and `End` ends it. The receiver of a body grants `Credit` as it passes it
+on; the sender begins with `BODY_WINDOW_BYTES` and sends while it has any left, so each holds about that much at most.
 """
 
 from __future__ import annotations
@@ -14,11 +18,15 @@ import msgspec
 from servekit.config import BackendConfig
 from servekit.interfaces import Request
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Raised whenever a frame changes its shape: both ends of a link must have the same."""
 
-DATA_FRAME_BYTES = 80 * 1024 * 1024
-"""Above the largest HTTP body, with its headers."""
+DATA_FRAME_BYTES = 1024 * 1024
+"""Above the longest head of a request or an answer with the longest piece of a body."""
+PIECE_BYTES = 64 * 1024
+"""An answer's body is cut into pieces of this length; a request's comes as it was read, up to 256 KiB at a time."""
+BODY_WINDOW_BYTES = 256 * 1024
+"""Credit that a body begins with."""
 CONTROL_FRAME_BYTES = 64 * 1024 * 1024
 BLOB_PIECE_BYTES = 1024 * 1024
 
@@ -36,6 +44,8 @@ class Call(Frame, tag=1):
     id: int
     timeout_ms: int
     request: Request
+    more: bool = False
+    """``request.body`` is the first part of the body."""
 
 
 class Answer(Frame, tag=2):
@@ -50,6 +60,13 @@ class Answer(Frame, tag=2):
     service_us: int
     failed: bool = False
     """The handler raised, or its result could not be encoded."""
+    rest: int = 0
+    """Bytes of the body that follow; `UNKNOWN` when only its `End` will tell."""
+    running: bool = False
+    """The handler goes on: it makes the rest. Then the queue's length and the service time are in the `End`."""
+
+
+UNKNOWN = -1
 
 
 class Cancel(Frame, tag=3):
@@ -68,6 +85,30 @@ class Refusal(Frame, tag=4):
 
 class Bye(Frame, tag=5):
     """Either way, in order behind the calls: none will follow (ingress), send no more (replica)."""
+
+
+class Chunk(Frame, tag=6):
+    """Either way: the next piece of a call's body."""
+
+    id: int
+    data: bytes
+
+
+class End(Frame, tag=7):
+    """Either way: a call's body is over."""
+
+    id: int
+    complete: bool = True
+    """False: it was broken off."""
+    queue_length: int = 0
+    service_us: int = 0
+
+
+class Credit(Frame, tag=8):
+    """From the receiver of a body: so much more of it may be sent."""
+
+    id: int
+    size_bytes: int
 
 
 # -- control links: worker to controller -----------------------------------------------------------------
@@ -138,6 +179,8 @@ class Assign(Frame, tag=40):
     sys_path: list[str]
     cwd: str
     adapter: PluginRef
+    slots: int = 1
+    """Calls of the handler at a time: ``max_concurrent_queries``."""
     debug: bool = False
 
 
@@ -238,7 +281,7 @@ class Codec:
 
 
 def data_codec() -> Codec:
-    return Codec(Call | Answer | Cancel | Refusal | Bye)
+    return Codec(Call | Answer | Cancel | Refusal | Bye | Chunk | End | Credit)
 
 
 def control_codec() -> Codec:

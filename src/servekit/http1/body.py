@@ -1,0 +1,116 @@
+"""Bodies that are handed on in pieces: what came in of a request's, and how an answer's goes out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from servekit.http1.request import HttpRequest
+
+WHOLE_BYTES = 64 * 1024
+"""A request's body up to this length is handed over whole, with its head."""
+BUFFER_BYTES = 256 * 1024
+"""Bytes of one body that nobody has taken, at which the connection stops reading."""
+
+
+class IncomingBody:
+    """The rest of a body that is longer than `WHOLE_BYTES`: what has come, and has not been taken yet."""
+
+    __slots__ = ("_pieces", "ended", "size", "unwanted", "wake")
+
+    def __init__(self) -> None:
+        self._pieces: deque[bytes] = deque()
+        self.size = 0
+        """Bytes that can be taken."""
+        self.ended = False
+        """The last piece has come."""
+        self.unwanted = False
+        self.wake: Callable[[], None] | None = None
+        """Called when a piece, or the end, has come; whoever takes the pieces sets it. It must not raise."""
+
+    @property
+    def is_full(self) -> bool:
+        return self.size >= BUFFER_BYTES
+
+    def take(self) -> bytes | None:
+        """The next piece; None when there is none yet."""
+        if not self._pieces:
+            return None
+        piece = self._pieces.popleft()
+        self.size -= len(piece)
+        return piece
+
+    def discard(self) -> None:
+        """Nobody will take what is here, nor what still comes."""
+        self._pieces.clear()
+        self.size = 0
+        self.unwanted = True
+        self.wake = None
+
+    # -- by the reader -------------------------------------------------------------------------------------
+
+    def receive(self, piece: bytes) -> None:
+        if not self.unwanted:
+            self._pieces.append(piece)
+            self.size += len(piece)
+            if self.wake is not None:
+                self.wake()
+
+    def end(self) -> None:
+        self.ended = True
+        if self.wake is not None:
+            self.wake()
+
+
+def gather(request: HttpRequest, then: Callable[[HttpRequest], None]) -> None:
+    """Call ``then(request)`` once all of the body is in ``request.body``; never, when the client goes first."""
+    incoming = request.incoming
+    if incoming is None:
+        then(request)
+        return
+    pieces = [request.body]
+
+    def take() -> None:
+        while (piece := incoming.take()) is not None:
+            pieces.append(piece)
+        request.connection.body_taken()
+        if incoming.ended:
+            incoming.wake = None
+            request.body = b"".join(pieces)
+            then(request)
+
+    incoming.wake = take
+    take()
+
+
+class OutgoingBody:
+    """The framing of an answer's body that goes out in pieces (RFC 9112, 6 and 7)."""
+
+    __slots__ = ("_chunked", "_left", "_silent")
+
+    def __init__(self, length: int | None, *, chunked: bool, silent: bool) -> None:
+        """``length``: what Content-Length promised. ``silent``: an answer to HEAD, say, of which no body is sent."""
+        self._left = length
+        self._chunked = chunked
+        self._silent = silent
+
+    def piece(self, data: bytes) -> bytes:
+        """``data`` as it goes out; what is beyond the promised length does not."""
+        if self._silent or not data:
+            return b""
+        if self._chunked:
+            return b"%x\r\n%b\r\n" % (len(data), data)
+        if self._left is not None:
+            data = data[: self._left]
+            self._left -= len(data)
+        return data
+
+    def last(self, *, complete: bool) -> bytes | None:
+        """What ends the body; None when it cannot be ended, and the connection must be cut."""
+        if self._silent:
+            return b""
+        if not complete or self._left:
+            return None
+        return b"0\r\n\r\n" if self._chunked else b""

@@ -1,0 +1,102 @@
+"""A request's body that is still arriving, to be read as a file from another thread."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from servekit.wire.frames import BODY_WINDOW_BYTES, PIECE_BYTES
+
+
+class IncomingStream(io.RawIOBase):
+    """Fed on the data loop, read in a handler's thread. What has been read makes room for more: ``grant``."""
+
+    def __init__(self, first: bytes, grant: Callable[[int], None]) -> None:
+        """``grant(size_bytes)`` is called in the reader's thread."""
+        self._grant = grant
+        self._pieces: deque[bytes] = deque([first])
+        self._changed = threading.Condition()
+        self._offset = 0
+        """Of the first piece, what has been read."""
+        self._owed = -len(first)  # It came with the call, and took no credit.
+        self._broken: str | None = None
+        self.ended = False
+        self.waiting_bytes = 0
+        """Beyond the first piece, what has come and has not been read."""
+
+    # -- on the data loop -------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> None:
+        with self._changed:
+            self._pieces.append(data)
+            self.waiting_bytes += len(data)
+            self._changed.notify()
+
+    def end(self, broken: str | None = None) -> None:
+        """No more will come; ``broken`` says why that is too early."""
+        with self._changed:
+            self.ended = True
+            self._broken = self._broken or broken
+            self._changed.notify()
+
+    @property
+    def window_is_full(self) -> bool:
+        """Nothing more comes before something is read."""
+        return self.waiting_bytes >= BODY_WINDOW_BYTES
+
+    def whole(self) -> bytes:
+        """All of an ended body of which nothing was read."""
+        return b"".join(self._pieces)
+
+    def as_file(self) -> BinaryIO:
+        """For the handler's thread: with ``read``, ``readline`` and the like."""
+        return io.BufferedReader(self, PIECE_BYTES)
+
+    # -- in the handler's thread ------------------------------------------------------------------------------
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with self._changed:
+            self._await_piece()
+            if not self._pieces:
+                return 0
+            piece = self._pieces[0]
+            size = min(len(buffer), len(piece) - self._offset)
+            buffer[:size] = memoryview(piece)[self._offset : self._offset + size]
+            self._offset += size
+            if self._offset == len(piece):
+                self._pieces.popleft()
+                self._offset = 0
+            self._taken(size)
+        return size
+
+    def readall(self) -> bytes:
+        """All that is left. In pieces as they came, where `io.RawIOBase` would copy each twice."""
+        found: list[bytes] = []
+        while True:
+            with self._changed:
+                self._await_piece()
+                if not self._pieces:
+                    return b"".join(found)
+                piece = self._pieces.popleft()[self._offset :]
+                self._offset = 0
+                self._taken(len(piece))
+            found.append(piece)
+
+    def _await_piece(self) -> None:
+        while not self._pieces and not self.ended:
+            self._changed.wait()
+        if self._broken:
+            raise ConnectionError(f"the request's body ends early: {self._broken}")
+
+    def _taken(self, size: int) -> None:
+        self._owed += size
+        if self._owed >= PIECE_BYTES and not self.ended:
+            owed, self._owed = self._owed, 0
+            self.waiting_bytes -= owed
+            self._grant(owed)

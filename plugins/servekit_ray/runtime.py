@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +13,7 @@ import msgspec
 
 from servekit.errors import BackendStartError, DeadlineError, InvalidInputError, ResourcesUnavailableError
 from servekit.interfaces import Exit, ReplicaRuntime, RuntimeContext, WorkerHandle, WorkerSpec
-from servekit.processes import ProcessIdentity, opened
+from servekit.processes import OpenProcess, ProcessIdentity, opened
 from servekit_ray import actor, resources
 from servekit_ray.connection import Connection
 from servekit_ray.endings import exit_of
@@ -140,17 +141,15 @@ class RayRuntime(ReplicaRuntime):
 
     def stop(self, handle: WorkerHandle, grace_s: float) -> None:
         handle = _actor_handle(handle)
-        if self._wait(handle, 0) is not None:
-            return
         state = msgspec.json.decode(handle.state, type=_State)
-        if state.node_id == self._connection.node_id:
-            # In a container the pid is another one here; then the start differs, and nobody is hit.
-            with opened(ProcessIdentity(state.pid, state.start_ticks)) as process:
+        with self._on_this_node(state) as process:
+            if self._wait(handle, 0) is None:
                 if process is not None:
                     process.send(signal.SIGTERM)
-        if self._wait(handle, grace_s) is None:
-            _kill(handle.actor)
-            if self._wait(handle, KILL_WAIT_S) is None:
+                if self._wait(handle, grace_s) is None:
+                    _kill(handle.actor)
+            # Ray tells of an end some milliseconds before the process is gone.
+            if self._wait(handle, KILL_WAIT_S) is None or not (process is None or process.wait(KILL_WAIT_S)):
                 raise DeadlineError(
                     f"worker {state.worker_id} (pid {state.pid} on Ray node {state.node_id}) is still there "
                     f"{KILL_WAIT_S:g} s after Ray was told to kill it"
@@ -171,6 +170,16 @@ class RayRuntime(ReplicaRuntime):
             raise LookupError(gone) from error
         # Behind `run`, this call is never carried out: it fails when the process ends.
         return _ActorHandle(found.worker_id, state, hosted, [hosted.where.remote()], self._connection.generation)
+
+    @contextmanager
+    def _on_this_node(self, state: _State) -> Iterator[OpenProcess | None]:
+        """The worker's process, where it is one of this machine and there."""
+        if state.node_id != self._connection.node_id:
+            yield None
+            return
+        # In a container the pid is another one here; then the start differs, and nobody is hit.
+        with opened(ProcessIdentity(state.pid, state.start_ticks)) as process:
+            yield process
 
     def _await_place(self, spec: WorkerSpec, hosted: Any) -> dict[str, Any]:
         """Where the actor is; raises once `placement_timeout_s` have passed without anyone's being placed."""

@@ -1,91 +1,35 @@
-"""The bundled routing policy ``weighted``: every backend gets its share of the requests, to within one request.
+"""The bundled routing policies.
 
-A plugin is a module like this one: a class that implements one of `servekit.interfaces`, a hook that gives it a
-name, and an entry point of the group ``servekit`` that names the module.
+A plugin is a module like this one: classes that implement one of `servekit.interfaces`, a hook that gives them names,
+and an entry point of the group ``servekit`` that names the module. Each policy has a file of its own.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Mapping
 
 from servekit.hookspecs import hookimpl
-from servekit.interfaces import BackendView, RequestInfo, RoutingPolicy, RoutingPolicyFactory
+from servekit.interfaces import RoutingPolicyFactory
+from servekit_weighted.header_rules import HeaderRules
+from servekit_weighted.least_loaded import LeastLoaded
+from servekit_weighted.packing import FixedPacking
+from servekit_weighted.random_choice import RandomChoice
+from servekit_weighted.round_robin import RoundRobin
+from servekit_weighted.split import MAX_REMEMBERED, WeightedSplit
+from servekit_weighted.sticky import Sticky
 
-MAX_REMEMBERED = 64
-"""Sets of present backends whose counting is kept: with k backends there could be 2**k."""
+__all__ = ["FixedPacking", "HeaderRules", "LeastLoaded", "RandomChoice", "RoundRobin", "Sticky", "WeightedSplit"]
+__all__ += ["MAX_REMEMBERED"]
 
 
 @hookimpl
 def servekit_register_routing_policies() -> Mapping[str, RoutingPolicyFactory]:
-    return {"weighted": WeightedSplit}
-
-
-class WeightedSplit(RoutingPolicy):
-    """Splits an endpoint's requests by weight, without chance: after any n of them a backend has n·w within 1.
-
-    That holds for each set of backends that were present together, by their weights relative to each other. Hence a
-    backend that is absent gathers no credit, and one that comes and goes shifts nothing between the others.
-    """
-
-    def __init__(self) -> None:
-        self._remembered: dict[frozenset[tuple[str, float]], _Split] = {}
-        self._present: Sequence[BackendView] = ()
-        self._positions: list[int] = []
-        self._split = _Split([])
-
-    def traffic_changed(self, weights: Mapping[str, float]) -> None:
-        """Start counting anew."""
-        self._remembered.clear()
-        self._present = ()
-
-    def choose_backend(self, request: RequestInfo, backends: Sequence[BackendView]) -> BackendView:
-        if len(backends) == 1:
-            return backends[0]
-        if backends != self._present:
-            self._present_changed(backends)
-        return backends[self._positions[self._split.next()]]
-
-    def _present_changed(self, backends: Sequence[BackendView]) -> None:
-        """Go on where the counting stood when these same backends, with these weights, were last present."""
-        positions = sorted(range(len(backends)), key=lambda position: backends[position].name)
-        key = frozenset((backend.name, backend.weight) for backend in backends)
-        if key not in self._remembered:
-            if len(self._remembered) >= MAX_REMEMBERED:
-                self._remembered.clear()
-            self._remembered[key] = _Split([backends[position].weight for position in positions])
-        self._split = self._remembered[key]
-        self._positions = positions
-        self._present = backends[:]  # a copy: the caller may change its own list in place
-
-
-class _Split:
-    """A sequence of indices in which index i has a share of w[i] in every prefix, to within 1.
-
-    The n-th goes, among those whose count is below n·w, to the one with the earliest (count + 1)/w, by which it must
-    have its next or fall behind by 1: after R. Tijdeman, "The chairman assignment problem", Discrete Mathematics 32
-    (1980). Smooth weighted round robin does not keep that bound: weights 73, 4, 23, 4, 73 take it to 1.045.
-
-    Kept is credit = (n·w - count)·total, in integers: exact, and never beyond ±total however many requests pass.
-    """
-
-    def __init__(self, weights: Sequence[float]) -> None:
-        whole = sum(weights)
-        # The simplest fraction near each float (0.1 is 1/10 here), so that 0.9 and 0.1 are 900 and 100 in 1,000.
-        fractions = [Fraction(weight / whole).limit_denominator(10**9) for weight in weights]
-        scale = math.lcm(*(fraction.denominator for fraction in fractions))
-        self._shares = [int(fraction * scale) for fraction in fractions]
-        self._total = sum(self._shares)
-        self._credits = [0] * len(weights)
-
-    def next(self) -> int:
-        total, credits = self._total, self._credits
-        chosen, earliest, earliest_share = -1, 1, 0  # later than everything: 1/0
-        for index, share in enumerate(self._shares):
-            credits[index] = credit = credits[index] + share
-            # (count + 1)/w, counted from now, is (total - credit)/share; compared without dividing, to stay exact.
-            if credit > 0 and (total - credit) * earliest_share < earliest * share:
-                chosen, earliest, earliest_share = index, total - credit, share
-        credits[chosen] -= total
-        return chosen
+    return {
+        "weighted": WeightedSplit,
+        "round_robin": RoundRobin,
+        "least_loaded": LeastLoaded,
+        "random": RandomChoice,
+        "fixed_packing": FixedPacking,
+        "header": HeaderRules,
+        "sticky": Sticky,
+    }

@@ -98,4 +98,7 @@ def test_test_modules(page: Path, tmp_path: Path) -> None:
     for number, code in enumerate(modules):
         (tmp_path / f"test_block_{number}.py").write_text(code)
     output = run(tmp_path, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider")
-    assert f"{sum(code.count('def test_') for code in modules)} passed" in output
+    passed = int(re.findall(r"(\d+) passed", output)[-1])
+    written = sum(code.count("def test_") for code in modules)
+    inherited = any("Tests):" in code for code in modules)  # from a conformance kit
+    assert passed > written if inherited else passed == written

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,23 +15,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from instance_tools import Scripts, temporary_scripts
 
 import servekit as serve
-
-RAY = """
-import sys, ray
-context = ray.init(address="local", include_dashboard=True, log_to_driver=False, num_cpus=4, num_gpus=0)
-print("ADDRESS", context.address_info["gcs_address"], flush=True)
-sys.stdin.read()
-ray.shutdown()
-"""
-
-
-@pytest.fixture(scope="session")
-def ray_address() -> Iterator[str]:
-    """One Ray cluster for every module; a local Ray of an instance's own is for `test_lifetimes`."""
-    pytest.importorskip("ray")
-    with subprocess.Popen([sys.executable, "-c", RAY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as ray:
-        assert ray.stdout is not None
-        yield next(line.split()[1] for line in ray.stdout if line.startswith("ADDRESS"))
 
 
 @pytest.fixture(scope="module", params=["process", pytest.param("ray", marks=pytest.mark.ray)])

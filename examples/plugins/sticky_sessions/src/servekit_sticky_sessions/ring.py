@@ -1,0 +1,36 @@
+"""A hash ring."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+from collections.abc import Iterator
+
+
+class Ring:
+    """Names on a circle, each at as many points as it is given. Where they are depends on nothing but the name."""
+
+    def __init__(self) -> None:
+        self._points: list[tuple[int, str]] = []
+        self._names: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def add(self, name: str, points: int) -> None:
+        """Put a name on the ring; one that is there stays as it is."""
+        if name not in self._names:
+            self._names.add(name)
+            self._points.extend((_point(f"{name}\0{number}"), name) for number in range(points))
+            self._points.sort()
+
+    def walk(self, key: str) -> Iterator[str]:
+        """The names in the order in which one comes to their points from the key's, over and over, once round."""
+        start = bisect.bisect(self._points, (_point(key), ""))
+        for index in range(start, start + len(self._points)):
+            yield self._points[index % len(self._points)][1]
+
+
+def _point(text: str) -> int:
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")

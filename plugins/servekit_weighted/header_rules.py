@@ -1,0 +1,70 @@
+"""The bundled routing policy ``header``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from servekit.interfaces import BackendView, ReplicaView, RequestInfo, RoutingPolicy
+from servekit_weighted.fields import header_or_cookie
+from servekit_weighted.options import text
+from servekit_weighted.split import WeightedSplit
+from servekit_weighted.two_choices import TwoChoices
+
+EXAMPLE = "{'header': 'x-version', 'value': 'beta', 'backend': 'b'}"
+
+
+class HeaderRules(RoutingPolicy):
+    """The first rule that fits a request names its backend; what no rule fits is split by weight.
+
+    So is what a rule sends to a backend that has no weight or no ready replica. The split is among the requests that
+    come to it: what rules send somewhere does not count. Replicas: two choices.
+    """
+
+    def __init__(self, rules: Sequence[Mapping[str, Any]], seed: int | None = None) -> None:
+        """
+        Args:
+            rules: dicts with ``header`` or ``cookie``, the name of one, in whatever case a header's; ``value``, what it
+                must be, or left out: anything but empty; and ``backend``, where such a request goes.
+            seed: an integer with which the choices among replicas can be reproduced.
+        """
+        if isinstance(rules, (str, bytes, Mapping)) or not isinstance(rules, Sequence) or not rules:
+            raise ValueError(f"rules is {rules!r}: give a list of at least one rule, such as [{EXAMPLE}]")
+        self._rules = [_Rule(f"rules[{index}]", rule) for index, rule in enumerate(rules)]
+        self._split = WeightedSplit()
+        self._two_choices = TwoChoices(seed)
+
+    def traffic_changed(self, weights: Mapping[str, float]) -> None:
+        self._split.traffic_changed(weights)
+
+    def choose_backend(self, request: RequestInfo, backends: Sequence[BackendView]) -> BackendView:
+        headers = request.headers  # made of the raw ones at each access
+        for rule in self._rules:
+            if rule.fits(headers):
+                for backend in backends:
+                    if backend.name == rule.backend:
+                        return backend
+                break
+        return self._split.choose_backend(request, backends)
+
+    def choose_replica(self, request: RequestInfo, replicas: Sequence[ReplicaView]) -> ReplicaView:
+        return self._two_choices(replicas)
+
+
+class _Rule:
+    def __init__(self, name: str, rule: object) -> None:
+        if not isinstance(rule, Mapping):
+            raise ValueError(f"{name} is {rule!r}: give a dict, such as {EXAMPLE}")  # noqa: TRY004
+        unknown = [key for key in rule if key not in ("header", "cookie", "value", "backend")]
+        if unknown:
+            raise ValueError(f"{name} has {unknown[0]!r}: a rule has header or cookie, value, and backend")
+        try:
+            self._field = header_or_cookie(rule.get("header"), rule.get("cookie"))
+            self._value = text("value", rule["value"]) if rule.get("value") is not None else None
+            self.backend = text("backend", rule.get("backend"))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+    def fits(self, headers: Mapping[str, str]) -> bool:
+        found = self._field(headers)
+        return found is not None and (self._value is None or found == self._value)

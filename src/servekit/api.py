@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from servekit.config import (
+    BUSY_POLL_S,
     DEFAULT_ADAPTER,
     DEFAULT_POLICY,
     DEFAULT_RUNTIME,
@@ -285,6 +286,7 @@ def init(
     ingress_workers: int = 1,
     admin_port: int | None = None,
     http_limits: HttpLimits | None = None,
+    busy_poll_s: float = BUSY_POLL_S,
     debug: bool = False,
 ) -> Instance:
     """Start an instance, which ends with this process however that ends, and make it the current one.
@@ -299,6 +301,8 @@ def init(
         ingress_workers: processes that answer HTTP.
         admin_port: also serve the admin API on this port of 127.0.0.1.
         http_limits: what the HTTP listener bears.
+        busy_poll_s: how long an ingress worker and a replica look for more work before they sleep. It takes that much
+            CPU after a request, and saves the next one the time of a wake-up; 0 where CPU is what is short.
         debug: answers to failed requests carry the traceback.
 
     Raises:
@@ -321,6 +325,7 @@ def init(
         ingress_workers,
         admin_port,
         http_limits or HttpLimits(),
+        busy_poll_s,
         debug,
     )
     return make_current(_start(options))
@@ -333,7 +338,10 @@ def _start(options: InstanceOptions) -> Instance:
     launch.begin()
     from servekit.client import AdminClient  # Takes its time, which the controller needs as well.
 
-    for problem in launch.wait_up().problems:
+    ready = launch.wait_up()
+    for line in ready.plugins:
+        _log.info("%s", line)
+    for problem in ready.problems:
         # Python shows warnings without any logging set-up: that a plugin is not in use must not be missed.
         _log.warning("servekit: %s", problem)
     launch.close_sockets()

@@ -28,6 +28,8 @@ STOP_GRACE_S = 5.0
 """Between asking a worker process to end and killing it."""
 ORPHAN_TIMEOUT_S = 10.0
 """How long a worker of an owned instance goes on without a controller."""
+BUSY_POLL_S = 100e-6
+"""How long an ingress worker or a replica looks for more work before it sleeps."""
 HELLO_TIMEOUT_S = 5.0
 """How long the two ends of a new link may take to know each other."""
 
@@ -37,8 +39,8 @@ class BackendConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     num_replicas: int = 1
     max_concurrent_queries: int = 1
-    """Calls of the handler at a time in one replica, at most: a promise to the user's code. This version runs them one
-    at a time, whatever more is allowed; beyond that the number only says how many are handed to a replica ahead."""
+    """Calls of the handler at a time in one replica, at most: a promise to the user's code. One runs on the
+    replica's main thread; more run in as many threads."""
     max_queued_requests: int = 1000
     """Requests that one ingress worker holds back while no replica has room; beyond them, 503."""
     callable_methods: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 import uvloop
@@ -41,7 +41,10 @@ T = TypeVar("T")
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0
-_BY_INSTANCE = "instance:"
+BY_INSTANCE = "instance:"
+"""What the path of a plugin begins with that was given by instance."""
+
+BuildPolicy: TypeAlias = Callable[[PluginRef], RoutingPolicy]
 
 
 class Originals:
@@ -66,7 +69,7 @@ class Originals:
         return original
 
     def keep_plugin(self, plugin: Any) -> str:
-        name = f"{_BY_INSTANCE}{next(self._numbers)}"
+        name = f"{BY_INSTANCE}{next(self._numbers)}"
         self._plugins[name] = plugin
         return name
 
@@ -84,10 +87,10 @@ class InProcessResolver(Resolver):
     """A `Resolver` to which a policy or an adapter can be given by instance."""
 
     def policy(self, name: str, options: Mapping[str, Any]) -> PluginRef:
-        return PluginRef(name) if name.startswith(_BY_INSTANCE) else super().policy(name, options)
+        return PluginRef(name) if name.startswith(BY_INSTANCE) else super().policy(name, options)
 
     def adapter(self, name: str, options: Mapping[str, Any]) -> PluginRef:
-        return PluginRef(name) if name.startswith(_BY_INSTANCE) else super().adapter(name, options)
+        return PluginRef(name) if name.startswith(BY_INSTANCE) else super().adapter(name, options)
 
 
 class InProcessRuntime(ReplicaRuntime):
@@ -165,12 +168,27 @@ class _DirectClient:
 class InProcessInstance(Instance):
     """An instance without processes and sockets. It has no port: `connect` gives what a client would dial."""
 
-    def __init__(self, registry: Registry, *, http_limits: HttpLimits | None = None, debug: bool = False) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        http_limits: HttpLimits | None = None,
+        debug: bool = False,
+        around_policy: Callable[[PluginRef, BuildPolicy], RoutingPolicy] | None = None,
+        clock: Any = None,
+    ) -> None:
+        """
+        Args:
+            around_policy: builds a routing policy, with what is handed to it, and may put something around it.
+            clock: what requests' deadlines run on: the `time` and `call_later` of a loop; default, the loop's own.
+        """
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="servekit-inprocess", daemon=True)
         self._thread.start()
         self._network = MemoryNetwork()
         self._originals = Originals()
+        self._around_policy = around_policy
+        self._clock = clock
         self._ingress: IngressWorker
         directory = tempfile.mkdtemp(prefix="servekit-")
         setup = InstanceSetup(
@@ -238,8 +256,14 @@ class InProcessInstance(Instance):
         return service
 
     async def _launch_ingress(self, bootstrap: WorkerBootstrap) -> _InProcessIngress:
-        self._ingress = IngressWorker(bootstrap, self._network, build_policy=self._originals.policy, own_process=False)
+        self._ingress = IngressWorker(
+            bootstrap, self._network, build_policy=self._build_policy, own_process=False, clock=self._clock
+        )
         return _InProcessIngress(self._ingress)
+
+    def _build_policy(self, ref: PluginRef) -> RoutingPolicy:
+        build = self._originals.policy
+        return build(ref) if self._around_policy is None else self._around_policy(ref, build)
 
     def _end_loop(self, directory: str) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

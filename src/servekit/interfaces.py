@@ -39,7 +39,7 @@ class ReplicaView(Protocol):
 
 
 class BackendView(Protocol):
-    """One backend of an endpoint's traffic; its weight is above 0 and it has at least one ready replica."""
+    """One backend of an endpoint's traffic; its weight is above 0. A ready replica it may lack in a strict endpoint."""
 
     @property
     def name(self) -> str: ...
@@ -95,8 +95,11 @@ class RoutingPolicy(ABC):
     One instance per endpoint and ingress worker, called on that worker's event loop: no method may block.
     """
 
+    _servekit_draw: Callable[[], float] = random.random
+    """Where the default `choose_replica` draws from. Tests that are seeded give a policy one of its own."""
+
     def traffic_changed(self, weights: Mapping[str, float]) -> None:
-        """The endpoint's traffic was set: weight by backend name, those of weight 0 left out, summing to 1."""
+        """The endpoint's traffic was set: weight by backend name, without those of 0. They sum to 1, or are none."""
 
     @abstractmethod
     def choose_backend(self, request: RequestInfo, backends: Sequence[BackendView]) -> BackendView:
@@ -112,7 +115,7 @@ class RoutingPolicy(ABC):
         if count == 1:
             return replicas[0]
         # Two distinct indices from one draw: `random.sample` costs ten times as much.
-        draw = int(random.random() * count * (count - 1))
+        draw = int(self._servekit_draw() * count * (count - 1))
         i, j = divmod(draw, count - 1)
         first, second = replicas[i], replicas[j if j < i else j + 1]
         return second if second.outstanding < first.outstanding else first

@@ -7,6 +7,7 @@ mount.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -37,6 +38,7 @@ def is_pattern(route: str) -> bool:
     return "<" in route
 
 
+@functools.lru_cache(maxsize=16 * 1024)
 def canonical(route: str) -> str:
     """Two routes that match the same paths have the same canonical form: the names of variables do not count."""
     return _variable.sub(lambda found: f"<{found['converter'] or 'string'}>", route)
@@ -70,6 +72,8 @@ class RouteTable(Generic[E]):
         self._mounts: dict[str, E] = {}
         self._patterns: dict[str, E] = {}
         self._match_pattern: Callable[[str], tuple[str, Mapping[str, Any]] | None] | None = None
+        self._add_pattern: Callable[[str], None] | None = None
+        """Adds a route to those that `_match_pattern` knows; None where it knows none yet."""
 
     def add(self, endpoint: E) -> None:
         route = endpoint.route
@@ -78,8 +82,10 @@ class RouteTable(Generic[E]):
         if endpoint.mount:
             self._mounts[route.rstrip("/")] = endpoint
         elif is_pattern(route):
+            known = route in self._patterns
             self._patterns[route] = endpoint
-            self._match_pattern = None
+            if self._add_pattern is not None and not known:
+                self._add_pattern(route)
         else:
             self._exact[route] = endpoint
 
@@ -94,7 +100,8 @@ class RouteTable(Generic[E]):
         # Another endpoint may have taken the route over already.
         if routes.get(key) is endpoint:
             del routes[key]
-            self._match_pattern = None
+            if routes is self._patterns:
+                self._match_pattern = self._add_pattern = None
 
     def find(self, path: str) -> tuple[E, dict[str, Any] | None] | None:
         """The endpoint, and what the variable parts of its route matched."""
@@ -131,7 +138,13 @@ class RouteTable(Generic[E]):
         from werkzeug.exceptions import HTTPException
         from werkzeug.routing import Map, Rule
 
-        rules: Map = Map([Rule(route, endpoint=route) for route in self._patterns], strict_slashes=True)
+        class Matched(Rule):
+            """A rule that is only matched: what `url_for` needs takes most of the time that compiling one takes."""
+
+            def _compile_builder(self, append_unknown: bool = True) -> Any:
+                return lambda *_: None
+
+        rules: Map = Map([Matched(route, endpoint=route) for route in self._patterns], strict_slashes=True)
         adapter = rules.bind("")
 
         def match(path: str) -> tuple[str, Mapping[str, Any]] | None:
@@ -143,4 +156,5 @@ class RouteTable(Generic[E]):
             return route, view_args
 
         self._match_pattern = match
+        self._add_pattern = lambda route: rules.add(Matched(route, endpoint=route))
         return match

@@ -61,8 +61,8 @@ class Echo:
 class Running:
     """An `HttpServer` in a thread."""
 
-    def __init__(self, limits: HttpLimits) -> None:
-        self.app = Echo()
+    def __init__(self, limits: HttpLimits, app: Any) -> None:
+        self.app = app
         self._loop = uvloop.new_event_loop()
         self.server = HttpServer(self.app, limits, self._loop, server_header="test")
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -114,6 +114,26 @@ class Running:
         self._loop.close()
 
 
+class Desk:
+    """An app that answers nothing by itself: the test does, with what it finds here."""
+
+    new_request = HttpRequest
+
+    def __init__(self) -> None:
+        self.requests: list[HttpRequest] = []
+        self.gone: list[HttpRequest] = []
+        self.resumed: list[HttpRequest] = []
+
+    def handle(self, request: HttpRequest) -> None:
+        self.requests.append(request)
+
+    def writable(self, request: HttpRequest) -> None:
+        self.resumed.append(request)
+
+    def abandoned(self, request: HttpRequest) -> None:
+        self.gone.append(request)
+
+
 def read_all(client: socket.socket) -> bytes:
     pieces = []
     while piece := client.recv(65536):
@@ -130,11 +150,11 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Running]]:
-    """Start a server with these limits."""
+    """Start a server with these limits; ``desk``: its app is a `Desk`, and no `Echo`."""
     running: list[Running] = []
 
-    def start_one(**limits: Any) -> Running:
-        running.append(Running(HttpLimits(**limits)))
+    def start_one(*, desk: bool = False, **limits: Any) -> Running:
+        running.append(Running(HttpLimits(**limits), Desk() if desk else Echo()))
         return running[-1]
 
     yield start_one
@@ -142,10 +162,16 @@ def start() -> Iterator[Callable[..., Running]]:
         one.stop()
 
 
+@pytest.fixture
+def desk(start: Callable[..., Running]) -> Running:
+    """A server whose ``app`` is a `Desk`, with the default limits."""
+    return start(desk=True)
+
+
 @pytest.fixture(scope="module")
 def echo() -> Iterator[Running]:
     """A server with the default limits, for tests that leave it as it was."""
-    one = Running(HttpLimits())
+    one = Running(HttpLimits(), Echo())
     yield one
     one.stop()
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from servekit.config import BackendConfig
+from servekit.http1.body import IncomingBody
 from servekit.ingress.apply import Applier
 from servekit.ingress.exchange import Exchange
 from servekit.ingress.replica import Replica
@@ -18,12 +19,10 @@ from servekit.interfaces import BackendView, Outcome, ReplicaView, RequestInfo, 
 from servekit.wire.frames import (
     Answer,
     BackendEntry,
-    Bye,
     Call,
     Cancel,
     EndpointEntry,
     PluginRef,
-    Refusal,
     ReplicaEntry,
     Snapshot,
 )
@@ -64,13 +63,42 @@ class FakeLoop:
 
 
 class FakeConnection:
+    """Remembers what it was to write; ``reads``: whether the client keeps up."""
+
     client = "192.0.2.1"
 
     def __init__(self) -> None:
         self.answers: list[tuple[int, bytes, bytes]] = []
+        self.begun: list[tuple[int, bytes, int | None]] = []
+        self.pieces: list[bytes] = []
+        self.ended: list[bool] = []
+        """Of each answer in pieces that is over, whether it was complete."""
+        self.reads = True
+        self.taken = 0
+        """How often it was told that something of the body was taken."""
 
     def answer(self, request: object, status: int, head: bytes, body: bytes, close: bool) -> None:
+        assert not self.begun
         self.answers.append((status, head, body))
+
+    def begin_answer(self, request: object, status: int, head: bytes, length: int | None) -> None:
+        assert not self.answers
+        assert not self.begun
+        self.begun.append((status, head, length))
+
+    def write_answer(self, data: bytes) -> bool:
+        assert self.begun
+        assert not self.ended
+        self.pieces.append(data)
+        return self.reads
+
+    def end_answer(self, request: object, complete: bool) -> None:
+        assert self.begun
+        assert not self.ended
+        self.ended.append(complete)
+
+    def body_taken(self) -> None:
+        self.taken += 1
 
 
 class FakeLink:
@@ -135,7 +163,7 @@ class Asked:
 
     def __init__(self, exchange: Exchange, connection: FakeConnection) -> None:
         self.exchange = exchange
-        self._connection = connection
+        self.connection = self._connection = connection
 
     @property
     def answered(self) -> bool:
@@ -216,6 +244,7 @@ class World:
         headers: Sequence[tuple[str, str]] = (),
         query: bytes = b"",
         body: bytes = b"",
+        incoming: IncomingBody | None = None,
     ) -> Asked:
         exchange, connection = self.router.new_request(), FakeConnection()
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
@@ -223,7 +252,7 @@ class World:
         exchange.connection = fake
         exchange.method, exchange.path, exchange.query, exchange.version = method, path, query, "1.1"
         exchange.raw_headers, exchange.fields, exchange.body = raw, dict(raw), body
-        exchange.keep_alive, exchange.done, exchange.received_at, exchange.incoming = True, False, monotonic(), None
+        exchange.keep_alive, exchange.done, exchange.received_at, exchange.incoming = True, False, monotonic(), incoming
         self.router.handle(exchange)
         return Asked(exchange, connection)
 
@@ -239,10 +268,11 @@ class World:
     def cancels(self, replica_id: str) -> list[int]:
         return [frame.id for frame in self.link(replica_id).of(Cancel)]
 
-    def receive(self, replica_id: str, frame: Answer | Refusal | Bye) -> None:
+    def receive(self, replica_id: str, *frames: Any) -> None:
         replica, link = self.replica(replica_id), self.replica(replica_id).link
         assert link is not None
-        replica.frame_received(link, frame)
+        for frame in frames:
+            replica.frame_received(link, frame)
         replica.frames_done(link)
 
     def answer(self, replica_id: str, call: Call, body: bytes = b"ok", *, status: int = 200, **more: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from servekit.interfaces import BackendView, RequestInfo, RoutingPolicy
-from servekit.wire.frames import Answer, PluginRef
+from servekit.wire.frames import Answer, Load, PluginRef
 
 TWO = {"a": 0.5, "b": 0.5}
 
@@ -251,3 +251,18 @@ def test_the_load_that_an_answer_reports_is_shown_to_policies(world: Any) -> Non
     assert world.replica("r1").outstanding == 1
     world.answer("r1", world.calls("r1")[0], queue_length=7)
     assert (world.replica("r1").outstanding, world.replica("r1").queue_length) == (0, 7)
+
+
+def test_the_calls_of_other_ingress_workers_take_room_while_the_replica_tells(world: Any) -> None:
+    world.apply(world.backend("b", ["b1", "b2"]), world.endpoint())
+    for _ in range(2):  # Slow: nothing is handed over beyond the one slot.
+        world.ask()
+        world.answer("b1", world.calls("b1")[-1], service_us=50_000)
+    world.receive("b1", Load(1))
+    assert world.replica("b1").queue_length == 1
+    before = len(world.calls("b1"))
+    world.ask()
+    assert (len(world.calls("b1")), len(world.calls("b2"))) == (before, 1)
+    world.receive("b1", Load(0))
+    world.ask()
+    assert len(world.calls("b1")) == before + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -13,6 +14,8 @@ from servekit.replica import executor as executor_module
 from servekit.replica.executor import Executor
 from servekit.replica.target import Handlers, Target
 from servekit.wire.frames import Answer, Call
+
+DEADLINE_S = 10.0
 
 
 class FakeLink:
@@ -54,6 +57,12 @@ class Plain(RequestAdapter):
         raise TypeError(f"no answer for {result!r}")
 
 
+class Streaming(Plain):
+    """The same, for handlers that read the body through `Request.stream`."""
+
+    streams_body = True
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 100.0
@@ -69,10 +78,15 @@ class Bench:
         self.clock = clock
         self.idle = 0
         self.debug = False
+        self._executors: list[Executor] = []
 
-    def executor(self, target: Any, idle: Callable[[], None] | None = None) -> Executor:
-        handlers = Handlers(Target(target))
-        return Executor("b", handlers, Plain(), slots=1, debug=self.debug, idle=idle or self._idle)
+    def executor(
+        self, target: Any, idle: Callable[[], None] | None = None, *, slots: int = 1, streams: bool = False, **more: Any
+    ) -> Executor:
+        handlers, adapter = Handlers(Target(target)), Streaming() if streams else Plain()
+        executor = Executor("b", handlers, adapter, slots=slots, debug=self.debug, idle=idle or self._idle, **more)
+        self._executors.append(executor)
+        return executor
 
     def _idle(self) -> None:
         self.idle += 1
@@ -80,12 +94,33 @@ class Bench:
     def link(self) -> Any:
         return FakeLink()
 
-    def call(self, number: int, *, timeout_ms: int = 60_000, method: str | None = None) -> Call:
-        request = Request("GET", f"/{number}", b"", [], b"", "e", "/x", f"id{number}", "", None, method)
-        return Call(number, timeout_ms, request)
+    def call(
+        self,
+        number: int,
+        *,
+        timeout_ms: int = 60_000,
+        method: str | None = None,
+        http_method: str = "GET",
+        body: bytes = b"",
+        more: bool = False,
+    ) -> Call:
+        """``more``: the rest of the body follows."""
+        request = Request(http_method, f"/{number}", b"", [], body, "e", "/x", f"id{number}", "", None, method)
+        return Call(number, timeout_ms, request, more)
 
     def run(self, test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        asyncio.run(test())
+        try:
+            asyncio.run(test())
+        finally:
+            for executor in self._executors:
+                executor.close()
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Let the loop go on until ``condition()`` is true."""
+        ends = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert time.monotonic() < ends, "it did not come about"
+            await asyncio.sleep(0.001)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ class Served:
     """A server and its executor; use it inside a running loop."""
 
     def __init__(self, bench: Any, handler: Any = lambda request: b"ok") -> None:
-        self.server = DataServer(bytes(32), b"r1")
+        self.server = DataServer(bytes(32), b"r1", 0.0)
         self.server.executor = bench.executor(handler, self.server.check_drained)
         self.serving = asyncio.ensure_future(self.server.serve())
         self._bench = bench

@@ -38,6 +38,12 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--http-port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
     start.add_argument("--ingress-workers", type=int, default=1, help="processes that answer HTTP (default: 1)")
     start.add_argument("--admin-port", type=int, help="also serve the admin API on this port of 127.0.0.1")
+    start.add_argument(
+        "--busy-poll-s",
+        type=float,
+        default=config.BUSY_POLL_S,
+        help="how long workers look for more work before they sleep (default: %(default)s)",
+    )
     start.add_argument("--debug", action="store_true", help="answers to failed requests carry the traceback")
     start.set_defaults(run=_start)
     status = commands.add_parser("status", help="print what a standing instance serves, as JSON")
@@ -59,6 +65,7 @@ def _start(given: argparse.Namespace) -> None:
         given.ingress_workers,
         given.admin_port,
         config.HttpLimits(),
+        given.busy_poll_s,
         given.debug,
     )
     standing.keep(options, _say_up)

@@ -20,7 +20,7 @@ from servekit.control import state
 from servekit.control.ingresses import IngressFleet
 from servekit.control.plan import ReplicaState, make_plan
 from servekit.control.replicas import Replica, ReplicaFleet
-from servekit.control.snapshot import content_of
+from servekit.control.snapshot import Content, content_of
 from servekit.control.state import BackendRecord, Desired, EndpointRecord
 from servekit.control.writer import Writer
 from servekit.errors import InUseError, ServekitError
@@ -71,6 +71,7 @@ class Controller:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self._progress = asyncio.Event()
+        self._published: tuple[Desired, Content] | None = None
         replicas.ended = self._replica_ended
 
     # -- changes -----------------------------------------------------------------------------------------------------
@@ -182,7 +183,9 @@ class Controller:
         for replica in self.replicas.replicas.values():
             if replica.state is ReplicaState.READY:
                 ready.setdefault(replica.record.name, []).append(replica.entry)
-        return self.ingresses.publish(content_of(self.desired, ready))
+        content = content_of(self.desired, ready, self._published)
+        self._published = (self.desired, content)
+        return self.ingresses.publish(content)
 
     async def _let_go(self, replica_ids: list[str], version: int) -> None:
         """A replica ends only after every ingress worker knows that it is to get no more."""

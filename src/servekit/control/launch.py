@@ -29,6 +29,7 @@ START_TIMEOUT_S = 120.0
 """A local Ray alone may take long on a busy machine."""
 START_FAILED_TIMEOUT_S = 10.0
 MOST_INGRESS_WORKERS = 64
+MOST_BUSY_POLL_S = 0.01
 MOST_HEAD_BYTES = DATA_FRAME_BYTES // 4
 """A request's head, and the first part of its body, travel to its replica in one frame."""
 _BACKLOG = 1024
@@ -45,6 +46,7 @@ class InstanceOptions(msgspec.Struct, frozen=True):
     ingress_workers: int
     admin_port: int | None
     limits: HttpLimits
+    busy_poll_s: float
     debug: bool
 
 
@@ -60,6 +62,8 @@ class Launch:
             raise InvalidInputError(
                 f"ingress_workers is from 1 to {MOST_INGRESS_WORKERS}, not {options.ingress_workers!r}"
             )
+        if not 0 <= options.busy_poll_s <= MOST_BUSY_POLL_S:
+            raise InvalidInputError(f"busy_poll_s is from 0 to {MOST_BUSY_POLL_S} s, not {options.busy_poll_s!r}")
         head_bytes = options.limits.headers_bytes + options.limits.request_line_bytes
         if head_bytes > MOST_HEAD_BYTES:
             raise InvalidInputError(
@@ -88,6 +92,7 @@ class Launch:
             sys_path=own_sys_path(),
             admin_url="" if self._admin is None else _url(self._admin),
             standing=standing,
+            busy_poll_s=options.busy_poll_s,
             debug=options.debug,
         )
         self.process: subprocess.Popen[bytes] | None = None

@@ -45,18 +45,21 @@ def make_plan(
     Replicas of an older revision go when there are as many ready ones of the newest as were asked for.
     """
     plan = Plan()
-    by_backend: dict[str, list[ReplicaFacts]] = {name: [] for name in backends}
+    by_backend: dict[str, list[ReplicaFacts]] = {}
     for replica in replicas:
         if replica.state is ReplicaState.DRAINING:
             continue
-        if replica.backend in by_backend:
-            by_backend[replica.backend].append(replica)
+        if replica.backend in backends:
+            by_backend.setdefault(replica.backend, []).append(replica)
         else:
             plan.retire.append(replica.id)
     for name, record in backends.items():
         wanted = record.config.num_replicas
-        current = [replica for replica in by_backend[name] if replica.revision == record.revision]
-        older = [replica for replica in by_backend[name] if replica.revision != record.revision]
+        own = by_backend.get(name)
+        if own is None and not wanted:
+            continue
+        current = [replica for replica in own or () if replica.revision == record.revision]
+        older = [replica for replica in own or () if replica.revision != record.revision]
         if name not in held_back:
             plan.start += [name] * (wanted - len(current))
         # Those still starting go before those that serve, the young before the old.

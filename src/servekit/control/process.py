@@ -69,7 +69,8 @@ class ControllerProcess:
             if started.done():
                 started.result()
                 app, servers = await self._open_admin(service, loop)
-                self._say(Ready(problems=[str(problem) for problem in self._registry.problems]))
+                problems = [str(problem) for problem in self._registry.problems]
+                self._say(Ready(plugins=self._registry.loaded, problems=problems))
                 await self._ending.wait()
                 await app.close()
         except ServekitError as error:
@@ -133,8 +134,12 @@ def main() -> None:
     """Read the setup from standard input, and be that instance's controller."""
     setup = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=ProcessSetup)
     logging.basicConfig(format="servekit controller: %(levelname)s %(message)s", level=logging.WARNING)
+    start_log = logging.getLogger("servekit")
+    start_log.setLevel(logging.INFO)
     extend_sys_path(setup.instance.sys_path)
     registry = discover(disabled=disabled_by_environment())
+    for line in registry.loaded:
+        start_log.info("%s", line)
     loop = uvloop.new_event_loop()
 
     async def run() -> int:

@@ -133,7 +133,14 @@ class Service:
         setup = self._setup
         orphan_timeout_s = STANDING_ORPHAN_TIMEOUT_S if setup.standing else ORPHAN_TIMEOUT_S
         return WorkerBootstrap(
-            kind, worker_id, setup.instance_id, setup.token, control, setup.directory, orphan_timeout_s
+            kind,
+            worker_id,
+            setup.instance_id,
+            setup.token,
+            control,
+            setup.directory,
+            orphan_timeout_s,
+            setup.busy_poll_s,
         )
 
     async def _launch_ingress(self, worker_id: str) -> IngressProcess:

@@ -25,6 +25,7 @@ class InstanceSetup(msgspec.Struct):
     sys_path: list[str]
     admin_url: str = ""
     standing: bool = False
+    busy_poll_s: float = 0.0
     debug: bool = False
 
 
@@ -46,5 +47,7 @@ class Ready(msgspec.Struct):
     error: str = ""
     """The class of an error; empty when all is well."""
     message: str = ""
+    plugins: list[str] = []
+    """Those in use, and what each gives."""
     problems: list[str] = []
     """Plugins that are not in use, and why."""

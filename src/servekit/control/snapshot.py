@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from servekit.control.state import Desired
+from servekit.control.state import Desired, EndpointRecord
 from servekit.wire.frames import BackendEntry, EndpointEntry, ReplicaEntry, Snapshot
 
 
@@ -18,26 +18,41 @@ class Content(msgspec.Struct, frozen=True):
     backends: dict[str, BackendEntry] = {}
 
 
-def content_of(desired: Desired, ready: Mapping[str, Iterable[ReplicaEntry]]) -> Content:
-    """``ready``: the replicas that may get requests, by backend. Backends being deleted are in it no longer."""
-    return Content(
-        {
-            record.name: EndpointEntry(
-                record.name,
-                record.route,
-                record.methods,
-                record.mount,
-                record.timeout_s,
-                record.strict,
-                record.policy_ref,
-                record.traffic,
-            )
-            for record in desired.endpoints.values()
-        },
-        {
-            record.name: BackendEntry(record.name, record.config, tuple(ready.get(record.name, ())))
-            for record in desired.backends.values()
-        },
+def content_of(
+    desired: Desired,
+    ready: Mapping[str, Iterable[ReplicaEntry]],
+    earlier: tuple[Desired, Content] | None = None,
+) -> Content:
+    """``ready``: the replicas that may get requests, by backend. Backends being deleted are in it no longer.
+
+    ``earlier``: a desired state and its content. What has not changed since is taken from there: with thousands of
+    endpoints, making every entry anew and comparing it would be most of what a change costs.
+    """
+    was, had = earlier or (Desired(), Content())
+    endpoints = {
+        name: had.endpoints[name] if was.endpoints.get(name) is record else _endpoint_entry(record)
+        for name, record in desired.endpoints.items()
+    }
+    backends = {}
+    for name, record in desired.backends.items():
+        replicas = tuple(ready.get(name, ()))
+        entry = had.backends.get(name)
+        if entry is None or was.backends.get(name) is not record or entry.replicas != replicas:
+            entry = BackendEntry(name, record.config, replicas)
+        backends[name] = entry
+    return Content(endpoints, backends)
+
+
+def _endpoint_entry(record: EndpointRecord) -> EndpointEntry:
+    return EndpointEntry(
+        record.name,
+        record.route,
+        record.methods,
+        record.mount,
+        record.timeout_s,
+        record.strict,
+        record.policy_ref,
+        record.traffic,
     )
 
 
@@ -57,6 +72,8 @@ T = TypeVar("T")
 
 
 def _changed(before: Mapping[str, T], after: Mapping[str, T]) -> dict[str, Any]:
-    changed: dict[str, Any] = {name: entry for name, entry in after.items() if before.get(name) != entry}
+    changed: dict[str, Any] = {
+        name: entry for name, entry in after.items() if (old := before.get(name)) is not entry and old != entry
+    }
     changed.update(dict.fromkeys(before.keys() - after.keys()))
     return changed

@@ -74,7 +74,8 @@ def keep(options: InstanceOptions, up: Callable[[Launch], None]) -> None:
         signal.signal(number, lambda *_: ending.set())
     launch = Launch(options, standing=True)
     launch.begin()
-    launch.wait_up()
+    for problem in launch.wait_up().problems:
+        _log.warning("%s", problem)  # That a plugin is not in use must not be missed.
     _write_record(launch)
     up(launch)
     _watch(launch, ending)

@@ -93,7 +93,8 @@ class Store:
 
     def _save_kind(self, kind: str, before: Mapping[str, object], after: Mapping[str, object]) -> None:
         for name, record in after.items():
-            if before.get(name) != record:
+            old = before.get(name)
+            if old is not record and old != record:
                 self._put(kind, name, record)
         for name in before.keys() - after.keys():
             self._db.execute("DELETE FROM records WHERE kind = ? AND name = ?", (kind, name))

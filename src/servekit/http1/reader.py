@@ -136,9 +136,10 @@ class RequestReader:
         self.ended = True
 
     def close(self) -> None:
-        """Let go of the parser, which holds this object in a cycle."""
+        """Let go of what holds this object in a cycle: the parser, and a request in mid-body by its connection."""
         self.ended = True
         self.ready.clear()
+        self._request = self.incoming = None
         del self._parser
 
     # -- called by the parser ----------------------------------------------------------------------------

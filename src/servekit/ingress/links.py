@@ -10,6 +10,7 @@ from servekit.wire.frames import DATA_FRAME_BYTES, data_codec
 from servekit.wire.handshake import Handshake
 from servekit.wire.link import Link
 from servekit.wire.network import FIRST_REDIAL_S, LONGEST_REDIAL_S, Network, dial
+from servekit.wire.polling import BusyPoll
 
 _log = logging.getLogger("servekit.ingress")
 
@@ -20,10 +21,11 @@ FIRST_DIAL_TIMEOUT_S = 2.0
 class ReplicaLinks:
     """One task per replica, from the snapshot that brings it to the one that takes it away."""
 
-    def __init__(self, network: Network, token: bytes, worker_id: str) -> None:
+    def __init__(self, network: Network, token: bytes, worker_id: str, polling: BusyPoll) -> None:
         self._network = network
         self._token = token
         self._hello = worker_id.encode()
+        self._polling = polling
         self._codec = data_codec()
         self._tasks: dict[Replica, asyncio.Task[None]] = {}
 
@@ -53,7 +55,7 @@ class ReplicaLinks:
 
     def _new_link(self, replica: Replica) -> Link:
         handshake = Handshake(self._token, self._hello, dialing=True)
-        return Link(replica, self._codec, handshake, max_frame_bytes=DATA_FRAME_BYTES)
+        return Link(replica, self._codec, handshake, max_frame_bytes=DATA_FRAME_BYTES, polling=self._polling)
 
     async def _keep(self, replica: Replica, tried: asyncio.Event) -> None:
         pause_s = FIRST_REDIAL_S

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from servekit.ingress.window import Window
-from servekit.wire.frames import Answer, Bye, Call, Cancel, Chunk, Credit, End, Refusal, ReplicaEntry
+from servekit.wire.frames import Answer, Bye, Call, Cancel, Chunk, Credit, End, Load, Refusal, ReplicaEntry
 from servekit.wire.link import Link
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ class Replica:
     """Owns the link and the calls on it; tells the router what comes back. It is the `ReplicaView` of policies."""
 
     __slots__ = (
+        "_load",
         "_next_number",
         "_over",
         "_window",
@@ -46,6 +47,8 @@ class Replica:
         """Those whose handlers have ended: only the rest of their answers is still to come."""
         self.outstanding = 0
         self.queue_length = 0
+        self._load = 0
+        """Calls that it holds from all ingress workers, while it tells; see `Load`."""
         self.retired = False
         """Absent from the snapshot: it gets no more calls, and keeps its link until its last answer."""
         self._window = Window(backend.config.max_concurrent_queries)
@@ -55,7 +58,7 @@ class Replica:
 
     @property
     def has_room(self) -> bool:
-        return self.outstanding < self.limit and cast(Link, self.link).writable
+        return self.outstanding < self.limit and self._load < self.limit and cast(Link, self.link).writable
 
     def send(self, exchange: Exchange, now: float) -> None:
         """Hand over a call. Only while the replica is ready."""
@@ -101,21 +104,28 @@ class Replica:
 
     def frame_received(self, link: Link, frame: Any) -> None:
         kind = type(frame)
-        if kind is Bye:
+        if kind is Load:
+            self._load = self.queue_length = frame.queue_length
+        elif kind is Bye:
             # It leaves on its own, by a SIGTERM say.
             self._leave()
             self.router.replica_lost(self.backend)
-            return
-        exchange = self.calls.get(frame.id)
-        if exchange is None:
-            return
+        else:
+            exchange = self.calls.get(frame.id)
+            if exchange is None:
+                return
+            if kind is Answer and not frame.rest and not frame.running:
+                self._handler_over(frame)
+                del self.calls[frame.id]
+                self.router.answered(exchange, frame)
+            else:
+                self._uncommon_received(link, exchange, frame)
+
+    def _uncommon_received(self, link: Link, exchange: Exchange, frame: Any) -> None:
+        kind = type(frame)
         if kind is Answer:
             if not frame.running:
                 self._handler_over(frame)
-                if not frame.rest:
-                    del self.calls[frame.id]
-                    self.router.answered(exchange, frame)
-                    return
                 self._over.add(frame.id)
             self.router.begun(exchange, frame, link)
         elif kind is Chunk:
@@ -151,7 +161,7 @@ class Replica:
     def link_lost(self, link: Link, error: Exception | None) -> None:
         self.link = None
         self.backend.remove_ready(self)
-        calls, self.calls, self.outstanding = self.calls, {}, 0
+        calls, self.calls, self.outstanding, self._load = self.calls, {}, 0, 0
         self._over.clear()
         # Readiness first: what is sent again must not be sent here.
         self.router.replica_lost(self.backend)

@@ -22,6 +22,7 @@ from servekit.wire.bootstrap import WorkerBootstrap
 from servekit.wire.control import ControlClient
 from servekit.wire.frames import Applied, PluginRef, Report, Snapshot, Stop, WorkerHello
 from servekit.wire.network import Network
+from servekit.wire.polling import BusyPoll
 
 _log = logging.getLogger("servekit.ingress")
 
@@ -38,12 +39,15 @@ class IngressWorker:
         *,
         build_policy: Callable[[PluginRef], RoutingPolicy] = build_policy,
         own_process: bool = True,
+        clock: Any = None,
     ) -> None:
+        """``clock``: what deadlines run on in the place of the loop; it has the loop's `time` and `call_later`."""
         assert bootstrap.http is not None
         self._bootstrap = bootstrap
         self._network = network
         self._build_policy = build_policy
         self._own_process = own_process
+        self._clock = clock
         self._limits: HttpLimits = bootstrap.http.limits
         self._snapshots: asyncio.Queue[Snapshot] = asyncio.Queue(SNAPSHOTS_WAITING)
         self._ending = asyncio.Event()
@@ -58,9 +62,10 @@ class IngressWorker:
             loop.add_signal_handler(signal.SIGTERM, self._ending.set)
             loop.add_signal_handler(signal.SIGINT, lambda: None)
         observers = Observers(self._bootstrap.http.observers)
-        self.router = Router(loop, observers.add if observers else None)
+        self.router = Router(self._clock or loop, observers.add if observers else None)
         self.server = HttpServer(self.router, self._limits, loop)
-        self._links = ReplicaLinks(self._network, self._bootstrap.token, self._bootstrap.worker_id)
+        polling = BusyPoll(loop, self._bootstrap.busy_poll_s)
+        self._links = ReplicaLinks(self._network, self._bootstrap.token, self._bootstrap.worker_id, polling)
         applier = Applier(self.router, self._links, self._build_policy)
         self._control = ControlClient(
             self._bootstrap, self._network, hello=self._hello, received=self._received, report=self._report

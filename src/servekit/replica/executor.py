@@ -9,11 +9,12 @@ there are more slots.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from servekit.interfaces import RequestAdapter
 from servekit.replica.call import Job
@@ -31,6 +32,8 @@ _clock = time.perf_counter
 
 TURN_S = 100e-6
 """An answer waits no longer than this for its neighbours to leave by the same write."""
+TOLD_ABOVE_US = 1000.0
+"""Mean service time above which ingress workers are told of each other's calls; below it, telling costs too much."""
 UNSENT_BYTES = 64 * 1024 * 1024
 """No call begins while the bodies of ended calls that their readers have not taken are longer than this together."""
 
@@ -47,13 +50,22 @@ class Executor:
         slots: int,
         debug: bool,
         idle: Callable[[], None],
+        tell_load: Callable[[int], bool] = lambda queue_length: False,
     ) -> None:
+        """
+        Args:
+            idle: called whenever nothing is left to do.
+            tell_load: tells every ingress worker how many calls are here; False where there is only one, who knows.
+        """
         self._backend = backend
         self._handlers = handlers
         self._adapter = adapter
         self._slots = slots
         self._debug = debug
         self._idle = idle
+        self._tell_load = tell_load
+        self._told_load = 0
+        self._mean_us = 0.0
         self._loop = asyncio.get_running_loop()
         self._mailbox = Mailbox(self._loop)
         self._threads = Threads(slots)
@@ -121,14 +133,19 @@ class Executor:
 
     def forget(self, link: Link) -> None:
         """The link is gone, and with it whoever waits for its calls."""
-        for job in [job for job in [*self._waiting, *self._open.values()] if job.link is link]:
-            self._cancel(job)
+        for job in self._all_jobs():
+            if job.link is link:
+                self._cancel(job)
 
     def refuse_waiting(self) -> None:
         """The replica leaves: what has not begun goes elsewhere."""
-        for job in dict.fromkeys([*self._waiting, *self._open.values()]):
+        for job in self._all_jobs():
             if not job.started and not job.has_credit:
                 self._refuse(job, "draining")
+
+    def _all_jobs(self) -> Iterable[Job]:
+        """Each once: what waits for a slot while its body still arrives is in both."""
+        return dict.fromkeys([*self._waiting, *self._open.values()])
 
     @property
     def is_idle(self) -> bool:
@@ -164,6 +181,7 @@ class Executor:
                 self._begin_in_thread(job)
             else:
                 self._inline_since = now
+                self._load_changed()
                 answer = self._answer(job)
                 self._inline_since = 0.0
                 now = _clock()
@@ -176,6 +194,12 @@ class Executor:
             touched.flush()
         if not self.outstanding and not self._open:
             self._idle()
+
+    def _load_changed(self) -> None:
+        """A call begins or has ended. Once told of some, ingress workers are told until there are none any more."""
+        load = self.outstanding
+        if load != self._told_load and (self._told_load or self._mean_us > TOLD_ABOVE_US):
+            self._told_load = load if self._tell_load(load) else 0
 
     @property
     def _has_room(self) -> bool:
@@ -197,8 +221,11 @@ class Executor:
 
     def _begin_in_thread(self, job: Job, rendered: Rendered | None = None) -> None:
         self._in_threads.add(job)
+        self._load_changed()
         self._open[job.link, job.id] = job
-        self._threads.submit(lambda: self._work(job, rendered))
+        # The pieces of a handler's answer are made in the context that it left.
+        context = contextvars.copy_context()
+        self._threads.submit(lambda: context.run(self._work, job, rendered))
 
     def _work(self, job: Job, rendered: Rendered | None) -> None:
         """In a thread: call the handler, if that is not done, and send what its result makes piece by piece."""
@@ -219,11 +246,15 @@ class Executor:
     def _thread_done(self, job: Job, rendered: Rendered, failed: bool, complete: bool | None) -> None:
         """Back on the loop. ``complete`` is None where nothing was sent yet."""
         self._in_threads.discard(job)
+        if job.body is not None:
+            job.body.end("its call is over")  # The handler may have left a thread behind that reads it.
+            job.body = None
         if complete is None:
             self._reply(job, rendered, failed, _clock())
         else:
-            self._over(job)
             service_us = int((_clock() - job.started) * 1e6)
+            self._mean_us += (service_us - self._mean_us) * 0.2
+            self._over(job)
             job.link.send(End(job.id, complete, self.outstanding, service_us))
         self.run()
 
@@ -237,6 +268,7 @@ class Executor:
             return
         service_us = int((ended - job.started) * 1e6)
         self._over(job)
+        self._mean_us += (service_us - self._mean_us) * 0.2
         if len(body) <= PIECE_BYTES:
             job.link.send(Answer(job.id, status, head, body, self.outstanding, service_us, failed))
             return
@@ -256,6 +288,7 @@ class Executor:
 
     def _over(self, job: Job) -> None:
         self.outstanding -= 1
+        self._load_changed()
         if self._open:
             self._open.pop((job.link, job.id), None)
 

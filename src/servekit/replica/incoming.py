@@ -16,7 +16,7 @@ class IncomingStream(io.RawIOBase):
 
     def __init__(self, first: bytes, grant: Callable[[int], None]) -> None:
         """``grant(size_bytes)`` is called in the reader's thread."""
-        self._grant = grant
+        self._grant: Callable[[int], None] | None = grant
         self._pieces: deque[bytes] = deque([first])
         self._changed = threading.Condition()
         self._offset = 0
@@ -39,6 +39,7 @@ class IncomingStream(io.RawIOBase):
         """No more will come; ``broken`` says why that is too early."""
         with self._changed:
             self.ended = True
+            self._grant = None  # It leads to the call, and that to this: a cycle that would keep every body.
             self._broken = self._broken or broken
             self._changed.notify()
 
@@ -96,7 +97,7 @@ class IncomingStream(io.RawIOBase):
 
     def _taken(self, size: int) -> None:
         self._owed += size
-        if self._owed >= PIECE_BYTES and not self.ended:
+        if self._owed >= PIECE_BYTES and self._grant is not None:
             owed, self._owed = self._owed, 0
             self.waiting_bytes -= owed
             self._grant(owed)

@@ -77,8 +77,9 @@ class PieceSender:
             if self._stopped:
                 raise StoppedError
             self._credit -= len(piece)
-        frame = Chunk(self._id, piece)
-        self._post(lambda: self._link.send(frame))
+        if piece:  # An empty one takes no credit, so any number of them could be on the way.
+            frame = Chunk(self._id, piece)
+            self._post(lambda: self._link.send(frame))
 
     # -- on the data loop ------------------------------------------------------------------------------------
 

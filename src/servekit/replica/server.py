@@ -7,9 +7,10 @@ import logging
 from typing import Any
 
 from servekit.replica.executor import Executor
-from servekit.wire.frames import DATA_FRAME_BYTES, Bye, Call, Cancel, Chunk, Credit, End, data_codec
+from servekit.wire.frames import DATA_FRAME_BYTES, Bye, Call, Cancel, Chunk, Credit, End, Load, data_codec
 from servekit.wire.handshake import Handshake
 from servekit.wire.link import Link
+from servekit.wire.polling import BusyPoll
 
 _log = logging.getLogger("servekit.replica")
 
@@ -17,9 +18,10 @@ _log = logging.getLogger("servekit.replica")
 class DataServer:
     """Every ingress worker's link to this replica. Lives on the data loop."""
 
-    def __init__(self, token: bytes, hello: bytes) -> None:
+    def __init__(self, token: bytes, hello: bytes, busy_poll_s: float) -> None:
         self._token = token
         self._hello = hello
+        self._polling = BusyPoll(asyncio.get_running_loop(), busy_poll_s)
         self._codec = data_codec()
         self._links: set[Link] = set()
         self._quiet: set[Link] = set()
@@ -30,7 +32,7 @@ class DataServer:
 
     def new_link(self) -> Link:
         handshake = Handshake(self._token, self._hello, dialing=False)
-        return Link(self, self._codec, handshake, max_frame_bytes=DATA_FRAME_BYTES)
+        return Link(self, self._codec, handshake, max_frame_bytes=DATA_FRAME_BYTES, polling=self._polling)
 
     async def serve(self) -> None:
         """Until drained."""
@@ -52,6 +54,15 @@ class DataServer:
             link.send(Bye())
         self.executor.refuse_waiting()
         self.drain(timeout_s)
+
+    def tell_load(self, queue_length: int) -> bool:
+        """Tell every ingress worker, at once: the loop may be about to stand still in a handler."""
+        if len(self._links) < 2:
+            return False
+        for link in self._links:
+            link.send(Load(queue_length))
+            link.flush()
+        return True
 
     def check_drained(self) -> None:
         """Called whenever the executor has nothing left."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from servekit.replica.call import Job
@@ -26,7 +26,7 @@ def stream(job: Job, rendered: Rendered, post: Post, failure: Failure) -> bool |
         sender.stop()
     begun = False
     try:
-        for piece in _pieces(job, body):
+        for piece in _pieces(job, rendered):
             if begun:
                 sender.send(piece)
             else:
@@ -34,21 +34,20 @@ def stream(job: Job, rendered: Rendered, post: Post, failure: Failure) -> bool |
                 _begin(sender, job, rendered, piece)
         if not begun:
             _begin(sender, job, rendered, b"")
-        close_body(body)
         return True
     except StoppedError:
-        _close(job, body, failure)
         return False
     except BaseException as error:
-        _close(job, body, failure)
         answer = failure(job, error)
         return False if begun else (answer, True)
+    finally:
+        _close(job, body, failure)
 
 
-def _pieces(job: Job, body: Iterable[bytes]) -> Iterator[bytes]:
-    if job.request.method == "HEAD":
+def _pieces(job: Job, rendered: Rendered) -> Iterator[bytes]:
+    if job.request.method == "HEAD" or rendered[0] in (204, 304):  # RFC 9110, 6.4.1: there is none
         return
-    for piece in body:
+    for piece in rendered[2]:
         if not isinstance(piece, (bytes, bytearray, memoryview)):
             raise TypeError(f"a streamed body is made of bytes; {type(piece).__name__} came")
         yield bytes(piece)
@@ -56,15 +55,16 @@ def _pieces(job: Job, body: Iterable[bytes]) -> Iterator[bytes]:
 
 def _begin(sender: PieceSender, job: Job, rendered: Rendered, piece: bytes) -> None:
     status, head, _, length = rendered
+    piece = piece[:length]
     first, more = piece[:PIECE_BYTES], piece[PIECE_BYTES:]
-    rest = UNKNOWN if length is None else max(length - len(first), 0)
+    rest = UNKNOWN if length is None else length - len(first)
     sender.begin(Answer(job.id, status, head, first, 0, 0, False, rest, True))
     if more:
         sender.send(more)
 
 
 def _close(job: Job, body: object, failure: Failure) -> None:
-    """Of a body that was broken off; what it raises then is told like any other failure."""
+    """What that raises is told like any other failure; the answer has gone out by then, or has failed itself."""
     try:
         close_body(body)
     except BaseException as error:

@@ -55,6 +55,9 @@ class Mailbox:
     def post(self, call: Callable[[], None]) -> None:
         """From any thread. A loop that has ended takes nothing any more."""
         self._calls.append(call)
+        self._plan()
+
+    def _plan(self) -> None:
         if not self._planned:
             self._planned = True
             with contextlib.suppress(RuntimeError):
@@ -62,5 +65,9 @@ class Mailbox:
 
     def _open(self) -> None:
         self._planned = False
-        while self._calls:
-            self._calls.popleft()()
+        try:
+            while self._calls:
+                self._calls.popleft()()
+        finally:
+            if self._calls:  # One of them failed, which the loop tells; the others are to be made all the same.
+                self._plan()

@@ -160,9 +160,15 @@ class ReplicaWorker:
 
     async def _serve_data(self, assign: Assign, handlers: Handlers, adapter: RequestAdapter) -> None:
         loop = asyncio.get_running_loop()
-        server = DataServer(self._bootstrap.token, self._bootstrap.worker_id.encode())
+        server = DataServer(self._bootstrap.token, self._bootstrap.worker_id.encode(), self._bootstrap.busy_poll_s)
         server.executor = Executor(
-            assign.backend, handlers, adapter, slots=assign.slots, debug=assign.debug, idle=server.check_drained
+            assign.backend,
+            handlers,
+            adapter,
+            slots=assign.slots,
+            debug=assign.debug,
+            idle=server.check_drained,
+            tell_load=server.tell_load,
         )
         self._data_loop, self._server = loop, server
         if self._own_process and threading.current_thread() is threading.main_thread():

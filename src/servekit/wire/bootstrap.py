@@ -21,6 +21,8 @@ class WorkerBootstrap(msgspec.Struct):
     """The instance's directory on the controller's machine; a worker elsewhere has none of its own."""
     orphan_timeout_s: float
     """How long to go on without a controller."""
+    busy_poll_s: float = 0.0
+    """How long its data loop looks for more work before it sleeps."""
     http: IngressBootstrap | None = None
 
 

@@ -111,6 +111,15 @@ class Credit(Frame, tag=8):
     size_bytes: int
 
 
+class Load(Frame, tag=9):
+    """Replica to ingress, where several ingress workers share a slow replica: how many calls it holds from all of them.
+
+    What an `Answer` says of that is old by the time it matters: it comes with one's own last call, maybe long ago.
+    """
+
+    queue_length: int
+
+
 # -- control links: worker to controller -----------------------------------------------------------------
 
 
@@ -281,7 +290,7 @@ class Codec:
 
 
 def data_codec() -> Codec:
-    return Codec(Call | Answer | Cancel | Refusal | Bye | Chunk | End | Credit)
+    return Codec(Call | Answer | Cancel | Refusal | Bye | Chunk | End | Credit | Load)
 
 
 def control_codec() -> Codec:

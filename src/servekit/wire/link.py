@@ -17,6 +17,7 @@ from servekit.config import HELLO_TIMEOUT_S
 from servekit.errors import AuthenticationError, DeadlineError, LinkError
 from servekit.wire.frames import Codec
 from servekit.wire.handshake import HANDSHAKE_BYTES, Handshake
+from servekit.wire.polling import BusyPoll
 
 _log = logging.getLogger("servekit.link")
 _size_at = struct.Struct(">I").unpack_from
@@ -47,7 +48,15 @@ class LinkOwner(Protocol):
 class Link(asyncio.Protocol):
     """One end of a link."""
 
-    def __init__(self, owner: LinkOwner, codec: Codec, handshake: Handshake, *, max_frame_bytes: int) -> None:
+    def __init__(
+        self,
+        owner: LinkOwner,
+        codec: Codec,
+        handshake: Handshake,
+        *,
+        max_frame_bytes: int,
+        polling: BusyPoll | None = None,
+    ) -> None:
         self.owner = owner
         self.peer_hello = b""
         self.writable = True
@@ -56,6 +65,7 @@ class Link(asyncio.Protocol):
         self._encode = codec.encode
         self._handshake: Handshake | None = handshake
         self._max_frame_bytes = max_frame_bytes
+        self._polling = polling
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._lost = asyncio.Event()
@@ -97,6 +107,8 @@ class Link(asyncio.Protocol):
                 self._unsent += out
             else:
                 self._transport.write(b"".join(out))
+                if self._polling is not None:
+                    self._polling.touch()
 
     def unsent(self) -> list[Any]:
         """The frames that a lost link never handed to its connection."""
@@ -141,6 +153,8 @@ class Link(asyncio.Protocol):
             self._buffer = bytearray(memoryview(chunk)[rest:])
         if self.is_open:
             self.owner.frames_done(self)
+            if self._polling is not None:
+                self._polling.touch()
 
     def pause_writing(self) -> None:
         self.writable = False

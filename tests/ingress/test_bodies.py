@@ -1,0 +1,451 @@
+"""Long bodies through the router: credit both ways, calls that are sent again, and answers that are broken off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servekit.http1.body import IncomingBody
+from servekit.ingress.bodies import Download, Upload
+from servekit.interfaces import Outcome
+from servekit.wire.frames import (
+    BODY_WINDOW_BYTES,
+    PIECE_BYTES,
+    UNKNOWN,
+    Answer,
+    Call,
+    Cancel,
+    Chunk,
+    Credit,
+    End,
+    Refusal,
+)
+
+FIRST = bytes(65_000)
+HEAD = b"content-type: text/plain\r\n"
+
+
+@pytest.fixture
+def served(world: Any) -> Any:
+    world.apply(world.backend(), world.endpoint(methods=("GET", "POST", "PUT"), timeout_s=2.0))
+    return world
+
+
+@pytest.fixture
+def pair(world: Any) -> Any:
+    world.apply(world.backend("b", ["r1", "r2"]), world.endpoint(methods=("GET", "POST", "PUT"), timeout_s=2.0))
+    return world
+
+
+def upload(world: Any, method: str = "POST", **more: Any) -> tuple[Any, IncomingBody]:
+    incoming = IncomingBody()
+    return world.ask(method=method, body=FIRST, incoming=incoming, **more), incoming
+
+
+def sent(world: Any, replica: str = "r1", number: int = 1) -> list[bytes]:
+    return [frame.data for frame in world.link(replica).of(Chunk) if frame.id == number]
+
+
+def ends(world: Any, replica: str = "r1") -> list[End]:
+    found: list[End] = world.link(replica).of(End)
+    return found
+
+
+def outcomes(world: Any) -> list[Outcome]:
+    return [outcome for _, _, outcome in world.policy().finished]
+
+
+def begin(world: Any, call: Any, first: bytes = b"first", replica: str = "r1", **more: Any) -> None:
+    """An answer in pieces; by default one whose handler goes on."""
+    fields = {"rest": UNKNOWN, "running": True, **more}
+    world.receive(replica, Answer(call.id, 200, HEAD, first, 0, 0, False, **fields))
+
+
+# -- uploads --------------------------------------------------------------------------------------------------------
+
+
+def test_a_long_body_follows_its_call(served: Any) -> None:
+    asked, incoming = upload(served)
+    (call,) = served.calls("r1")
+    assert call.more
+    assert call.request.body == FIRST
+    assert sent(served) == []
+    incoming.receive(b"one")
+    incoming.receive(b"two")
+    assert sent(served) == [b"one", b"two"]
+    assert ends(served) == []
+    before = asked.connection.taken
+    incoming.end()
+    assert ends(served) == [End(call.id)]
+    served.answer("r1", call)
+    assert asked.status == 200
+    assert asked.connection.taken >= before
+    assert len(ends(served)) == 1
+
+
+def test_a_short_body_is_in_its_call(served: Any) -> None:
+    served.ask(method="POST", body=b"short")
+    (call,) = served.calls("r1")
+    assert not call.more
+    assert not ends(served)
+
+
+def test_what_is_there_already_goes_out_with_the_call(served: Any) -> None:
+    incoming = IncomingBody()
+    incoming.receive(b"one")
+    incoming.end()
+    served.ask(method="POST", body=FIRST, incoming=incoming)
+    kinds = [type(frame) for frame in served.link("r1").sent]
+    assert kinds == [Call, Chunk, End]
+
+
+def test_no_more_is_sent_than_there_is_credit_for(served: Any) -> None:
+    asked, incoming = upload(served)
+    piece = bytes(100_000)
+    for _ in range(5):
+        incoming.receive(piece)
+    assert len(sent(served)) == 3  # The third went beyond the window, and then no more.
+    assert incoming.size == 200_000
+    served.receive("r1", Credit(1, 40_000))
+    assert len(sent(served)) == 4 - (BODY_WINDOW_BYTES + 40_000 <= 300_000)
+    served.receive("r1", Credit(1, 10_000))
+    assert len(sent(served)) == 4
+    incoming.end()
+    assert not ends(served)  # Not before the last piece.
+    served.receive("r1", Credit(1, 200_000))
+    assert len(sent(served)) == 5
+    assert len(ends(served)) == 1
+    assert not asked.answered
+
+
+def test_credit_for_a_call_that_is_over_does_nothing(served: Any) -> None:
+    _, incoming = upload(served)
+    incoming.receive(bytes(300_000))
+    served.answer("r1", served.calls("r1")[0])
+    count = len(served.link("r1").sent)
+    served.receive("r1", Credit(1, 100_000), Credit(77, 1))
+    assert len(served.link("r1").sent) == count
+
+
+def test_after_an_early_answer_nothing_more_is_sent_nor_kept(served: Any) -> None:
+    asked, incoming = upload(served)
+    incoming.receive(b"one")
+    served.answer("r1", served.calls("r1")[0])
+    assert asked.status == 200
+    incoming.receive(b"two")
+    incoming.end()
+    assert sent(served) == [b"one"]
+    assert not ends(served)
+    assert incoming.size == 0
+    assert not served.cancels("r1")
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/x"])
+def test_after_a_refusal_of_our_own_nothing_is_kept(world: Any, path: str) -> None:
+    world.apply(world.backend(), world.endpoint(methods=("GET",)))
+    incoming = IncomingBody()
+    asked = world.ask(path, "POST", body=FIRST, incoming=incoming)
+    assert asked.status in (404, 405)
+    incoming.receive(bytes(1000))
+    assert incoming.size == 0
+
+
+def test_a_client_that_leaves_in_mid_upload(served: Any) -> None:
+    asked, incoming = upload(served)
+    (call,) = served.calls("r1")
+    incoming.receive(b"one")
+    served.leave(asked)
+    assert served.cancels("r1") == [call.id]
+    assert not ends(served)
+    assert outcomes(served) == [Outcome.ABANDONED]
+    assert served.records[-1].status == 499
+    assert served.replica("r1").outstanding == 1
+    served.receive("r1", Refusal(call.id, "cancelled"))
+    assert served.replica("r1").outstanding == 0
+    assert len(served.records) == 1
+
+
+def test_a_deadline_in_mid_upload(served: Any) -> None:
+    asked, incoming = upload(served)
+    served.loop.advance(3.0)
+    assert asked.status == 504
+    assert len(served.cancels("r1")) == 1
+    incoming.receive(b"late")
+    assert sent(served) == []
+
+
+# -- sent again -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("granted", [False, True])
+@pytest.mark.parametrize("written", [False, True])
+def test_a_replica_dies_in_mid_upload(pair: Any, method: str, granted: bool, written: bool) -> None:
+    asked, incoming = upload(pair, method)
+    (call,) = pair.calls("r1")
+    incoming.receive(b"one")
+    if granted:
+        pair.receive("r1", Credit(1, 1000))
+    incoming.receive(b"two")
+    pair.lose("r1", unsent=[] if written else [call])
+    if granted or (method == "POST" and written):
+        assert asked.status == 502
+        assert not pair.calls("r2")
+        assert incoming.size == 0
+        return
+    incoming.receive(b"three")
+    incoming.end()
+    (again,) = pair.calls("r2")
+    assert again.more
+    assert again.request.body == FIRST
+    assert sent(pair, "r2") == [b"one", b"two", b"three"]
+    assert ends(pair, "r2") == [End(again.id)]
+    pair.answer("r2", again)
+    assert asked.status == 200
+
+
+def test_a_draining_replica_gives_back_an_upload_that_waits_for_another(world: Any) -> None:
+    """What comes meanwhile is kept, too."""
+    world.apply(world.backend("b", ["r1"]), world.endpoint())
+    asked, incoming = upload(world)
+    incoming.receive(b"one")
+    old = world.link("r1")
+    world.receive("r1", *[Refusal(1, "draining")])
+    # It is dispatched at once, to the same replica here, which refuses again, and leaves.
+    again = world.calls("r1")[-1]
+    assert [frame.data for frame in old.of(Chunk) if frame.id == again.id] == [b"one"]
+    world.lose("r1", unsent=[again])
+    incoming.receive(b"two")
+    incoming.end()
+    assert not asked.answered
+    new = world.open(world.replica("r1"))
+    (call,) = new.of(Call)
+    assert [frame.data for frame in new.of(Chunk)] == [b"one", b"two"]
+    assert new.of(End) == [End(call.id)]
+
+
+def test_what_was_sent_is_kept_only_up_to_the_window(pair: Any) -> None:
+    _, incoming = upload(pair, "PUT")
+    for _ in range(10):
+        incoming.receive(bytes(50_000))
+    count = len(sent(pair))
+    pair.lose("r1")
+    assert len(sent(pair, "r2")) == count
+    assert sum(map(len, sent(pair, "r2"))) < BODY_WINDOW_BYTES + 50_000
+    pair.receive("r2", Credit(1, 1_000_000))
+    assert len(sent(pair, "r2")) == 10
+
+
+# -- answers in pieces ----------------------------------------------------------------------------------------------
+
+
+def test_an_answer_of_known_length(served: Any) -> None:
+    asked = served.ask()
+    (call,) = served.calls("r1")
+    begin(served, call, b"first", rest=6, running=False)
+    assert served.replica("r1").outstanding == 0  # The handler is over.
+    assert asked.connection.begun[0][2] == 11
+    served.receive("r1", Chunk(call.id, b"second"))
+    assert served.records == []
+    served.receive("r1", End(call.id))
+    assert asked.connection.pieces == [b"first", b"second"]
+    assert asked.connection.ended == [True]
+    assert outcomes(served) == [Outcome.ANSWERED]
+    assert [record.status for record in served.records] == [200]
+    assert not served.replica("r1").calls
+
+
+def test_an_answer_that_is_being_made_holds_its_place(served: Any) -> None:
+    asked = served.ask()
+    (call,) = served.calls("r1")
+    begin(served, call)
+    assert asked.connection.begun[0][2] is None
+    assert asked.exchange.id.encode() in asked.connection.begun[0][1]
+    assert served.replica("r1").outstanding == 1
+    served.receive("r1", End(call.id, True, 3, 1000))
+    assert served.replica("r1").outstanding == 0
+    assert served.replica("r1").queue_length == 3
+    assert asked.connection.ended == [True]
+
+
+def test_an_answer_that_has_begun_has_no_deadline(served: Any) -> None:
+    asked = served.ask()
+    begin(served, served.calls("r1")[0])
+    served.loop.advance(100)
+    assert not asked.connection.ended
+    assert not served.cancels("r1")
+
+
+def test_an_answer_that_is_broken_off(served: Any) -> None:
+    asked = served.ask()
+    begin(served, served.calls("r1")[0])
+    served.receive("r1", End(1, False))
+    assert asked.connection.ended == [False]
+    assert outcomes(served) == [Outcome.FAILED]
+    assert served.replica("r1").outstanding == 0
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_replica_that_dies_in_mid_answer_cuts_it(pair: Any, running: bool) -> None:
+    asked = pair.ask()
+    other = pair.ask()
+    begin(pair, pair.calls("r1")[0], running=running, rest=UNKNOWN if running else 1000)
+    pair.lose("r1")
+    assert asked.connection.ended == [False]
+    assert not asked.answered
+    assert len(pair.calls("r2")) == 1  # The other one, and not this one.
+    pair.answer("r2", pair.calls("r2")[0])
+    assert other.status == 200
+    assert outcomes(pair)[:2] == [Outcome.LOST, Outcome.LOST]
+
+
+def test_a_client_that_leaves_in_mid_answer(served: Any) -> None:
+    asked = served.ask()
+    begin(served, served.calls("r1")[0])
+    served.leave(asked)
+    assert served.cancels("r1") == [1]
+    served.receive("r1", Chunk(1, bytes(100_000)), Chunk(1, bytes(100_000)))
+    assert not served.link("r1").of(Credit)
+    assert asked.connection.pieces == [b"first"]
+    served.receive("r1", End(1, False))
+    assert served.replica("r1").outstanding == 0
+    assert outcomes(served) == [Outcome.ABANDONED]
+    assert [record.status for record in served.records] == [499]
+
+
+def test_an_answer_that_begins_after_its_client_has_left(served: Any) -> None:
+    asked = served.ask()
+    served.leave(asked)
+    begin(served, served.calls("r1")[0])
+    served.receive("r1", Chunk(1, b"more"), End(1, False))
+    assert asked.connection.begun == []
+    assert served.replica("r1").outstanding == 0
+    assert not served.replica("r1").calls
+
+
+def test_a_retired_replica_goes_on_with_its_answers(served: Any) -> None:
+    asked = served.ask()
+    begin(served, served.calls("r1")[0])
+    replica = served.replica("r1")
+    served.apply(served.backend("b", []))
+    for frame in (Chunk(1, b"more"), End(1)):
+        replica.frame_received(replica.link, frame)
+    assert asked.connection.pieces == [b"first", b"more"]
+    assert asked.connection.ended == [True]
+
+
+def test_a_slow_reader_is_granted_no_credit(served: Any) -> None:
+    asked = served.ask()
+    begin(served, served.calls("r1")[0], bytes(PIECE_BYTES))
+    asked.connection.reads = False
+    served.receive("r1", *[Chunk(1, bytes(PIECE_BYTES)) for _ in range(3)])
+    assert not served.link("r1").of(Credit)
+    asked.connection.reads = True
+    served.router.writable(asked.exchange)
+    assert served.link("r1").of(Credit) == [Credit(1, 4 * PIECE_BYTES)]
+    served.router.writable(asked.exchange)
+    assert len(served.link("r1").of(Credit)) == 1
+
+
+def test_an_upload_goes_on_behind_an_answer_that_has_begun(served: Any) -> None:
+    asked, incoming = upload(served)
+    begin(served, served.calls("r1")[0])
+    incoming.receive(b"one")
+    assert sent(served) == [b"one"]
+    served.receive("r1", End(1))
+    assert asked.connection.ended == [True]
+    incoming.receive(b"two")
+    assert sent(served) == [b"one"]
+    assert incoming.size == 0
+
+
+# -- credit ---------------------------------------------------------------------------------------------------------
+
+
+class Far:
+    """A replica's end of a link, for one body."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.outstanding = 0
+        """Sent and not granted again."""
+        self.most = 0
+        self.ended = 0
+        self.granted = 0
+
+    def send(self, frame: Any) -> None:
+        assert self.ended == 0
+        if type(frame) is Chunk:
+            self.received += frame.data
+            self.outstanding += len(frame.data)
+            self.most = max(self.most, self.outstanding)
+        elif type(frame) is Credit:
+            self.granted += frame.size_bytes
+        else:
+            self.ended += 1
+
+
+class Near:
+    def body_taken(self) -> None:
+        pass
+
+
+@given(
+    st.lists(st.integers(1, 200_000), max_size=12),
+    st.lists(st.integers(0, 3), max_size=30),
+)
+def test_uploads_keep_to_their_credit_and_arrive(pieces: list[int], steps: list[int]) -> None:
+    """Pieces come and credit is granted in any order: never beyond the window and one piece, and never stuck."""
+    far: Any = Far()
+    near: Any = Near()
+    incoming, body = IncomingBody(), [bytes([number % 251]) * size for number, size in enumerate(pieces)]
+    upload = Upload(incoming, near)
+    upload.start(far, 1)
+    todo = list(body)
+    for step in steps:
+        if step == 0 and todo:
+            incoming.receive(todo.pop(0))
+        elif step == 1 and far.outstanding >= PIECE_BYTES:
+            granted, far.outstanding = far.outstanding, 0
+            upload.grant(granted)
+        elif step == 2 and upload.can_start_again:
+            far.received, far.outstanding, far.ended = b"", 0, 0
+            upload.start(far, 1)
+    for piece in todo:
+        incoming.receive(piece)
+    incoming.end()
+    while far.outstanding >= PIECE_BYTES and not far.ended:
+        granted, far.outstanding = far.outstanding, 0
+        upload.grant(granted)
+    assert far.received == b"".join(body)
+    assert far.ended == 1
+    assert far.most < BODY_WINDOW_BYTES + max(pieces, default=1)
+    assert incoming.size == 0
+
+
+@given(st.integers(0, PIECE_BYTES), st.lists(st.tuples(st.integers(1, PIECE_BYTES), st.booleans()), max_size=60))
+def test_downloads_grant_what_was_read_and_never_leave_a_sender_without(
+    first: int, pieces: list[tuple[int, bool]]
+) -> None:
+    far: Any = Far()
+    download = Download(far, 1, 200, first)
+    passed = first
+    for size, reads in pieces:
+        if BODY_WINDOW_BYTES - (passed - far.granted) <= 0:
+            download.grant()  # What the client's reading on leads to.
+            assert passed == far.granted
+        download.passed_on(size, reads)
+        passed += size
+        assert far.granted <= passed
+        if reads:
+            assert passed - far.granted < PIECE_BYTES
+
+
+def test_cancel_is_sent_once(served: Any) -> None:
+    asked, _ = upload(served)
+    served.leave(asked)
+    served.loop.advance(10)
+    assert len(served.link("r1").of(Cancel)) == 1

@@ -1,0 +1,43 @@
+"""What ingress workers that share a replica are told of each other's calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("handler_s", "several", "expected"),
+    [
+        (0.05, True, [2, 1, 0]),  # two calls are here; the last word is that none is
+        (0.05, False, [2, 1, 1]),  # nobody else is there to be told
+        (0.0001, True, []),
+    ],
+    ids=["slow and shared", "slow", "fast"],
+)
+def test_who_is_told_and_of_what(bench: Any, handler_s: float, several: bool, expected: list[int]) -> None:
+    told: list[int] = []
+
+    def tell(queue_length: int) -> bool:
+        told.append(queue_length)
+        return several
+
+    def handler(request: Any) -> bytes:
+        bench.clock.now += handler_s
+        return b""
+
+    async def test() -> None:
+        executor, link = bench.executor(handler, tell_load=tell), bench.link()
+        for _ in range(20):  # The mean service time is learnt.
+            executor.submit(link, bench.call(0))
+            executor.run()
+            await bench.until(lambda: not executor.outstanding)
+        del told[:]
+        executor.submit(link, bench.call(1))
+        executor.submit(link, bench.call(2))
+        executor.run()
+        await bench.until(lambda: not executor.outstanding)
+        assert told == expected
+
+    bench.run(test)

@@ -74,6 +74,14 @@ def test_a_page_is_filled_between_its_marks_as_often_as_one_likes() -> None:
     assert filled == "above\n<!-- figures: begin -->\n```text\ntwo\n```\n<!-- figures: end -->\nbelow\n"
 
 
+def test_marks_of_another_name_are_left_alone() -> None:
+    page = "<!-- figures: begin -->\nold\n<!-- figures: end -->\n<!-- growth: begin -->\n<!-- growth: end -->\n"
+    filled = fill_page(page, "new", "growth")
+
+    assert filled.startswith("<!-- figures: begin -->\nold\n<!-- figures: end -->\n")
+    assert "```text\nnew\n```" in filled.partition("<!-- growth: begin -->")[2]
+
+
 def test_a_page_without_marks_is_refused() -> None:
     with pytest.raises(ValueError, match="no place"):
         fill_page("nothing here", "figures")

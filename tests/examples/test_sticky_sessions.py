@@ -10,27 +10,7 @@ from pathlib import Path
 
 import pytest
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pytest brings it
-
 PACKAGE = Path(__file__).parents[2] / "examples" / "plugins" / "sticky_sessions"
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
-    """A directory with the package and its metadata, as pip leaves them: entry points are found there."""
-    project = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]
-    shutil.copytree(PACKAGE / "src", tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    metadata = tmp_path / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
-    )
-    lines = [f"{name} = {module}" for name, module in project["entry-points"]["servekit"].items()]
-    (metadata / "entry_points.txt").write_text("\n".join(["[servekit]", *lines, ""]))
-    return tmp_path
 
 
 @pytest.mark.parametrize(

@@ -3,36 +3,103 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import itertools
+import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 
 from servekit import api
 from servekit.api import Instance
+from servekit.errors import ServekitError
 from servekit.inprocess import InProcessInstance
 from servekit.plugins import Registry, disabled_by_environment, discover
+from servekit.testing.clock import Clock, StandingTime
+from servekit.testing.decisions import Decision, Decisions
+from servekit.testing.load import SteadyLoad
 from servekit.testing.transport import MemoryHttpTransport
 
 CLIENT_TIMEOUT_S = 30.0
+
+_log = logging.getLogger("servekit")
 
 
 class ServedInstance:
     """An `Instance` and an HTTP client on it. Everything that an `Instance` has can be called here."""
 
-    def __init__(self, instance: Instance, client: httpx.Client) -> None:
+    def __init__(
+        self,
+        instance: Instance,
+        new_client: Callable[[], httpx.Client],
+        decisions: Decisions | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self.instance = instance
-        self.client = client
+        self.new_client = new_client
+        """A client like `client`, with connections of its own; for the test to close."""
+        self.client = new_client()
+        self._decisions = decisions
+        self._clock = clock
+        self._loads = itertools.count(1)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.instance, name)
+
+    def assert_no_drops(
+        self, path: str, *, method: str = "GET", rate_per_s: float = 100.0, clients: int = 3, **request: Any
+    ) -> SteadyLoad:
+        """While the block runs, send requests, and fail if one of them fails: with an exception, or a status of 400 or
+        more; or if none could be sent::
+
+            with serve_instance.assert_no_drops("/model") as load:
+                servekit.update_backend_config("model", {"num_replicas": 3})
+                load.more()  # returns when 20 more were answered
+
+        Args:
+            path: what is asked for.
+            method: by which method.
+            rate_per_s: requests a second of all clients together; fewer where answers take longer than that allows.
+            clients: how many send, each one request after another, on connections of its own.
+            request: more of what `httpx.Client.request` takes: ``json={"value": 21}``, ``headers``, ``timeout``.
+
+        Raises:
+            AssertionError: after the block, with the failed requests: when, id, status or exception; at most 20.
+        """
+        name = f"load{next(self._loads)}"
+        return SteadyLoad(self.new_client, name, path, method=method, rate_per_s=rate_per_s, clients=clients, **request)
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """Which request was sent to which replica, in order, to now (the last 100,000). In process alone."""
+        if self._decisions is None:
+            raise ServekitError(
+                f"decisions are recorded by in-process instances, and this is one on {self.instance!r}: its routing is "
+                "in other processes. Run this test without --servekit-runtime"
+            )
+        return self._decisions.made()
+
+    @property
+    def clock(self) -> Clock:
+        """What deadlines run on, where the test is marked ``servekit(virtual_clock=True)``. In process alone."""
+        if self._clock is None:
+            raise ServekitError(
+                f"{self.instance!r} has no clock to advance: its deadlines run on real time. Mark the test with "
+                "@pytest.mark.servekit(virtual_clock=True), and run it in process"
+            )
+        return self._clock
 
 
 @contextlib.contextmanager
 def open_host(runtime: str) -> Iterator[Registry | Instance]:
     """What tests share: for in-process instances the plugins, discovered once; else one real instance."""
     if runtime == "inprocess":
-        yield discover(disabled=disabled_by_environment())
+        registry = discover(disabled=disabled_by_environment())
+        for line in registry.loaded:
+            _log.info("%s", line)
+        for problem in registry.problems:
+            _log.warning("servekit: %s", problem)
+        yield registry
         return
     instance = api.init(runtime=runtime, http_port=0)
     api.leave_current()
@@ -41,25 +108,47 @@ def open_host(runtime: str) -> Iterator[Registry | Instance]:
 
 
 @contextlib.contextmanager
-def serve(host: object) -> Iterator[ServedInstance]:
-    """An instance of its own where that is cheap; else the shared one, emptied afterwards."""
+def serve(host: object, *, seed: int | None = None, virtual_clock: bool = False) -> Iterator[ServedInstance]:
+    """An instance of its own where that is cheap; else the shared one, emptied afterwards.
+
+    ``seed`` and ``virtual_clock``: what the marker ``servekit`` says, for in-process instances alone.
+    """
     if isinstance(host, Registry):
-        with (
-            api.make_current(InProcessInstance(host)) as instance,
-            httpx.Client(
-                transport=MemoryHttpTransport(instance), base_url=instance.url, timeout=CLIENT_TIMEOUT_S
-            ) as client,
-        ):
-            yield ServedInstance(instance, client)
+        with _in_process(host, seed, virtual_clock) as served:
+            yield served
         return
     assert isinstance(host, Instance)
+    assert seed is None
+    assert not virtual_clock
     api.make_current(host)
     try:
-        with httpx.Client(base_url=host.url, timeout=CLIENT_TIMEOUT_S) as client:
-            yield ServedInstance(host, client)
+        served = ServedInstance(
+            host,
+            # Reading certificates takes longer than all the rest; and to this machine there is no proxy.
+            lambda: httpx.Client(base_url=host.url, timeout=CLIENT_TIMEOUT_S, verify=False, trust_env=False),
+        )
+        with served.client:
+            yield served
     finally:
         api.leave_current()
         for name in host.list_endpoints():
             host.delete_endpoint(name)
         for name in host.list_backends():
             host.delete_backend(name)
+
+
+@contextlib.contextmanager
+def _in_process(registry: Registry, seed: int | None, virtual_clock: bool) -> Iterator[ServedInstance]:
+    decisions = Decisions(seed)
+    standing = StandingTime() if virtual_clock else None
+    with api.make_current(InProcessInstance(registry, around_policy=decisions.policy, clock=standing)) as instance:
+        served = ServedInstance(
+            instance,
+            lambda: httpx.Client(
+                transport=MemoryHttpTransport(instance), base_url=instance.url, timeout=CLIENT_TIMEOUT_S
+            ),
+            decisions,
+            None if standing is None else Clock(standing, instance),
+        )
+        with served.client:
+            yield served

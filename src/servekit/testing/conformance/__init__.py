@@ -9,19 +9,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from servekit.testing.conformance.adapters import RequestAdapterTests
+    from servekit.testing.conformance.exchanges import Seen
     from servekit.testing.conformance.policies import RoutingPolicyTests
     from servekit.testing.conformance.runtimes import ReplicaRuntimeTests
     from servekit.testing.conformance.views import FakeBackend, FakeReplica, FakeRequest, fake_backends
 
-__all__ = ["RoutingPolicyTests", "ReplicaRuntimeTests", "FakeBackend", "FakeReplica", "FakeRequest", "fake_backends"]
+__all__ = [
+    "RoutingPolicyTests",
+    "ReplicaRuntimeTests",
+    "RequestAdapterTests",
+    "FakeBackend",
+    "FakeReplica",
+    "FakeRequest",
+    "fake_backends",
+    "Seen",
+]
 
 _HOMES = {
     "RoutingPolicyTests": "policies",
     "ReplicaRuntimeTests": "runtimes",
+    "RequestAdapterTests": "adapters",
     "FakeBackend": "views",
     "FakeReplica": "views",
     "FakeRequest": "views",
     "fake_backends": "views",
+    "Seen": "exchanges",
 }
 
 

@@ -8,8 +8,9 @@ from functools import partial
 
 from servekit.interfaces import Outcome, RequestInfo, RoutingPolicy
 from servekit.testing.conformance.blocking import no_blocking
+from servekit.testing.conformance.drawing import for_all, hypothesis
 from servekit.testing.conformance.driver import PolicyDriver
-from servekit.testing.conformance.sequences import Operation, hypothesis, operations, perform, shares, weights_of
+from servekit.testing.conformance.sequences import Operation, operations, perform, shares, weights_of
 from servekit.testing.conformance.views import EveryHeader, FakeRequest
 
 WEIGHTS: Sequence[Sequence[int]] = (
@@ -237,16 +238,9 @@ class RoutingPolicyTests:
         raise AssertionError(f"make_policy returned {policy!r}, which is no servekit.interfaces.RoutingPolicy")
 
     def _for_all(self, check: Callable[..., None], *strategies: object) -> None:
-        """Run ``check`` on what hypothesis draws; the shortest sequence that fails is the one reported."""
-        package = hypothesis()
-        # Made here and not at the top: hypothesis must not be needed for importing, nor one test shared by classes.
-        phases = (package.Phase.generate, package.Phase.shrink)  # `explain` takes seconds, and explains nothing here
-        settings = package.settings(
-            max_examples=self.max_examples, phases=phases, deadline=None, database=None, report_multiple_bugs=False
-        )
         try:
-            settings(package.given(*strategies)(check))()
-        except package.errors.Flaky as error:
+            for_all(check, *strategies, max_examples=self.max_examples)
+        except hypothesis().errors.Flaky as error:
             seen = next((one for one in getattr(error, "exceptions", ()) if isinstance(one, AssertionError)), error)
             hint = "(Not every time: the policy decides by chance. Give it a seed in make_policy.)"
             raise AssertionError(f"{seen}\n{hint}") from error

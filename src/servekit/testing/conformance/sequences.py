@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from servekit.interfaces import Outcome
+from servekit.testing.conformance.drawing import hypothesis
 from servekit.testing.conformance.driver import PolicyDriver
 
 if TYPE_CHECKING:
@@ -16,19 +16,6 @@ NAMES = ("a", "b", "c", "d")
 
 Operation: TypeAlias = tuple[str, tuple[Any, ...]]
 """A method of `PolicyDriver`, and its arguments."""
-
-
-def hypothesis() -> ModuleType:
-    """The package; raises ``ModuleNotFoundError`` with what to install."""
-    try:
-        import hypothesis
-    except ModuleNotFoundError as error:
-        if error.name != "hypothesis":
-            raise
-        raise ModuleNotFoundError(
-            "the conformance kit needs hypothesis: pip install 'servekit[testing]'", name="hypothesis"
-        ) from None
-    return hypothesis
 
 
 def shares() -> SearchStrategy[list[int]]:

@@ -1,0 +1,79 @@
+"""Time that stands still until a test moves it: what an in-process instance measures requests' deadlines by."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+from servekit.errors import InvalidInputError
+from servekit.inprocess import InProcessInstance
+
+MOST_ADVANCE_S = 86_400.0
+"""At a time: every deadline on the way is looked at."""
+
+
+class Timer:
+    """What `StandingTime.call_later` gives."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.call = call
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class StandingTime:
+    """The `time` and `call_later` of an event loop, in the place of one. For that loop's thread alone."""
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+
+    def time(self) -> float:
+        return self._now_s
+
+    def call_later(self, delay: float, call: Callable[..., object], *arguments: Any) -> Timer:
+        timer = Timer(lambda: call(*arguments))
+        heapq.heappush(self._timers, (self._now_s + delay, next(self._order), timer))
+        return timer
+
+    def advance(self, seconds: float) -> None:
+        """Go there, and on the way call what is due, each at its own time."""
+        ends_s = self._now_s + seconds
+        while self._timers and self._timers[0][0] <= ends_s:
+            due_s, _, timer = heapq.heappop(self._timers)
+            self._now_s = max(self._now_s, due_s)
+            if not timer.cancelled:
+                timer.call()
+        self._now_s = ends_s
+
+
+class Clock:
+    """``serve_instance.clock``: moves the time of an instance, from any thread but the instance's own."""
+
+    def __init__(self, standing: StandingTime, instance: InProcessInstance) -> None:
+        self._standing = standing
+        self._instance = instance
+
+    @property
+    def time_s(self) -> float:
+        """Seconds since the instance was started: 0.0 before the first `advance`."""
+        return self._standing.time()
+
+    def advance(self, seconds: float) -> None:
+        """Let that much time pass; return when all requests whose deadline that was have been answered (504).
+
+        Deadlines are kept to within 0.04 s: advance past them. Raises `InvalidInputError` for what is no time to wait.
+        """
+        if not isinstance(seconds, (int, float)) or not 0 <= seconds <= MOST_ADVANCE_S or math.isnan(seconds):
+            raise InvalidInputError(f"the clock is advanced by 0 to {MOST_ADVANCE_S:g} s at a time, not {seconds!r}")
+
+        async def advance() -> None:
+            self._standing.advance(seconds)
+
+        self._instance.submit(advance())

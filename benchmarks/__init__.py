@@ -1,1 +1,1 @@
-"""Benchmarks: `peers` measures servekit beside other servers, `micro` the parts of its hot path. Not in the wheel."""
+"""Benchmarks: `peers` side by side, `growth` of cost, `routing` quality, `micro` of the hot path. Not in the wheel."""

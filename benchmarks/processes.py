@@ -78,7 +78,7 @@ class Server:
 
     def memory_mb(self) -> float:
         """Proportional set size of the whole tree: shared pages count once, in parts."""
-        return sum(pss_bytes(pid) for pid in tree()) / 1e6
+        return tree_memory_mb()
 
     def cpu_s(self) -> float:
         """CPU time that the whole tree has used so far."""
@@ -152,6 +152,11 @@ def tree() -> list[int]:
     return found
 
 
+def tree_memory_mb() -> float:
+    """Proportional set size of every descendant of this process: shared pages count once, in parts."""
+    return sum(pss_bytes(pid) for pid in tree()) / 1e6
+
+
 def stats() -> dict[int, tuple[int, list[str]]]:
     """Parent, and the fields of ``/proc/PID/stat`` from the state on (proc(5)), by pid."""
     found = {}
@@ -178,3 +183,11 @@ def pss_bytes(pid: int) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+
+
+def bytes_read(pid: int) -> int:
+    """What the process has read so far, from files and connections alike: ``rchar`` of ``/proc/PID/io`` (proc(5))."""
+    for line in Path(f"/proc/{pid}/io").read_text().splitlines():
+        if line.startswith("rchar:"):
+            return int(line.split()[1])
+    raise ValueError(f"/proc/{pid}/io has no rchar")

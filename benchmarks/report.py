@@ -12,8 +12,6 @@ from typing import Any
 
 from benchmarks.cases import Figure
 
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
-
 
 @dataclass
 class Report:
@@ -121,13 +119,14 @@ def as_json(report: Report) -> str:
     return json.dumps(whole, indent=2) + "\n"
 
 
-def fill_page(page: str, section: str) -> str:
-    """``page`` with ``section`` between its two marks, in the place of what was there."""
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+def fill_page(page: str, section: str, name: str = "figures") -> str:
+    """``page`` with ``section`` between the two marks of that name, in the place of what was there."""
+    first, last = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    head, begin, rest = page.partition(first)
+    _, end, tail = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"the page has no place for figures: it needs the lines {BEGIN!r} and {END!r}")
-    return f"{head}{BEGIN}\n```text\n{section.rstrip()}\n```\n{END}{tail}"
+        raise ValueError(f"the page has no place for figures: it needs the lines {first!r} and {last!r}")
+    return f"{head}{first}\n```text\n{section.rstrip()}\n```\n{last}{tail}"
 
 
 def plot(report: Report, order: Sequence[str], path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Routing quality, where one replica is slow: ``python -m benchmarks.routing``."""

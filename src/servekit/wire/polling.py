@@ -16,17 +16,18 @@ _PROBE_EVERY = 32
 class BusyPoll:
     """Keeps one event loop from sleeping for ``span_s`` seconds after each `touch`.
 
-    Only while that pays: where nothing came in time again and again, it is tried once in 32 times.
+    Only while that pays: where nothing came in time again and again, or another process was given the CPU meanwhile,
+    it is tried once in 32 times.
     """
 
-    __slots__ = ("_loop", "_polling", "_skipped", "_span_s", "_touched", "_trust", "_until")
+    __slots__ = ("_last", "_loop", "_polling", "_skipped", "_span_s", "_touched", "_trust", "_until")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, span_s: float) -> None:
         self._loop = loop
         self._span_s = span_s
         self._polling = False
         self._touched = False
-        self._until = 0.0
+        self._until = self._last = 0.0
         self._trust = _MOST_TRUST
         self._skipped = 0
 
@@ -47,11 +48,14 @@ class BusyPoll:
         now = perf_counter()
         if self._touched:
             self._touched = False
-            if self._until:  # Something came while it polled: a sleep that was saved.
-                self._trust = _MOST_TRUST
+            if self._until and self._trust < _MOST_TRUST:  # Something came while it polled: a sleep that was saved.
+                self._trust += 1
             self._until = now + self._span_s
         elif now >= self._until:
             self._polling = False
-            self._trust -= 1
+            # A turn in which nothing happened takes microseconds, unless the CPU went to somebody else in it.
+            lost_cpu = now - self._last > self._span_s
+            self._trust = max(self._trust - (_MOST_TRUST if lost_cpu else 1), -_MOST_TRUST)
             return
+        self._last = now
         self._loop.call_soon(self._poll)

@@ -40,8 +40,14 @@ def pair(world: Any) -> Any:
     return world
 
 
+class Due(IncomingBody):
+    """Enough has come for the call to be handed over; how much that is, is for one test alone."""
+
+    is_full = True
+
+
 def upload(world: Any, method: str = "POST", **more: Any) -> tuple[Any, IncomingBody]:
-    incoming = IncomingBody()
+    incoming = Due()
     return world.ask(method=method, body=FIRST, incoming=incoming, **more), incoming
 
 
@@ -65,6 +71,29 @@ def begin(world: Any, call: Any, first: bytes = b"first", replica: str = "r1", *
 
 
 # -- uploads --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_call_is_handed_over_when_its_body_is_there_or_a_window_of_it(served: Any, ended: bool) -> None:
+    incoming = IncomingBody()
+    served.ask(method="POST", body=FIRST, incoming=incoming)
+    incoming.receive(bytes(BODY_WINDOW_BYTES - 1))
+    assert served.calls("r1") == []
+    if ended:
+        incoming.end()
+    else:
+        incoming.receive(b"x")
+    (call,) = served.calls("r1")
+    assert call.more
+    assert sum(map(len, sent(served))) == BODY_WINDOW_BYTES - 1 if ended else BODY_WINDOW_BYTES
+
+
+def test_a_client_that_leaves_before_that_reaches_no_replica(served: Any) -> None:
+    incoming = IncomingBody()
+    asked = served.ask(method="POST", body=FIRST, incoming=incoming)
+    served.leave(asked)
+    incoming.end()
+    assert served.calls("r1") == []
 
 
 def test_a_long_body_follows_its_call(served: Any) -> None:

@@ -31,8 +31,11 @@ class FakeLink:
     def flush(self) -> None:
         self.log.append("flush")
 
-    def close(self) -> None:
+    def finish(self) -> None:
         self.closed = True
+
+    async def wait_lost(self) -> None:
+        """The peer closes at once."""
 
     @property
     def frames(self) -> list[Any]:

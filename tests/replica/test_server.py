@@ -22,7 +22,7 @@ class Served:
         return link
 
     async def ended(self) -> bool:
-        for _ in range(3):
+        for _ in range(20):
             await asyncio.sleep(0)
         return self.serving.done()
 

@@ -544,7 +544,6 @@ def test_changes_under_a_load_of_long_bodies_lose_nothing(echoes: Any) -> None:
     assert all(fine)
 
 
-@pytest.mark.xfail(strict=True, reason="a call is handed over before a replica could begin it")
 def test_slow_uploads_do_not_keep_a_replica_from_others(serve_instance: Any) -> None:
     """Those of which too little has come for their call to begin."""
     serve("hello", lambda request: "hello")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from servekit.http1.body import IncomingBody
@@ -32,6 +33,17 @@ class Upload:
     @property
     def can_start_again(self) -> bool:
         return self._kept is not None
+
+    def when_due(self, dispatch: Callable[[], None]) -> None:
+        """Call ``dispatch`` once the body is there, or a window of it: a slow client holds no place at a replica."""
+
+        def check() -> None:
+            if self._incoming.ended or self._incoming.is_full:
+                self._incoming.wake = None
+                dispatch()
+
+        self._incoming.wake = check
+        check()
 
     def start(self, link: Link, number: int) -> None:
         """Send what there is to the replica at the other end; the rest as it comes, and as there is credit."""

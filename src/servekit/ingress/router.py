@@ -88,7 +88,10 @@ class Router:
         exchange.call_method = None if named is None else named.decode("latin-1")
         exchange.expires = self._now() + endpoint.timeout_s
         self._deadlines.add(exchange, exchange.expires)
-        self._dispatch(exchange)
+        if exchange.upload is None:
+            self._dispatch(exchange)
+        else:
+            exchange.upload.when_due(lambda: self._dispatch(exchange))
 
     def abandoned(self, request: HttpRequest) -> None:
         """The client went away."""

@@ -14,6 +14,9 @@ from servekit.wire.polling import BusyPoll
 
 _log = logging.getLogger("servekit.replica")
 
+FINISH_TIMEOUT_S = 5.0
+"""How long ingress workers may take to read the last answers and close their links."""
+
 
 class DataServer:
     """Every ingress worker's link to this replica. Lives on the data loop."""
@@ -37,8 +40,14 @@ class DataServer:
     async def serve(self) -> None:
         """Until drained."""
         await self._done.wait()
-        for link in list(self._links):
-            link.close()
+        # Half-closed: at a socket that is gone, an ingress that still has something to say loses what it has not read.
+        lost = [asyncio.ensure_future(link.wait_lost()) for link in self._links]
+        for link in self._links:
+            link.finish()
+        if lost:
+            _, late = await asyncio.wait(lost, timeout=FINISH_TIMEOUT_S)
+            for waiter in late:
+                waiter.cancel()
 
     def drain(self, timeout_s: float) -> None:
         """End once no ingress worker will send more and every call is answered, or after ``timeout_s``."""

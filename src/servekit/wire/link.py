@@ -119,6 +119,12 @@ class Link(asyncio.Protocol):
         self.flush()
         self._transport.close()
 
+    def finish(self) -> None:
+        """Send what waits, and that nothing follows; the peer closes once it has read that."""
+        self.flush()
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+
     def abort(self) -> None:
         self._transport.abort()
 

@@ -159,7 +159,7 @@ def test_the_examples_pass_their_own_tests_as_wheels(
     builder, wheel = servekit_wheel
     clean = Installation(tmp_path_factory.mktemp(example.name))
     built = builder.wheel(example, builder.folder / "wheels" / example.name)
-    clean.pip("install", f"servekit[testing] @ {wheel.as_uri()}", built)
+    clean.pip("install", f"servekit[testing] @ {wheel.as_uri()}", f"{built}[test]")
     shutil.copytree(example / "tests", clean.folder / "tests")
     command = [clean.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "tests"]
     done = subprocess.run(

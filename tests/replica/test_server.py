@@ -13,8 +13,12 @@ class Served:
     def __init__(self, bench: Any, handler: Any = lambda request: b"ok") -> None:
         self.server = DataServer(bytes(32), b"r1", 0.0)
         self.server.executor = bench.executor(handler, self.server.check_drained)
-        self.serving = asyncio.ensure_future(self.server.serve())
+        self.serving = asyncio.ensure_future(self._serve())
         self._bench = bench
+
+    async def _serve(self) -> None:
+        await self.server.serve()
+        await self.server.finish()
 
     def open(self) -> Any:
         link = self._bench.link()

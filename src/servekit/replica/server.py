@@ -40,6 +40,9 @@ class DataServer:
     async def serve(self) -> None:
         """Until drained."""
         await self._done.wait()
+
+    async def finish(self) -> None:
+        """Let go of the links. Nobody may be able to dial any more: whoever loses a link dials again at once."""
         # Half-closed: at a socket that is gone, an ingress that still has something to say loses what it has not read.
         lost = [asyncio.ensure_future(link.wait_lost()) for link in self._links]
         for link in self._links:

@@ -184,6 +184,7 @@ class ReplicaWorker:
         finally:
             server.executor.close()
             _close(listener)
+            await server.finish()
 
     def _listen_address(self) -> str:
         """On the controller's machine a Unix socket (or memory); elsewhere TCP, on the address that reaches it."""

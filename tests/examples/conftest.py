@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,3 +31,37 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     lines = [f"{name} = {module}" for name, module in project["entry-points"]["servekit"].items()]
     (metadata / "entry_points.txt").write_text("\n".join(["[servekit]", *lines, ""]))
     return site
+
+
+@pytest.fixture
+def run_own_tests(request: pytest.FixtureRequest, site: Path, tmp_path: Path) -> Callable[..., str]:
+    """Run the package's own tests on a runtime, with more arguments of pytest; what pytest printed, for they pass."""
+
+    def run(runtime: str, *arguments: str) -> str:
+        package: Path = request.module.PACKAGE
+        shutil.copytree(package / "tests", tmp_path / "work" / "tests")
+        shutil.copy(package / "pyproject.toml", tmp_path / "work")
+        path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                f"--servekit-runtime={runtime}",
+                *arguments,
+            ],
+            cwd=tmp_path / "work",
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert " passed" in done.stdout
+        return done.stdout
+
+    return run

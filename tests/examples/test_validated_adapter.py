@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,22 +17,9 @@ PACKAGE = Path(__file__).parents[2] / "examples" / "plugins" / "validated_adapte
     ("runtime", "chosen"),
     [("inprocess", []), pytest.param("process", ["-k", "test_an_endpoint"], marks=pytest.mark.processes)],
 )
-def test_its_own_tests_pass(site: Path, tmp_path: Path, runtime: str, chosen: list[str]) -> None:
+def test_its_own_tests_pass(run_own_tests: Callable[..., str], runtime: str, chosen: list[str]) -> None:
     pytest.importorskip("pydantic")
-    shutil.copytree(PACKAGE / "tests", tmp_path / "work" / "tests")
-    shutil.copy(PACKAGE / "pyproject.toml", tmp_path / "work")
-    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--servekit-runtime={runtime}", *chosen],
-        cwd=tmp_path / "work",
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
+    run_own_tests(runtime, *chosen)
 
 
 def test_structs_are_validated_where_there_is_no_pydantic(site: Path, tmp_path: Path) -> None:

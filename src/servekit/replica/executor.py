@@ -192,7 +192,7 @@ class Executor:
                 break
         if touched is not None:
             touched.flush()
-        if not self.outstanding and not self._open:
+        if self.is_idle:
             self._idle()
 
     def _load_changed(self) -> None:
@@ -252,9 +252,7 @@ class Executor:
         if complete is None:
             self._reply(job, rendered, failed, _clock())
         else:
-            service_us = int((_clock() - job.started) * 1e6)
-            self._mean_us += (service_us - self._mean_us) * 0.2
-            self._over(job)
+            service_us = self._handler_over(job, _clock())
             job.link.send(End(job.id, complete, self.outstanding, service_us))
         self.run()
 
@@ -266,9 +264,7 @@ class Executor:
         if type(body) is not bytes:
             self._begin_in_thread(job, rendered)
             return
-        service_us = int((ended - job.started) * 1e6)
-        self._over(job)
-        self._mean_us += (service_us - self._mean_us) * 0.2
+        service_us = self._handler_over(job, ended)
         if len(body) <= PIECE_BYTES:
             job.link.send(Answer(job.id, status, head, body, self.outstanding, service_us, failed))
             return
@@ -285,6 +281,13 @@ class Executor:
         if not sender.unsent_bytes:
             del self._open[job.link, job.id]
             job.link.send(End(job.id, not job.stopped))
+
+    def _handler_over(self, job: Job, ended: float) -> int:
+        """Its slot is free; returns how long it took, in microseconds."""
+        self._over(job)
+        service_us = int((ended - job.started) * 1e6)
+        self._mean_us += (service_us - self._mean_us) * 0.2
+        return service_us
 
     def _over(self, job: Job) -> None:
         self.outstanding -= 1

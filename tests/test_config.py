@@ -13,7 +13,7 @@ from servekit.errors import InvalidInputError
 def test_the_defaults() -> None:
     assert backend_config(None) == backend_config({}) == BackendConfig()
     assert BackendConfig().num_replicas == 1
-    assert BackendConfig().max_concurrent_queries == 1
+    assert BackendConfig().max_concurrent_queries is None
 
 
 def test_changes_upon_a_base() -> None:

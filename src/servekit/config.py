@@ -34,28 +34,73 @@ HELLO_TIMEOUT_S = 5.0
 """How long the two ends of a new link may take to know each other."""
 
 
+class Autoscaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many replicas a backend has, by its load: requests that its replicas have or that wait for them."""
+
+    min_replicas: int = 1
+    """0: none while nothing comes; the first request then waits for one to start, within its deadline."""
+    max_replicas: int = 1
+    target_ongoing_requests: float = 2.0
+    """Per replica: what load is divided by."""
+    upscale_delay_s: float = 3.0
+    """How long the load must ask for more replicas before there are more; from 0 replicas there is no delay."""
+    downscale_delay_s: float = 60.0
+    """How long it must ask for fewer before there are fewer."""
+
+    def __post_init__(self) -> None:
+        _at_least("min_replicas", self.min_replicas, 0)
+        _at_least("max_replicas", self.max_replicas, max(1, self.min_replicas))
+        _at_least("target_ongoing_requests", self.target_ongoing_requests, 0.001)
+        _at_least("upscale_delay_s", self.upscale_delay_s, 0)
+        _at_least("downscale_delay_s", self.downscale_delay_s, 0)
+
+
 class BackendConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a user may set of a backend; `update_backend_config` changes any part of it."""
 
     num_replicas: int = 1
-    max_concurrent_queries: int = 1
+    """Where ``autoscaling`` is set, how many to begin with."""
+    max_concurrent_queries: int | None = None
     """Calls of the handler at a time in one replica, at most: a promise to the user's code. One runs on the
-    replica's main thread; more run in as many threads."""
+    replica's main thread; more run in as many threads; an ``async def`` on its event loop. A batch counts as one.
+    None: 1, and 100 where the handler is an ``async def`` or an ASGI application."""
+    max_batch_size: int | None = None
+    """Requests that a handler with `servekit.accept_batch` is given at a time, at most; None: one."""
+    batch_wait_timeout: float = 0.0
+    """Seconds that the first request of a batch waits for others, at most; it does not wait where none is expected."""
     max_queued_requests: int = 1000
     """Requests that one ingress worker holds back while no replica has room; beyond them, 503."""
     callable_methods: tuple[str, ...] = ()
     """Methods of a class backend that ``X-SERVE-CALL-METHOD`` may name."""
     startup_timeout_s: float = 600.0
     """How long a replica's ``__init__`` may take."""
+    autoscaling: Autoscaling | None = None
+    """How the number of replicas follows the load; None: it stays ``num_replicas``."""
+    user_config: Any = None
+    """What the handler's ``reconfigure(user_config)`` is called with, after ``__init__`` and at every change; plain
+    data: None, booleans, numbers, text, bytes, lists and dicts of those."""
+    health_check_period_s: float = 10.0
+    """Between two calls of the handler's ``check_health()``, where it has one."""
+    health_check_timeout_s: float = 30.0
+    """How long one may take. A replica whose check raises, or takes longer, is replaced."""
 
     def __post_init__(self) -> None:
         _at_least("num_replicas", self.num_replicas, 0)
-        _at_least("max_concurrent_queries", self.max_concurrent_queries, 1)
+        if self.max_concurrent_queries is not None:
+            _at_least("max_concurrent_queries", self.max_concurrent_queries, 1)
+        if self.max_batch_size is not None:
+            _at_least("max_batch_size", self.max_batch_size, 1)
+        _at_least("batch_wait_timeout", self.batch_wait_timeout, 0)
+        _at_least("health_check_period_s", self.health_check_period_s, 0.1)
+        _at_least("health_check_timeout_s", self.health_check_timeout_s, 0.1)
         _at_least("max_queued_requests", self.max_queued_requests, 0)
         _at_least("startup_timeout_s", self.startup_timeout_s, 0)
 
 
-REPLICA_FIELDS = frozenset({"max_concurrent_queries"})
+ASYNC_SLOTS = 100
+"""``max_concurrent_queries`` of handlers that are an ``async def``, where it is not given."""
+
+REPLICA_FIELDS = frozenset({"max_concurrent_queries", "max_batch_size", "batch_wait_timeout"})
 """Fields that a running replica does not take over: a change replaces the replicas, one version by the next."""
 
 

@@ -10,7 +10,8 @@ import enum
 import io
 import random
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, ClassVar, Protocol, TypeAlias
 
@@ -238,8 +239,12 @@ class Request(msgspec.Struct, array_like=True, gc=False):
     """The method of a class backend to be called in the place of ``__call__``."""
     mount: bool = False
     """True when the endpoint has the whole subtree under ``route``."""
+    upgrade: bool = False
+    """True when the client asked for a WebSocket: a 101 makes of the two bodies the two directions of a raw stream."""
+    chain: tuple[str, ...] | None = None
+    """Of a call by a handle, whose ``body`` is pickled arguments: the replicas that wait for it, outermost first."""
     incoming: Any = None
-    """The file behind `stream`, where ``body`` has only the first part: see `RequestAdapter.streams_body`."""
+    """Behind `stream` or `pieces`, where ``body`` has only the first part: see `RequestAdapter.streams_body`."""
 
     @property
     def stream(self) -> BinaryIO:
@@ -248,6 +253,15 @@ class Request(msgspec.Struct, array_like=True, gc=False):
         """
         stream: BinaryIO = io.BytesIO(self.body) if self.incoming is None else self.incoming
         return stream
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it comes, for an adapter that ``is_async``. Raises as `stream` does."""
+        if self.incoming is None:
+            if self.body:
+                yield self.body
+            return
+        async for piece in self.incoming:
+            yield piece
 
     def header(self, name: str, default: str | None = None) -> str | None:
         """The first value of the header ``name``, in whatever case."""
@@ -276,7 +290,14 @@ class RequestAdapter(ABC):
     """Turns a request into what a handler receives, and what it returns into a response. One per replica.
 
     A replica calls it on its main thread; where it has several slots, or a body is still arriving, on other threads.
+    A handler that is an ``async def`` is called by `call_async`, on the main thread's event loop.
     """
+
+    whole_application: ClassVar[bool] = False
+    """True: the handler is an application that speaks a protocol of its own (WSGI, ASGI). It is called through `call`
+    or `call_async` alone: not in batches, not by handles, and its methods not by name."""
+    is_async: ClassVar[bool] = False
+    """True: every call is by `call_async`, whatever the handler is, and long bodies are read by `Request.pieces`."""
 
     streams_body: ClassVar[bool] = False
     """True: reads bodies through `Request.stream` alone, and so may be called while a long one is still arriving.
@@ -293,6 +314,20 @@ class RequestAdapter(ABC):
     def call(self, handler: Handler, request: Request) -> Response:
         """Answer one request. Whole applications override this."""
         return self.encode(handler(self.decode(request)))
+
+    async def call_async(self, handler: Handler, request: Request) -> Response:
+        """As `call`, for a handler that is an ``async def``. It is cancelled when nobody waits for the answer."""
+        return self.encode(await handler(self.decode(request)))
+
+    def batch_context(self) -> AbstractContextManager[object]:
+        """What a handler that takes batches is called within: its requests are many, so `call` is not around it."""
+        return nullcontext()
+
+    async def start(self, handler: Handler) -> None:
+        """Called once, on the event loop, before the replica is ready."""
+
+    async def stop(self) -> None:
+        """Called once, on the event loop, after the last answer."""
 
     def close(self) -> None:
         """The replica ends."""

@@ -316,7 +316,8 @@ def endpoint(
 
 
 def backend(name: str, replicas: Sequence[str], **config: Any) -> BackendEntry:
-    entries = tuple(ReplicaEntry(replica, "node", (f"memory:{replica}",)) for replica in replicas)
+    slots = config.get("max_concurrent_queries", 1)
+    entries = tuple(ReplicaEntry(replica, "node", (f"memory:{replica}",), slots) for replica in replicas)
     return BackendEntry(name, BackendConfig(**{"num_replicas": len(replicas), **config}), entries)
 
 

@@ -57,6 +57,7 @@ class Replica:
         self.pid = 0
         self.node = ""
         self.addresses: tuple[str, ...] = ()
+        self.slots = 1
         self.started_at = time.time()
         self.ready_at = 0.0
         self.report = Report()
@@ -72,7 +73,7 @@ class Replica:
 
     @property
     def entry(self) -> ReplicaEntry:
-        return ReplicaEntry(self.id, self.node, self.addresses)
+        return ReplicaEntry(self.id, self.node, self.addresses, self.slots)
 
 
 class ReplicaFleet:
@@ -289,7 +290,7 @@ class ReplicaFleet:
         replica.link, replica.pid, replica.node = link, hello.pid, hello.node
         replica.moved.set()
         if hello.ready:
-            self._ready(replica, hello.addresses)
+            self._ready(replica, hello.addresses, hello.slots)
             return
         record = replica.record
         try:
@@ -305,7 +306,7 @@ class ReplicaFleet:
                 list(record.sys_path),
                 record.cwd,
                 record.adapter_ref,
-                record.config.max_concurrent_queries,
+                record.config,
                 self._debug,
             )
         )
@@ -320,7 +321,7 @@ class ReplicaFleet:
         if isinstance(frame, Report):
             replica.report = frame
         elif isinstance(frame, Ready):
-            self._ready(replica, frame.addresses)
+            self._ready(replica, frame.addresses, frame.slots)
         elif isinstance(frame, StartFailed) and replica.failure is None:  # Or else it fails of being stopped.
             replica.failure = BackendStartError(
                 f"backend {replica.record.name!r}: its handler {replica.record.target_text} could not be built; "
@@ -334,8 +335,8 @@ class ReplicaFleet:
             replica.link = None
             replica.moved.set()
 
-    def _ready(self, replica: Replica, addresses: list[str]) -> None:
-        replica.addresses = tuple(addresses)
+    def _ready(self, replica: Replica, addresses: list[str], slots: int) -> None:
+        replica.addresses, replica.slots = tuple(addresses), slots
         replica.known.set()
         if replica.state is ReplicaState.STARTING:
             replica.state = ReplicaState.READY

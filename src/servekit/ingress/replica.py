@@ -33,6 +33,7 @@ class Replica:
         "queue_length",
         "retired",
         "router",
+        "slots",
     )
 
     def __init__(self, entry: ReplicaEntry, backend: Backend, router: Router) -> None:
@@ -51,7 +52,8 @@ class Replica:
         """Calls that it holds from all ingress workers, while it tells; see `Load`."""
         self.retired = False
         """Absent from the snapshot: it gets no more calls, and keeps its link until its last answer."""
-        self._window = Window(backend.config.max_concurrent_queries)
+        self.slots = entry.slots
+        self._window = Window(entry.slots, backend.config.max_batch_size or 1)
         self.limit = self._window.size
         """How many calls it is handed ahead of their answers."""
         self._next_number = 0

@@ -15,14 +15,18 @@ WIDEST = 64
 
 
 class Window:
-    """The window of one replica: starts at one call beyond the slots, falls at once, rises slowly."""
+    """The window of one replica: starts at one call beyond the slots, falls at once, rises slowly.
 
-    __slots__ = ("_mean_us", "_slots", "size")
+    Where calls are answered in batches, a full batch is to it what a call is elsewhere.
+    """
 
-    def __init__(self, slots: int) -> None:
+    __slots__ = ("_batch", "_mean_us", "_slots", "size")
+
+    def __init__(self, slots: int, batch: int = 1) -> None:
         self._slots = slots
+        self._batch = batch
         self._mean_us = AHEAD_US
-        self.size = slots + 1
+        self.size = (slots + 1) * batch
 
     def observe(self, service_us: int) -> None:
         """An answer reported how long its call took in the handler."""
@@ -34,8 +38,8 @@ class Window:
             self._mean_us = mean + (service_us - mean) * 0.05
         mean = self._mean_us
         if mean >= SLOW_US:
-            self.size = self._slots
+            self.size = self._slots * self._batch
             return
-        target = min(WIDEST, int(AHEAD_US / mean) if mean > 1 else WIDEST) or 1
-        ahead = self.size - self._slots
-        self.size = self._slots + (target if target <= ahead else ahead + 1)
+        target = min(max(1, WIDEST // self._batch), int(AHEAD_US / mean) if mean > 1 else WIDEST) or 1
+        ahead = self.size // self._batch - self._slots
+        self.size = (self._slots + (target if target <= ahead else ahead + 1)) * self._batch

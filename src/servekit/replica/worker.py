@@ -165,7 +165,7 @@ class ReplicaWorker:
             assign.backend,
             handlers,
             adapter,
-            slots=assign.slots,
+            slots=assign.config.max_concurrent_queries or 1,
             debug=assign.debug,
             idle=server.check_drained,
             tell_load=server.tell_load,
@@ -176,8 +176,9 @@ class ReplicaWorker:
         listener = await self._network.listen(self._listen_address(), server.new_link)
         try:
             # A redial, after a change of controllers, says the same as `Ready` does now.
-            self._hello = msgspec.structs.replace(self._hello, ready=True, addresses=[listener.address])
-            self._control.send(Ready([listener.address]))
+            slots = assign.config.max_concurrent_queries or 1
+            self._hello = msgspec.structs.replace(self._hello, ready=True, addresses=[listener.address], slots=slots)
+            self._control.send(Ready([listener.address], slots))
             if self._ended:
                 server.leave(DRAIN_TIMEOUT_S)
             await server.serve()

@@ -18,7 +18,7 @@ import msgspec
 from servekit.config import BackendConfig
 from servekit.interfaces import Request
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Raised whenever a frame changes its shape: both ends of a link must have the same."""
 
 DATA_FRAME_BYTES = 1024 * 1024
@@ -120,6 +120,23 @@ class Load(Frame, tag=9):
     queue_length: int
 
 
+class Invoke(Frame, tag=10):
+    """Handle to ingress, in the place of an HTTP request: call an endpoint's handler. `Answer` and so on come back."""
+
+    id: int
+    endpoint: str
+    body: bytes
+    """Pickled arguments, or the first part of them."""
+    more: bool = False
+    timeout_ms: int | None = None
+    """None: the endpoint's own timeout."""
+    method: str | None = None
+    """The handler's method; None: ``__call__``."""
+    request_id: str = ""
+    chain: tuple[str, ...] = ()
+    """The replicas whose handlers wait for this call, outermost first."""
+
+
 # -- control links: worker to controller -----------------------------------------------------------------
 
 
@@ -132,12 +149,15 @@ class WorkerHello(msgspec.Struct, array_like=True):
     ready: bool = False
     """A replica that was built under an earlier controller, or an ingress worker that has a snapshot."""
     addresses: list[str] = []
+    slots: int = 1
 
 
 class Ready(Frame, tag=20):
     """A replica's handler is built; it listens on ``addresses``."""
 
     addresses: list[str]
+    slots: int = 1
+    """Calls of its handler at a time: what ``max_concurrent_queries`` says, or the default for such a handler."""
 
 
 class StartFailed(Frame, tag=21):
@@ -164,6 +184,27 @@ class Report(Frame, tag=23):
     """From an ingress worker: requests that it has at each replica."""
     failovers: dict[str, int] = {}
     """By endpoint: requests that were routed while some of its backends had no live replica."""
+    waiting: dict[str, int] = {}
+    """From an ingress worker, by backend: requests that wait there for room in a replica, or for a replica."""
+
+
+class LinkAddresses(Frame, tag=24):
+    """From an ingress worker: where handles may dial it."""
+
+    addresses: list[str]
+
+
+class Reconfigured(Frame, tag=25):
+    """From a replica: its handler took over `Reconfigure` ``number``; ``error`` is the traceback where it raised."""
+
+    number: int
+    error: str = ""
+
+
+class Unhealthy(Frame, tag=26):
+    """From a replica: its handler's ``check_health()`` raised, or took too long."""
+
+    reason: str
 
 
 class RequestCount(msgspec.Struct, array_like=True, gc=False):
@@ -188,9 +229,10 @@ class Assign(Frame, tag=40):
     sys_path: list[str]
     cwd: str
     adapter: PluginRef
-    slots: int = 1
-    """Calls of the handler at a time: ``max_concurrent_queries``."""
+    config: BackendConfig
     debug: bool = False
+    ingresses: list[list[str]] = []
+    """Where handles dial: the addresses of each ingress worker."""
 
 
 class Blob(Frame, tag=41):
@@ -221,6 +263,25 @@ class Snapshot(Frame, tag=44):
     backends: dict[str, BackendEntry | None]
 
 
+class Reconfigure(Frame, tag=45):
+    """To a replica: a new ``user_config`` for its handler."""
+
+    number: int
+    user_config: Any
+
+
+class Ingresses(Frame, tag=46):
+    """To a replica: where handles dial from now on."""
+
+    addresses: list[list[str]]
+
+
+class ListenOn(Frame, tag=47):
+    """To an ingress worker: take the links of handles on this host's TCP, too; answered by `LinkAddresses`."""
+
+    host: str
+
+
 class PluginRef(msgspec.Struct, array_like=True, frozen=True):
     """A plugin's factory, by the path that a worker imports it by, and its options."""
 
@@ -248,6 +309,7 @@ class ReplicaEntry(msgspec.Struct, array_like=True, frozen=True):
     id: str
     node: str
     addresses: tuple[str, ...]
+    slots: int = 1
 
 
 class BackendEntry(msgspec.Struct, array_like=True, frozen=True):
@@ -290,8 +352,24 @@ class Codec:
 
 
 def data_codec() -> Codec:
-    return Codec(Call | Answer | Cancel | Refusal | Bye | Chunk | End | Credit | Load)
+    return Codec(Call | Answer | Cancel | Refusal | Bye | Chunk | End | Credit | Load | Invoke)
 
 
 def control_codec() -> Codec:
-    return Codec(Ready | StartFailed | Applied | Report | Assign | Blob | Drain | Stop | Snapshot)
+    return Codec(
+        Ready
+        | StartFailed
+        | Applied
+        | Report
+        | LinkAddresses
+        | Reconfigured
+        | Unhealthy
+        | Assign
+        | Blob
+        | Drain
+        | Stop
+        | Snapshot
+        | Reconfigure
+        | Ingresses
+        | ListenOn
+    )

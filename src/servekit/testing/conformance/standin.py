@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 import uvloop
 
-from servekit.config import ORPHAN_TIMEOUT_S
+from servekit.config import ORPHAN_TIMEOUT_S, BackendConfig
 from servekit.interfaces import ReplicaRuntime
 from servekit.targets import pack_target
 from servekit.testing.conformance import probes
@@ -132,6 +132,7 @@ class StandInController:
                     sys_path=[],
                     cwd=self._directory,
                     adapter=adapter,
+                    config=BackendConfig(),
                 )
             )
             link.send(Blob(heard.target))

@@ -6,7 +6,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from servekit.config import REPLICA_FIELDS, BackendConfig, HttpLimits, backend_config, nearest
+from servekit.config import (
+    REPLICA_FIELDS,
+    Autoscaling,
+    BackendConfig,
+    HttpLimits,
+    backend_config,
+    config_digest,
+    nearest,
+)
 from servekit.errors import InvalidInputError
 
 
@@ -84,3 +92,45 @@ def test_nearest() -> None:
     assert nearest("wieghted", ["weighted", "other"]) == "; did you mean 'weighted'? Known: other, weighted"
     assert nearest("x", ["weighted"]) == ". Known: weighted"
     assert nearest("x", []) == ". Known: none"
+
+
+class Text(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    ("user_config", "message"),
+    [
+        ({"a": [1, {2}]}, r"user_config\['a'\]\[1\] is plain data .* not builtins.set"),
+        (Text("x"), r"not \S*Text"),
+        ({(1,): 1}, r"has the key \(1,\)"),
+        ({"a": 2**70}, r"user_config\['a'\] cannot be sent to replicas"),
+        ("\ud800", "cannot be sent to replicas"),
+    ],
+)
+def test_a_user_config_that_would_not_arrive_as_it_is(user_config: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        backend_config({"user_config": user_config})
+
+
+def test_a_user_config_outlives_other_changes() -> None:
+    base = backend_config({"user_config": {"key": b"\xff", 1: [None, True, 1.5, ("a",)]}})
+    assert backend_config({"num_replicas": 2}, base).user_config == base.user_config
+    assert config_digest(base.user_config) != config_digest(None)
+    assert config_digest(msgspec.msgpack.decode(msgspec.msgpack.encode(base.user_config))) == config_digest(
+        base.user_config
+    )
+
+
+def test_autoscaling_is_a_dict_with_keys_of_its_own() -> None:
+    scaling = backend_config({"autoscaling": {"max_replicas": 3}}).autoscaling
+    assert scaling == Autoscaling(max_replicas=3)
+    assert (
+        backend_config({"num_replicas": 2}, backend_config({"autoscaling": {"max_replicas": 3}})).autoscaling == scaling
+    )
+    with pytest.raises(
+        InvalidInputError, match="'max_replica' is not a key of autoscaling; did you mean 'max_replicas'"
+    ):
+        backend_config({"autoscaling": {"max_replica": 3}})
+    with pytest.raises(InvalidInputError, match="max_replicas must be finite and at least 3"):
+        backend_config({"autoscaling": {"min_replicas": 3}})

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import threading
+import weakref
+from pathlib import Path
 from typing import Any
 
+import fastapi
+import flask
 import pytest
 
 from servekit.errors import InvalidInputError, UnpicklableTargetError
@@ -84,3 +89,57 @@ def test_the_search_path_has_what_was_added_and_not_the_interpreters_own(monkeyp
     assert entries.count("/somewhere") == 1
     assert os.path.dirname(os.__file__) not in entries
     assert all(os.path.isabs(entry) for entry in entries)
+
+
+class Holding:
+    """Holds what an application holds: itself weakly, and a lock."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.own = weakref.ref(self)
+        self.nothing = weakref.ref(Model())
+
+    def __call__(self) -> Any:
+        with self.lock:
+            return self.own(), self.nothing()
+
+
+def test_an_object_with_locks_and_weak_references_travels_as_a_copy() -> None:
+    copy = load(pack_target(Holding(), (), None)).target
+    assert copy() == (copy, None)
+
+
+@pytest.fixture
+def apps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module that can be imported, with applications in it."""
+    (tmp_path / "apps_of_targets.py").write_text(
+        "import flask, fastapi\nflask_app = flask.Flask(__name__)\nflask_app.jinja_env\nfast_app = fastapi.FastAPI()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield importlib.import_module("apps_of_targets")
+    del sys.modules["apps_of_targets"]
+
+
+@pytest.mark.parametrize("name", ["flask_app", "fast_app"])
+def test_an_application_in_a_module_travels_by_its_name(apps: Any, name: str) -> None:
+    packed = pack_target(getattr(apps, name), (), None)
+    assert f"apps_of_targets:{name}".encode() in packed
+    assert load(packed).target is getattr(apps, name)
+
+
+def test_an_application_that_has_no_name_travels_as_a_copy() -> None:
+    app = flask.Flask("copied")
+    app.get("/<name>")(lambda name: f"hello {name}")
+    copy = load(pack_target(app, (), None)).target
+    assert copy is not app
+    assert copy.test_client().get("/x").text == "hello x"
+    state = fastapi.FastAPI()
+    state.state.model = "m"
+    assert load(pack_target(state, (), None)).target.state.model == "m"
+
+
+def test_an_application_that_cannot_travel_says_how_it_could() -> None:
+    app = flask.Flask("stays")
+    assert app.jinja_env is not None  # It holds context variables.
+    with pytest.raises(UnpicklableTargetError, match=r"'module:attribute' instead.*\"factory\": True"):
+        pack_target(app, (), None)

@@ -1,4 +1,5 @@
-"""The default request adapter: the handler receives a real ``flask.Request`` and answers as a Flask view does.
+"""Two request adapters: ``flask``, the default, whose handlers receive a real ``flask.Request`` and answer as Flask
+views do; and ``wsgi``, for whole applications.
 
 Discovering this plugin imports no Flask (200 ms): the replicas alone need it, and get it when they build the adapter.
 """
@@ -21,6 +22,16 @@ def create_adapter(*, secret_key: str | None = None) -> RequestAdapter:
     return FlaskAdapter(secret_key=secret_key)
 
 
+def create_wsgi_adapter(*, factory: bool = False) -> RequestAdapter:
+    """The adapter ``wsgi``: the target is a WSGI application.
+
+    ``factory``: the target, called without arguments, makes the application, once in each replica.
+    """
+    from servekit_flask.wsgi import WsgiAdapter
+
+    return WsgiAdapter(factory=factory)
+
+
 @hookimpl
 def servekit_register_request_adapters() -> Mapping[str, RequestAdapterFactory]:
-    return {"flask": create_adapter}
+    return {"flask": create_adapter, "wsgi": create_wsgi_adapter}

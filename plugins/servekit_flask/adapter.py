@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from typing import Any
 
 import flask
@@ -67,12 +68,36 @@ class FlaskAdapter(RequestAdapter):
                 result = handler(flask_request)
             except HTTPException as error:
                 result = app.handle_user_exception(error)
-            if context.touches_response:
-                response = wire_response(context.finish(app.make_response(result)))
-            else:
-                response = encode(app, result)
+            response = self._response(context, result)
         except BaseException as error:
             context.leave(error)
             raise
         context.leave(None)
         return response
+
+    async def call_async(self, handler: Handler, request: Request) -> Response:
+        """As `call`. A task has context variables of its own, so ``flask.request`` stays right across every await."""
+        self.app._got_first_request = True
+        flask_request = self.decode(request)
+        context = LeanRequestContext(self.app, flask_request)
+        context.enter()
+        try:
+            try:
+                result = await handler(flask_request)
+            except HTTPException as error:
+                result = self.app.handle_user_exception(error)
+            response = self._response(context, result)
+        except BaseException as error:
+            context.leave(error)
+            raise
+        context.leave(None)
+        return response
+
+    def batch_context(self) -> AbstractContextManager[object]:
+        """An application context: ``current_app``, ``g`` and ``jsonify`` work, and there is no ``flask.request``."""
+        return self.app.app_context()
+
+    def _response(self, context: LeanRequestContext, result: Any) -> Response:
+        if context.touches_response:
+            return wire_response(context.finish(self.app.make_response(result)))
+        return encode(self.app, result)

@@ -31,7 +31,8 @@ class HandlerApp(flask.Flask):
         pair = isinstance(rv, tuple) and len(rv) in (2, 3)
         body, rest = (rv[0], rv[1:]) if pair else (rv, ())
         if isinstance(body, AsyncIterator):
-            response = super().make_response(("", *rest)) if rest else self.response_class()
+            response = self.response_class(iter(()))  # of "" it would have a Content-Length
+            response = super().make_response((response, *rest)) if rest else response
             response.response = body  # type: ignore[assignment]  # `wire_response` knows
             return response
         body = self._flask_body(body)
@@ -114,5 +115,10 @@ def _pieces(content: Iterable[Any]) -> Iterator[bytes]:
 
 
 async def _async_pieces(content: AsyncIterator[Any]) -> AsyncIterator[bytes]:
-    async for piece in content:
-        yield _bytes(piece)
+    try:
+        async for piece in content:
+            yield _bytes(piece)
+    finally:
+        close = getattr(content, "aclose", None)
+        if close is not None:
+            await close()

@@ -8,6 +8,7 @@ from servekit.api import (
     delete_backend,
     delete_endpoint,
     get_backend_config,
+    get_handle,
     get_traffic,
     init,
     list_backends,
@@ -19,19 +20,24 @@ from servekit.api import (
     update_backend_config,
 )
 from servekit.config import BackendConfig, HttpLimits
+from servekit.context import get_context
 from servekit.errors import ServekitError
+from servekit.marks import accept_batch
 
 __all__ = [
     "BackendConfig",
     "HttpLimits",
     "Instance",
     "ServekitError",
+    "accept_batch",
     "create_backend",
     "create_endpoint",
     "current",
     "delete_backend",
     "delete_endpoint",
     "get_backend_config",
+    "get_context",
+    "get_handle",
     "get_traffic",
     "init",
     "list_backends",

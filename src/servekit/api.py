@@ -8,6 +8,7 @@ import functools
 import inspect
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -23,12 +24,15 @@ from servekit.config import (
     backend_config,
 )
 from servekit.errors import AlreadyRunningError, InvalidInputError, NotRunningError
+from servekit.handles import callers
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from servekit.client import Client
     from servekit.control.launch import InstanceOptions
+    from servekit.handles.caller import Caller
+    from servekit.handles.handle import Handle
 
 _log = logging.getLogger("servekit")
 
@@ -49,6 +53,9 @@ class Instance:
         """What the admin API asks for, as ``Authorization: Bearer TOKEN``. Who has it can run code: keep it secret."""
         self._client = client
         self._end = end
+        self._caller: Caller | None = None
+        """For handles; made with the first of them."""
+        self._caller_lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<servekit instance {self.name!r} at {self.url}>"
@@ -135,6 +142,39 @@ class Instance:
         endpoints: dict[str, dict[str, Any]] = self._client.call("list_endpoints")
         return endpoints
 
+    def get_handle(self, endpoint: str) -> Handle:
+        """A handle of an endpoint, to call it with Python objects: ``handle.remote(21).result()``.
+
+        Raises:
+            NotFoundError: there is no such endpoint.
+        """
+        from servekit.handles.handle import Handle
+
+        return Handle(endpoint, self._caller_of(endpoint))
+
+    def _caller_of(self, endpoint: str) -> Caller:
+        ingresses = self._client.call("link_addresses", name=endpoint)
+        with self._caller_lock:
+            if self._caller is None:
+                self._caller = self._new_caller(ingresses)
+                atexit.register(self._close_caller)
+            return self._caller
+
+    def _new_caller(self, ingresses: list[list[str]]) -> Caller:
+        from servekit.handles.caller import Caller
+        from servekit.wire.loop_thread import LoopThread
+        from servekit.wire.network import SocketNetwork
+
+        links = LoopThread("servekit-handles")
+        token = bytes.fromhex(self.token)
+        return Caller(SocketNetwork(), token, f"client-{os.getpid()}", links.loop, ingresses, closed=links.close)
+
+    def _close_caller(self) -> None:
+        atexit.unregister(self._close_caller)
+        with self._caller_lock:
+            if self._caller is not None:
+                self._caller.close()
+
     # -- backends ----------------------------------------------------------------------------------------------------
 
     def create_backend(
@@ -203,7 +243,8 @@ class Instance:
 
         Raises:
             InvalidInputError: an unknown key or a bad value; nothing has changed.
-            BackendStartError: a new replica could not start; the old config is back.
+            BackendStartError: a new replica could not start, or a handler raised on its ``user_config``; the old config
+                is back.
         """
         changes = dict(_mapping("config", config))
         backend_config(changes)
@@ -234,7 +275,9 @@ class Instance:
     # -- the whole ---------------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
-        """Endpoints, backends with their replicas (id, state, pid, node, outstanding, started), ingress workers."""
+        """Endpoints, ingress workers, and backends: how many replicas each is to have (``wanted_replicas``) and has
+        (``replicas``: id, state, pid, node, outstanding, started), its ``load``, where it autoscales, and why a
+        replica last could not start (``last_start_error``) or failed at all (``last_failure``)."""
         status: dict[str, Any] = self._client.call("status")
         return status
 
@@ -257,7 +300,10 @@ class Instance:
         end, self._end = self._end, _nothing
         with contextlib.suppress(Exception):
             self._client.close()
-        end()
+        try:
+            end()
+        finally:
+            self._close_caller()
 
 
 def _nothing() -> None:
@@ -405,6 +451,27 @@ def _on_current(method: Callable[Concatenate[Instance, P], R]) -> Callable[P, R]
     call.__signature__ = signature.replace(parameters=[*signature.parameters.values()][1:])  # type: ignore[attr-defined]
     return call
 
+
+def get_handle(endpoint: str) -> Handle:
+    """A handle of an endpoint, to call it with Python objects: ``handle.remote(21).result()``.
+
+    In a script and in any process attached to the instance; and in a handler, where a name that no endpoint has is
+    found out by the first call.
+
+    Raises:
+        NotFoundError: there is no such endpoint.
+        NotRunningError: no instance is current, and this is no handler's process.
+    """
+    from servekit.handles.handle import Handle
+
+    return Handle(endpoint, callers.find(endpoint))
+
+
+def _current_caller(endpoint: str) -> Caller:
+    return current()._caller_of(endpoint)
+
+
+callers.of_current_instance = _current_caller
 
 create_endpoint = _on_current(Instance.create_endpoint)
 delete_endpoint = _on_current(Instance.delete_endpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -62,7 +63,8 @@ class BackendConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where ``autoscaling`` is set, how many to begin with."""
     max_concurrent_queries: int | None = None
     """Calls of the handler at a time in one replica, at most: a promise to the user's code. One runs on the
-    replica's main thread; more run in as many threads; an ``async def`` on its event loop. A batch counts as one.
+    replica's main thread; more run in as many threads; an ``async def`` on its event loop. A batch counts as one, and
+    has a thread of its own.
     None: 1, and 100 where the handler is an ``async def`` or an ASGI application."""
     max_batch_size: int | None = None
     """Requests that a handler with `servekit.accept_batch` is given at a time, at most; None: one."""
@@ -95,6 +97,12 @@ class BackendConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _at_least("health_check_timeout_s", self.health_check_timeout_s, 0.1)
         _at_least("max_queued_requests", self.max_queued_requests, 0)
         _at_least("startup_timeout_s", self.startup_timeout_s, 0)
+        _plain("user_config", self.user_config)
+
+
+def config_digest(user_config: Any) -> bytes:
+    """By what controller and replica tell one ``user_config`` from another."""
+    return hashlib.sha256(msgspec.msgpack.encode(user_config)).digest()[:16]
 
 
 ASYNC_SLOTS = 100
@@ -119,8 +127,14 @@ def backend_config(
     for key in changes:
         if key not in known:
             raise InvalidInputError(f"{key!r} is not a backend config key{nearest(key, known)}")
+    scaling = changes.get("autoscaling")
+    for key in scaling if isinstance(scaling, Mapping) else ():
+        if key not in Autoscaling.__struct_fields__:
+            raise InvalidInputError(f"{key!r} is not a key of autoscaling{nearest(key, Autoscaling.__struct_fields__)}")
+    # Not to_builtins, which would make text of the bytes in a user_config.
+    values = {field: getattr(base, field) for field in known}
     try:
-        return msgspec.convert({**msgspec.to_builtins(base), **changes}, BackendConfig)
+        return msgspec.convert({**values, **changes}, BackendConfig)
     except msgspec.ValidationError as error:
         raise InvalidInputError(f"backend config: {error}") from None
 
@@ -153,6 +167,28 @@ def nearest(name: object, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return f"{hint} Known: {', '.join(names) or 'none'}"
+
+
+def _plain(where: str, value: Any) -> None:
+    """Raise ``ValueError`` where ``value`` would not arrive in a replica as it is here."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if type(key) not in (str, int):
+                raise ValueError(f"{where} has the key {key!r}; its keys may be text and whole numbers")
+            _plain(f"{where}[{key!r}]", inner)
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            _plain(f"{where}[{index}]", inner)
+    elif type(value) not in (type(None), bool, int, float, str, bytes):
+        raise ValueError(
+            f"{where} is plain data (None, booleans, numbers, text, bytes, lists and dicts of those), not "
+            f"{type(value).__module__}.{type(value).__qualname__}; give what it is made of, or where it is found"
+        )
+    else:
+        try:
+            msgspec.msgpack.encode(value)
+        except (OverflowError, ValueError) as error:
+            raise ValueError(f"{where} cannot be sent to replicas: {error}") from None
 
 
 def _at_least(name: str, value: float, low: float) -> None:

@@ -76,12 +76,28 @@ class DeadlineError(ServekitError, TimeoutError):
     """Something did not happen within its bound."""
 
 
+class UnavailableError(ServekitError, RuntimeError):
+    """A call was refused: its endpoint has no traffic or no replica, or a queue is full."""
+
+
+class HandlerError(ServekitError, RuntimeError):
+    """A handler failed with what cannot be raised at its caller; the message says what it was."""
+
+
+class CallCycleError(ServekitError, RuntimeError):
+    """Handlers call each other in a circle, in which the last call would wait for the first for ever."""
+
+
+class ReplicaDiedError(ServekitError, ConnectionError):
+    """The replica that had a call died; whether its handler was done is not known."""
+
+
 class ControllerGoneError(ServekitError, ConnectionError):
     """The controller of the current instance cannot be reached."""
 
 
 class LinkError(ServekitError, ConnectionError):
-    """A peer broke the link's protocol: a frame too long, not msgpack, or of another version."""
+    """A link was lost, or its peer broke the protocol: a frame too long, not msgpack, or of another version."""
 
 
 class AuthenticationError(ServekitError, PermissionError):

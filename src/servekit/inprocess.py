@@ -26,6 +26,7 @@ from servekit.control.service import Service
 from servekit.control.setup import InstanceSetup
 from servekit.errors import InternalError
 from servekit.factories import load_path
+from servekit.handles.caller import Caller
 from servekit.ingress.apply import build_policy
 from servekit.ingress.worker import IngressWorker
 from servekit.interfaces import Exit, ReplicaRuntime, RequestAdapter, RoutingPolicy, WorkerHandle, WorkerSpec
@@ -215,9 +216,11 @@ class InProcessInstance(Instance):
             try:
                 self.submit(service.stop(STOP_TIMEOUT_S), 2 * STOP_TIMEOUT_S)
             finally:
+                self._close_caller()
                 self._end_loop(directory)
 
-        super().__init__(setup.name, setup.http_url, _DirectClient(service, self.submit), end, directory)
+        client = _DirectClient(service, self.submit)
+        super().__init__(setup.name, setup.http_url, client, end, directory, setup.token.hex())
 
     def submit(self, work: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
         """Run ``work`` on the instance's loop, and return its result."""
@@ -272,6 +275,9 @@ class InProcessInstance(Instance):
         shutil.rmtree(directory, ignore_errors=True)
 
     # -- what the Python API asks of it ------------------------------------------------------------------------------
+
+    def _new_caller(self, ingresses: list[list[str]]) -> Caller:
+        return Caller(self._network, bytes.fromhex(self.token), "in-process", self._loop, ingresses)
 
     def _pack_target(self, target: Any, init_args: tuple[Any, ...], init_kwargs: Mapping[str, Any] | None) -> bytes:
         return self._originals.pack_target(target, init_args, init_kwargs)

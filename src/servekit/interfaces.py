@@ -326,6 +326,9 @@ class RequestAdapter(ABC):
     async def start(self, handler: Handler) -> None:
         """Called once, on the event loop, before the replica is ready."""
 
+    def drain(self) -> None:
+        """The replica leaves: what has no end of its own (a WebSocket) is to be ended. Called on the event loop."""
+
     async def stop(self) -> None:
         """Called once, on the event loop, after the last answer."""
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import cloudpickle
 
+from servekit import copies
 from servekit.errors import InvalidInputError, UnpicklableTargetError
+from servekit.handles.pickling import by_value
 from servekit.replica.target import Target
 
 
@@ -42,34 +42,34 @@ def pack_target(target: Any, init_args: tuple[Any, ...], init_kwargs: Mapping[st
             f"the target {text_of(target)} is not a class, so it takes no init arguments; leave them out"
         )
     try:
-        with _by_value(target):
+        if _is_object(target):
+            return _pack_object(target)
+        with by_value(target):
             return bytes(cloudpickle.dumps(Target(target, tuple(init_args), kwargs)))
     except Exception as error:
         raise UnpicklableTargetError(_culprit(target, init_args, kwargs, error)) from error
 
 
-@contextlib.contextmanager
-def _by_value(target: Any) -> Iterator[None]:
-    """While this lasts, what is in the target's module is pickled whole, if no import would find the module.
+def _is_object(target: Any) -> bool:
+    """Neither a class nor a function: an application, say, or another object that can be called."""
+    return not isinstance(target, str) and not inspect.isclass(target) and not inspect.isroutine(target)
 
-    pytest's ``--import-mode=importlib`` makes such modules: a replica could not import what refers to them.
-    """
-    name = getattr(target, "__module__", None)
-    module = sys.modules.get(name or "")
-    if module is None or name == "__main__" or _is_found(str(name).partition(".")[0]):
-        yield
-        return
-    cloudpickle.register_pickle_by_value(module)
+
+def _pack_object(target: Any) -> bytes:
+    """As plain pickling does it; and where that does not do, by its name in a module, or else as a copy."""
+    failure: Exception | None = None
+    helped = False
     try:
-        yield
-    finally:
-        cloudpickle.unregister_pickle_by_value(module)
-
-
-def _is_found(module: str) -> bool:
-    # Not importlib.util.find_spec, which looks into sys.modules first.
-    finders = (getattr(finder, "find_spec", None) for finder in sys.meta_path)
-    return any(find(module, None) is not None for find in finders if find is not None)
+        packed, helped = copies.dumps(Target(target))
+    except Exception as error:
+        failure = error
+    if helped or failure is not None:
+        name = copies.name_of(target)
+        if name is not None:
+            return bytes(cloudpickle.dumps(Target(name)))
+    if failure is not None:
+        raise failure
+    return packed
 
 
 def _culprit(target: Any, init_args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> str:
@@ -86,7 +86,10 @@ def _culprit(target: Any, init_args: tuple[Any, ...], kwargs: dict[str, Any], er
             break
     else:
         name = f"the target {text_of(target)}"
-    return (
-        f"{name} cannot be pickled, and so cannot travel to a replica ({type(error).__name__}: {error}); "
-        "make what it holds in the __init__ of a class target, which runs in the replica"
-    )
+    advice = "make what it holds in the __init__ of a class target, which runs in the replica"
+    if _is_object(target):
+        advice = (
+            "give create_backend 'module:attribute' instead, which a replica imports; or, for an application, a "
+            'function that makes it, with adapter_options={"factory": True}'
+        )
+    return f"{name} cannot be pickled, and so cannot travel to a replica ({type(error).__name__}: {error}); {advice}"

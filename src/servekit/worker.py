@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import signal
 import sys
-import threading
-from collections.abc import Iterator
 
 import uvloop
 
 from servekit.wire.bootstrap import unpack
+from servekit.wire.loop_thread import LoopThread
 from servekit.wire.network import SocketNetwork
 
 
@@ -33,27 +31,13 @@ def run(bootstrap: bytes) -> None:
 
     # Until the data loop takes the signal over: a handler's long __init__ can be interrupted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with _loop_thread("control") as control_loop:
-        ReplicaWorker(told, SocketNetwork()).run(control_loop)
+    with contextlib.closing(LoopThread("control")) as control:
+        ReplicaWorker(told, SocketNetwork()).run(control.loop)
 
 
 def main() -> None:
     """Read the bootstrap from standard input, to its end, and be that worker."""
     run(sys.stdin.buffer.read())
-
-
-@contextlib.contextmanager
-def _loop_thread(name: str) -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop that runs in a thread of its own."""
-    loop = uvloop.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name=name, daemon=True)
-    thread.start()
-    try:
-        yield loop
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 if __name__ == "__main__":

@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
-from servekit.config import BackendConfig
+from servekit.config import BackendConfig, config_digest
+from servekit.control import user_config
 from servekit.control.controller import Controller
+from servekit.control.counts import Counts
 from servekit.control.plan import ReplicaFacts, ReplicaState
+from servekit.control.replica import Taken
 from servekit.control.state import BackendRecord, Desired, EndpointRecord
 from servekit.errors import ServekitError
-from servekit.wire.frames import PluginRef, ReplicaEntry, Report
+from servekit.wire.frames import PluginRef, Reconfigured, ReplicaEntry, Report
 
 
 class Make:
@@ -111,6 +114,7 @@ class FakeIngresses:
         self.version = 0
         self.contents: list[Any] = []
         self.workers: dict[str, Any] = {}
+        self.link_addresses: list[list[str]] = []
 
     def publish(self, content: Any) -> int:
         if not self.contents or self.contents[-1] != content:
@@ -129,6 +133,10 @@ class FakeReplica:
         self.record = record
         self.number = number
         self.state = ReplicaState.STARTING
+        self.user_config = Taken()
+        self.user_config.digest = config_digest(record.config.user_config)
+        self.link: Any = None
+        self.slots = 1
         self.ready_at = 0.0
         self.failure: Any = None
         self.entry = ReplicaEntry(self.id, "node", ())
@@ -148,7 +156,9 @@ class FakeReplicas:
         self.linger = False
         self.wake: Callable[[], None] = lambda: None
         self.ended: Callable[[Any], None] = lambda replica: None
+        self.unhealthy: Callable[[Any, str], None] = lambda replica, reason: None
         self.started = 0
+        self.link: Any = None
 
     def of(self, name: str) -> list[Any]:
         return [replica for replica in self.replicas.values() if replica.record.name == name]
@@ -156,8 +166,20 @@ class FakeReplicas:
     def start(self, record: BackendRecord) -> None:
         self.started += 1
         replica = FakeReplica(record, self.started)
+        replica.link = self.link
         self.replicas[replica.id] = replica
         asyncio.get_running_loop().call_soon(self._get_ready, replica)
+
+    def update(self, replica: Any, record: BackendRecord) -> None:
+        if replica.record.config.user_config != record.config.user_config:
+            replica.user_config.refused = None
+        replica.record = record
+        user_config.bring(replica)
+
+    def reconfigured(self, replica: Any, error: str = "") -> None:
+        """It answers what it was sent last."""
+        user_config.answered(replica, Reconfigured(replica.user_config.sent[0], error))
+        self.wake()
 
     def _get_ready(self, replica: FakeReplica) -> None:
         if self.fails is None:
@@ -188,12 +210,14 @@ class Control:
 
     def __init__(self, desired: Desired) -> None:
         self.writer, self.ingresses, self.replicas = FakeWriter(), FakeIngresses(), FakeReplicas()
+        self.counts = Counts()
         self.told: list[Any] = []
         parts: dict[str, Any] = {
             "writer": self.writer,
             "registry": self,
             "ingresses": self.ingresses,
             "replicas": self.replicas,
+            "counts": self.counts,
         }
         self.controller = Controller(desired, **parts)
         self.replicas.wake = self.controller.wake

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
-from servekit.control import controller as module
-from servekit.errors import BackendStartError, InvalidInputError, NotFoundError
+from servekit.config import Autoscaling
+from servekit.control import failures as module
+from servekit.control import scaling
+from servekit.control.plan import ReplicaState
+from servekit.errors import BackendStartError, DeadlineError, InvalidInputError, NotFoundError
 from servekit.interfaces import TrafficEvent
 
 FAULT = BackendStartError("its __init__ raised")
@@ -23,7 +26,7 @@ async def until(condition: Callable[[], bool]) -> None:
 @pytest.fixture
 def run(new_control: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Runs a test on a controller with endpoint ``e``, and its backend ``b`` with one ready replica."""
-    monkeypatch.setattr(module, "_FIRST_RETRY_S", 0.001)
+    monkeypatch.setattr(module, "FIRST_RETRY_S", 0.001)
 
     def run(test: Callable[[Any], Any]) -> None:
         async def whole() -> None:
@@ -84,7 +87,7 @@ def test_a_backend_that_cannot_start_is_gone_again(run: Any, make: Any) -> None:
 
 
 def test_a_name_that_failed_before_is_not_held_back(run: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_FIRST_RETRY_S", 1000.0)
+    monkeypatch.setattr(module, "FIRST_RETRY_S", 1000.0)
 
     async def test(control: Any) -> None:
         control.replicas.fails = FAULT
@@ -110,7 +113,7 @@ def test_a_replica_that_ends_is_replaced(run: Any) -> None:
 def test_they_are_replaced_later_and_later_when_they_keep_failing(
     run: Any, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_LONGEST_RETRY_S", 0.005)
+    monkeypatch.setattr(module, "LONGEST_RETRY_S", 0.005)
 
     async def test(control: Any) -> None:
         pauses = pauses_before(control.controller.wake)
@@ -178,7 +181,7 @@ def test_a_config_that_cannot_start_is_taken_back(run: Any) -> None:
 
 
 def test_what_a_failed_change_has_left_does_not_pass_for_the_next(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_FIRST_RETRY_S", 0.0)
+    monkeypatch.setattr(module, "FIRST_RETRY_S", 0.0)
 
     async def test(control: Any) -> None:
         control.replicas.linger = True  # They take their time to end.
@@ -217,6 +220,186 @@ def test_a_bad_config_changes_nothing(run: Any) -> None:
         assert control.controller.desired is before
 
     run(test)
+
+
+# -- user_config -------------------------------------------------------------------------------------------------
+
+
+class Link:
+    """To replicas that take over what they are sent, unless it is what ``refuse`` says."""
+
+    def __init__(self, control: Any, refuse: object = None, *, silent: bool = False) -> None:
+        self.control, self.refuse, self.silent = control, refuse, silent
+        self.sent: list[Any] = []
+
+    def send(self, frame: Any) -> None:
+        self.sent.append(frame.user_config)
+        if not self.silent:
+            asyncio.get_running_loop().call_soon(self._answer, frame)
+
+    def _answer(self, frame: Any) -> None:
+        for replica in self.control.replicas.replicas.values():
+            sent = replica.user_config.sent
+            if sent is not None and sent[0] == frame.number:
+                self.control.replicas.reconfigured(replica, "Traceback: no" if frame.user_config == self.refuse else "")
+
+
+def test_a_user_config_reaches_every_replica_and_replaces_none(run: Any) -> None:
+    async def test(control: Any) -> None:
+        link = control.replicas.link = Link(control)
+        await control.controller.update_backend_config("b", {"num_replicas": 3})
+        before = control.ready("b")
+        for replica in before:
+            replica.link = link
+        await control.controller.update_backend_config("b", {"user_config": {"a": 1}})
+        assert link.sent == [{"a": 1}] * 3
+        assert control.ready("b") == before
+        assert control.ingresses.contents[-1].backends["b"].config.user_config is None
+        await control.controller.update_backend_config("b", {"user_config": {"a": 1}})
+        assert link.sent == [{"a": 1}] * 3
+
+    run(test)
+
+
+def test_a_user_config_that_a_handler_raises_on_is_taken_back(run: Any) -> None:
+    async def test(control: Any) -> None:
+        (replica,) = control.ready("b")
+        link = replica.link = Link(control, refuse="bad")
+        await control.controller.update_backend_config("b", {"user_config": "good"})
+        for _ in range(2):
+            with pytest.raises(BackendStartError, match="Traceback: no"):
+                await control.controller.update_backend_config("b", {"user_config": "bad"})
+            assert control.controller.desired.backend("b").config.user_config == "good"
+        assert link.sent == ["good", "bad", "good", "bad", "good"]
+        assert control.ready("b") == [replica]
+
+    run(test)
+
+
+def test_a_reconfigure_that_does_not_end_has_its_replica_replaced(run: Any) -> None:
+    async def test(control: Any) -> None:
+        (replica,) = control.ready("b")
+        replica.link = Link(control, silent=True)
+        with pytest.raises(DeadlineError, match=r"did not return within 0.05 s"):
+            await control.controller.update_backend_config("b", {"user_config": 1, "startup_timeout_s": 0.05})
+        await until(lambda: [each.id != replica.id for each in control.ready("b")] == [True])
+        assert "reconfigure() did not return" in control.controller.last_failure("b")
+        assert control.controller.desired.backend("b").config.user_config is None
+
+    run(test)
+
+
+# -- health ------------------------------------------------------------------------------------------------------
+
+
+def test_an_unhealthy_replica_gets_no_more_requests_and_is_replaced(run: Any) -> None:
+    async def test(control: Any) -> None:
+        (replica,) = control.ready("b")
+        control.replicas.linger = True
+        control.replicas.unhealthy(replica, "it fell off the bus")
+        assert replica.state is ReplicaState.DRAINING
+        assert control.ingresses.contents[-1].backends["b"].replicas == ()
+        await until(lambda: len(control.ready("b")) == 1)
+        assert control.ready("b") != [replica]
+        assert "it fell off the bus" in control.controller.last_failure("b")
+        assert control.controller.start_error("b") == ""
+
+    run(test)
+
+
+# -- autoscaling -------------------------------------------------------------------------------------------------
+
+SCALING = {"min_replicas": 0, "max_replicas": 5, "target_ongoing_requests": 2.0, "upscale_delay_s": 0.0}
+
+
+class Worker:
+    worker_id = "ingress1"
+    link = object()
+
+
+@pytest.fixture
+def scaled(new_control: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs a test on a controller whose backend ``b`` autoscales from none, under one ingress worker."""
+    monkeypatch.setattr(scaling, "DECIDE_EVERY_S", 0.005)
+
+    def run(test: Callable[[Any], Any], **changes: Any) -> None:
+        async def whole() -> None:
+            config = {"num_replicas": 0, "autoscaling": Autoscaling(**{**SCALING, **changes})}
+            control = new_control(make.desired(make.backend(config=config)))
+            control.ingresses.workers["ingress1"] = Worker()
+            control.controller.begin()
+            await asyncio.wait_for(test(control), 10)
+
+        asyncio.run(whole())
+
+    return run
+
+
+def test_replicas_follow_what_ingress_workers_report(scaled: Any) -> None:
+    async def test(control: Any) -> None:
+        control.counts.set_load("ingress1", {}, {"b": 1})
+        await until(lambda: len(control.ready("b")) == 1)
+        control.counts.set_load("ingress1", {control.ready("b")[0].id: 6}, {"b": 1})
+        await until(lambda: len(control.ready("b")) == 4)
+        assert control.controller.autoscalers.load("b") == 7.0
+        control.counts.set_load("ingress1", {}, {})
+        await until(lambda: not control.replicas.of("b"))
+
+    scaled(test, downscale_delay_s=0.01)
+
+
+def test_without_reports_nothing_changes(scaled: Any) -> None:
+    async def test(control: Any) -> None:
+        control.counts.set_load("ingress1", {}, {"b": 4})
+        await until(lambda: len(control.ready("b")) == 2)
+        control.counts.forget_load("ingress1")
+        for _ in range(10):
+            control.controller.autoscalers.decide()
+            await asyncio.sleep(0.002)
+        assert len(control.ready("b")) == 2
+
+    scaled(test, downscale_delay_s=0.0)
+
+
+def test_requests_that_wait_need_not_wait_for_the_clock(scaled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "DECIDE_EVERY_S", 1000.0)
+
+    async def test(control: Any) -> None:
+        control.counts.set_load("ingress1", {}, {"b": 1})
+        control.controller.autoscalers.decide()
+        await until(lambda: len(control.ready("b")) == 1)
+
+    scaled(test)
+
+
+def test_there_is_no_clock_where_nothing_autoscales(run: Any) -> None:
+    async def test(control: Any) -> None:
+        timers = pauses_before(control.controller.autoscalers._decide_again)
+        await control.controller.update_backend_config("b", {"num_replicas": 2})
+        assert timers == []
+        await control.controller.update_backend_config("b", {"autoscaling": {**SCALING, "min_replicas": 3}})
+        assert len(timers) == 1
+        assert len(control.ready("b")) == 3
+        await control.controller.update_backend_config("b", {"autoscaling": None})
+        assert len(control.ready("b")) == 2
+
+    run(test)
+
+
+def test_a_new_controller_begins_with_what_runs(new_control: Any, make: Any) -> None:
+    async def test() -> None:
+        config = {"num_replicas": 1, "autoscaling": Autoscaling(**SCALING)}
+        control = new_control(make.desired(make.backend(config=config)))
+        for _ in range(3):
+            control.replicas.start(control.controller.desired.backend("b"))
+        control.controller.begin()
+        await until(lambda: len(control.ready("b")) == 3)
+        assert control.controller.autoscalers.replicas(control.controller.desired.backend("b")) == 3
+        none = new_control(make.desired(make.backend(config=config)))
+        none.controller.begin()
+        assert none.replicas.of("b") == []
+
+    asyncio.run(test())
 
 
 def test_delete_backend_returns_when_its_replicas_have_ended(run: Any) -> None:

@@ -10,7 +10,7 @@ from servekit.control import ingresses as module
 from servekit.control.ingresses import IngressFleet
 from servekit.control.snapshot import Content, content_of
 from servekit.errors import DeadlineError, InternalError
-from servekit.wire.frames import Applied, Snapshot, Stop, WorkerHello
+from servekit.wire.frames import Applied, LinkAddresses, ListenOn, Snapshot, Stop, WorkerHello
 
 
 class Process:
@@ -38,7 +38,7 @@ class Fleet:
         self.processes: list[Process] = []
         self.fleet = IngressFleet(self._launch)
         self.fails = 0
-        self._new_link = new_link
+        self.new_link = new_link
         self.names = [f"i{n}" for n in range(1, workers + 1)]
         self.fleet.start(self.names)
 
@@ -50,7 +50,7 @@ class Fleet:
         return self.processes[-1]
 
     def link(self, name: str = "i1") -> Any:
-        link = self._new_link()
+        link = self.new_link()
         self.fleet.link_opened(link, WorkerHello(name, 11, "node"))
         return link
 
@@ -126,7 +126,7 @@ def test_a_worker_that_comes_later_or_again_gets_all(run: Any, contents: list[Co
 
 def test_what_an_earlier_controller_was_told_does_not_count(run: Any, contents: list[Content]) -> None:
     async def test(fleet: Fleet) -> None:
-        earlier = Fleet(fleet._new_link, 0).fleet.publish(contents[1])
+        earlier = Fleet(fleet.new_link, 0).fleet.publish(contents[1])
         fleet.link()
         await asyncio.sleep(0.005)  # Versions go by the millisecond; a controller takes hundreds to start again.
         version = fleet.fleet.publish(contents[2])
@@ -246,3 +246,51 @@ async def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert asyncio.get_running_loop().time() < ends
         await asyncio.sleep(0.001)
+
+
+# -- where handles dial ------------------------------------------------------------------------------------------------
+
+
+def test_workers_say_where_handles_dial_them(run: Any) -> None:
+    async def test(fleet: Fleet) -> None:
+        told: list[list[list[str]]] = []
+        fleet.fleet.addresses_changed = lambda: told.append(fleet.fleet.link_addresses)
+        for name in ("i1", "i2"):
+            fleet.fleet.link_opened(fleet.new_link(), WorkerHello(name, 11, "node", addresses=[f"unix:{name}"]))
+        assert fleet.fleet.link_addresses == [["unix:i1"], ["unix:i2"]]
+        fleet.fleet.frame_received("i2", LinkAddresses(["unix:i2", "tcp:h:1"]))
+        assert told[-1] == [["unix:i1"], ["unix:i2", "tcp:h:1"]]
+        assert len(told) == 3
+        fleet.fleet.link_opened(fleet.new_link(), WorkerHello("i1", 11, "node", addresses=["unix:i1"]))
+        assert len(told) == 3, "what is known already is no change"
+
+    run(test, workers=2)
+
+
+def test_a_worker_that_is_away_is_still_where_it_was(run: Any) -> None:
+    async def test(fleet: Fleet) -> None:
+        fleet.fleet.link_opened(fleet.new_link(), WorkerHello("i1", 11, "node", addresses=["unix:i1"]))
+        fleet.fleet.link_lost(fleet.fleet.workers["i1"])
+        assert fleet.fleet.link_addresses == [["unix:i1"]]
+
+    run(test)
+
+
+def test_every_worker_listens_for_other_machines_those_that_come_later_too(run: Any) -> None:
+    async def test(fleet: Fleet) -> None:
+        first = fleet.link("i1")
+        fleet.fleet.listen_on("10.0.0.1")
+        fleet.fleet.listen_on("10.0.0.1")
+        assert [frame.host for frame in first.of(ListenOn)] == ["10.0.0.1"]
+        assert [frame.host for frame in fleet.link("i2").of(ListenOn)] == ["10.0.0.1"]
+
+    run(test, workers=2)
+
+
+def test_what_an_earlier_controller_asked_for_is_asked_of_all(run: Any) -> None:
+    async def test(fleet: Fleet) -> None:
+        addresses = ["unix:i1", "tcp:10.0.0.1:4711", "tcp:[::1]:4712"]
+        fleet.fleet.link_opened(fleet.new_link(), WorkerHello("i1", 11, "node", addresses=addresses))
+        assert {frame.host for frame in fleet.link("i2").of(ListenOn)} == {"10.0.0.1", "[::1]"}
+
+    run(test, workers=2)

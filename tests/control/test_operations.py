@@ -216,8 +216,8 @@ def test_nothing_is_left_of_a_backend_that_fails(run: Any, early: bool) -> None:
 def test_status_and_stat(run: Any) -> None:
     async def test(bench: Bench) -> None:
         await bench.create_backend(config={"num_replicas": 2})
-        bench.counts.set_outstanding("ingress1", {"r1": 3})
-        bench.counts.set_outstanding("ingress2", {"r1": 2, "r2": 1})
+        bench.counts.set_load("ingress1", {"r1": 3}, {})
+        bench.counts.set_load("ingress2", {"r1": 2, "r2": 1}, {})
         bench.counts.add([RequestCount("e", "b", 200, 3, 0.3), RequestCount("e", "b", 500, 1, 0.5)], {"e": 1})
         bench.counts.add([RequestCount("", "", 404, 2, 0.0), RequestCount("e", "", 503, 1, 0.0)], {"e": 1})
         status = await bench.call("status")
@@ -232,5 +232,16 @@ def test_status_and_stat(run: Any) -> None:
         assert stat["backends"]["b"] == {"requests": 4, "by_status": {"200": 3, "500": 1}, "mean_latency_s": 0.2}
         assert stat["endpoints"]["e"]["by_status"] == {"200": 3, "500": 1, "503": 1}
         assert stat["endpoints"]["e"]["failovers"] == 2
+
+    run(test)
+
+
+def test_where_the_handles_of_an_endpoint_dial(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.call("create_endpoint", name="e")
+        bench.control.controller.ingresses.link_addresses = [["unix:i1"], ["unix:i2", "tcp:h:1"]]
+        assert await bench.call("link_addresses", name="e") == [["unix:i1"], ["unix:i2", "tcp:h:1"]]
+        with pytest.raises(NotFoundError, match="'f'"):
+            await bench.call("link_addresses", name="f")
 
     run(test)

@@ -67,6 +67,14 @@ def test_a_change_that_is_taken_back_keeps_what_it_was_to_replace(plan: Any) -> 
     assert plan(replicas, 1, revision=1) == Plan([], ["r2"])
 
 
+def test_what_a_backend_autoscales_to_takes_the_place_of_what_was_asked_for(plan: Any) -> None:
+    assert plan(facts(READY), 1, autoscaled={"b": 3}) == Plan(["b", "b"], [])
+    assert plan(facts(READY, READY), 2, autoscaled={"b": 0}).retire == ["r2", "r1"]
+    assert plan(facts(READY), 1, autoscaled={"c": 3}) == Plan([], [])
+    older = facts(READY, READY)
+    assert plan(older, 0, revision=2, autoscaled={"b": 2}) == Plan(["b", "b"], [])
+
+
 class World:
     """Replicas that do as they are told, when the test lets them."""
 

@@ -8,17 +8,34 @@ from typing import Any
 
 import pytest
 
+from servekit.config import config_digest
 from servekit.control import replicas as module
 from servekit.control.plan import ReplicaState
-from servekit.control.replicas import Replica, ReplicaFleet
+from servekit.control.replica import Replica
+from servekit.control.replicas import ReplicaFleet
 from servekit.control.store import WorkerRecord
 from servekit.errors import BackendStartError, DeadlineError, InternalError, ServekitError
 from servekit.interfaces import Exit, ReplicaEvent, WorkerHandle, WorkerSpec
-from servekit.wire.frames import BLOB_PIECE_BYTES, Assign, Blob, Drain, Ready, Report, StartFailed, WorkerHello
+from servekit.wire.frames import (
+    BLOB_PIECE_BYTES,
+    Assign,
+    Blob,
+    Drain,
+    Ingresses,
+    Ready,
+    Reconfigure,
+    Reconfigured,
+    Report,
+    StartFailed,
+    Unhealthy,
+    WorkerHello,
+)
 
 
 class Runtime:
     """Starts what the test then ends."""
+
+    local_links = True
 
     def __init__(self) -> None:
         self.started: list[WorkerSpec] = []
@@ -116,7 +133,8 @@ class Bench:
 
     async def link(self, replica: Replica, *, ready: bool = False, addresses: tuple[str, ...] = ()) -> Any:
         link = self.new_link()
-        await self.fleet.link_opened(link, WorkerHello(replica.id, 42, "here", ready, list(addresses)))
+        hello = WorkerHello(replica.id, 42, "here", ready, list(addresses), user_config=config_digest(None))
+        await self.fleet.link_opened(link, hello)
         return link
 
     async def ready(self) -> tuple[Replica, Any]:
@@ -181,8 +199,71 @@ def test_one_that_serves_already_is_not_told_again(run: Any) -> None:
     async def test(bench: Bench) -> None:
         replica = await bench.start()
         link = await bench.link(replica, ready=True, addresses=("unix:/r",))
-        assert link.sent == []
+        assert link.of(Assign) == link.of(Blob) == link.of(Reconfigure) == []
         assert replica.state is ReplicaState.READY
+
+    run(test)
+
+
+def test_one_that_was_built_with_a_user_config_of_yesterday_takes_over_todays_first(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        replica = await bench.start(config={"user_config": 1})
+        link = await bench.link(replica)
+        bench.fleet.update(replica, bench.make.backend(config={"user_config": 2}))
+        assert link.of(Reconfigure) == []  # It is not built yet.
+        bench.fleet.frame_received(replica.id, Ready(["unix:/r"]))
+        (sent,) = link.of(Reconfigure)
+        assert sent.user_config == 2
+        assert replica.state is ReplicaState.STARTING
+        bench.fleet.frame_received(replica.id, Reconfigured(sent.number + 1))
+        assert replica.state is ReplicaState.STARTING
+        bench.fleet.frame_received(replica.id, Reconfigured(sent.number))
+        assert replica.state is ReplicaState.READY
+
+    run(test)
+
+
+def test_one_that_raises_on_todays_fails_its_start(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        replica = await bench.start(config={"user_config": 1})
+        link = await bench.link(replica)
+        bench.fleet.update(replica, bench.make.backend(config={"user_config": 2}))
+        bench.fleet.frame_received(replica.id, Ready(["unix:/r"]))
+        bench.fleet.frame_received(replica.id, Reconfigured(link.of(Reconfigure)[0].number, "Traceback: no"))
+        await bench.gone()
+        assert "did not take over user_config" in str(replica.failure)
+        assert "Traceback: no" in str(replica.failure)
+
+    run(test)
+
+
+def test_one_that_dials_again_is_sent_only_what_it_has_not(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        replica = await bench.start(config={"user_config": 1})
+        link = bench.new_link()
+        hello = WorkerHello(replica.id, 42, "here", True, ["unix:/r"], user_config=config_digest(1))
+        await bench.fleet.link_opened(link, hello)
+        assert link.of(Reconfigure) == []
+        bench.fleet.update(replica, bench.make.backend(config={"user_config": 2}))
+        assert len(link.of(Reconfigure)) == 1
+        bench.fleet.link_lost(replica.id, link)
+        again = bench.new_link()
+        await bench.fleet.link_opened(again, hello)  # What was sent did not arrive.
+        assert [frame.user_config for frame in again.of(Reconfigure)] == [2]
+        assert replica.state is ReplicaState.READY
+
+    run(test)
+
+
+def test_only_one_that_serves_is_unhealthy(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        told: list[str] = []
+        bench.fleet.unhealthy = lambda replica, reason: told.append(reason)
+        replica, _ = await bench.ready()
+        bench.fleet.frame_received(replica.id, Unhealthy("it fell off the bus"))
+        bench.fleet.mark_draining(replica.id)
+        bench.fleet.frame_received(replica.id, Unhealthy("it fell off the bus"))
+        assert told == ["it fell off the bus"]
 
     run(test)
 
@@ -368,5 +449,35 @@ def test_stop_ends_all(run: Any) -> None:
         assert bench.fleet.replicas == {}
         assert bench.runtime.stopped == [replica.id]
         assert bench.ended == []
+
+    run(test)
+
+
+# -- where its handles dial --------------------------------------------------------------------------------------------
+
+TWO = [["unix:i1", "tcp:h:1"], ["unix:i2"]]
+
+
+@pytest.mark.parametrize(("local", "expected"), [(True, TWO), (False, [["tcp:h:1"]])])
+def test_a_replica_is_told_where_its_handles_dial(run: Any, local: bool, expected: list[list[str]]) -> None:
+    async def test(bench: Bench) -> None:
+        bench.runtime.local_links = local
+        replica = await bench.start()
+        bench.fleet.tell_ingresses()  # It has not dialled yet.
+        bench.fleet.ingresses = lambda: TWO
+        link = await bench.link(replica)
+        assert [assign.ingresses for assign in link.of(Assign)] == [expected]
+        bench.fleet.tell_ingresses()
+        assert [frame.addresses for frame in link.of(Ingresses)] == [expected]
+
+    run(test)
+
+
+def test_one_that_serves_already_is_told_too(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        bench.fleet.ingresses = lambda: TWO
+        replica = await bench.start()
+        link = await bench.link(replica, ready=True, addresses=("unix:/r",))
+        assert [frame.addresses for frame in link.of(Ingresses)] == [TWO]
 
     run(test)

@@ -17,7 +17,7 @@ import pytest
 
 import servekit
 from servekit import hookspecs, interfaces
-from servekit.config import BackendConfig, HttpLimits
+from servekit.config import Autoscaling, BackendConfig, HttpLimits
 from servekit.interfaces import ReplicaRuntime, RequestAdapter, RoutingPolicy
 from servekit.plugins import Kind, Registry, discover
 from servekit.testing.instances import ServedInstance
@@ -43,7 +43,7 @@ METHODS = [
     if inspect.isfunction(member) and not name.startswith("_")
 ]
 FUNCTIONS: list[Callable[..., Any]] = [servekit.init, servekit.create_endpoint, servekit.create_backend]
-CONFIGS: list[type[Any]] = [BackendConfig, HttpLimits]
+CONFIGS: list[type[Any]] = [Autoscaling, BackendConfig, HttpLimits]
 
 
 # -- the checks ------------------------------------------------------------------------------------------------

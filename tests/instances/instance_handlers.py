@@ -122,9 +122,53 @@ def faulty(request: flask.Request) -> Any:
     return {"pid": os.getpid()}
 
 
-async def asynchronous(request: flask.Request) -> str:
-    return "async"
-
-
 def build_number(request: flask.Request, *, number: int = 0) -> str:
     return str(number)
+
+
+# -- for handles ---------------------------------------------------------------------------------------------------
+
+
+def answer(request: flask.Request, one: Any = 6, other: Any = 7) -> Any:
+    return one * other
+
+
+def outer(request: flask.Request, name: str, *args: Any, tell: bool = False) -> Any:
+    """What the endpoint ``name`` answers; or by what addresses this replica would ask it."""
+    import servekit
+    from servekit.handles import callers
+
+    if tell:
+        caller: Any = callers.in_worker
+        return caller._ingresses
+    return servekit.get_handle(name).remote(*args).result(LONGEST_S)
+
+
+class CallsLater:
+    """Once the gate is there, answers with what the endpoint ``answer`` does."""
+
+    def __init__(self, gate: str) -> None:
+        self.gate = Path(gate)
+
+    def __call__(self, request: flask.Request) -> str:
+        import servekit
+
+        Path(self.gate.parent, f"began{time.monotonic_ns()}").touch()
+        ends = time.monotonic() + LONGEST_S
+        while not self.gate.exists() and time.monotonic() < ends:
+            time.sleep(0.01)
+        return str(servekit.get_handle("answer").remote().result(LONGEST_S))
+
+
+class Configured:
+    """Writes down every ``user_config`` that it is handed."""
+
+    def __init__(self, log: str) -> None:
+        self.log = log
+
+    def reconfigure(self, user_config: object) -> None:
+        with open(self.log, "a") as log:
+            print(user_config, file=log)
+
+    def __call__(self, request: flask.Request) -> str:
+        return "configured"

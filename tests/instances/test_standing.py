@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from instance_handlers import Named
+from instance_handlers import Configured, Named
 from instance_tools import Load, descendants, end_all, marked, pids, until
 
 import servekit as serve
@@ -101,6 +101,36 @@ def test_a_controller_that_crashes_is_replaced_and_its_workers_are_adopted(
         attached.update_backend_config("named", {"num_replicas": 1})
         load.more()
     assert not load.failures
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_a_controller_that_is_replaced_goes_on_with_the_number_of_replicas_and_their_user_config(
+    standing: subprocess.Popen[str], attached: serve.Instance, temporary: Path
+) -> None:
+    log = temporary / "log"
+    scaling = {"min_replicas": 0, "max_replicas": 4, "downscale_delay_s": 1000.0}
+    config = {"num_replicas": 2, "autoscaling": scaling, "user_config": 1}
+    attached.create_backend("scaled", Configured, str(log), config=config)
+    attached.create_backend("none", Named, "none", config={"num_replicas": 0, "autoscaling": scaling})
+    attached.update_backend_config("scaled", {"user_config": 2})
+    before = pids(attached, "scaled")
+    os.kill(controller(standing), signal.SIGKILL)
+
+    def again() -> bool:
+        try:
+            return len(pids(attached, "scaled")) == 2
+        except errors.ControllerGoneError:
+            return False
+
+    until(again)
+    assert pids(attached, "scaled") == before
+    status = attached.status()["backends"]
+    assert (status["scaled"]["wanted_replicas"], status["none"]["wanted_replicas"]) == (2, 0)
+    assert sorted(log.read_text().split()) == ["1", "1", "2", "2"], "one that has it is not told again"
+    attached.update_backend_config("scaled", {"user_config": 3})
+    assert sorted(log.read_text().split()) == ["1", "1", "2", "2", "3", "3"]
+    attached.create_endpoint("none", "/none", backend="none")
+    assert httpx.get(attached.url + "/none?hello").json()["sent"] == "hello"
 
 
 def test_its_end_by_kill_leaves_nothing(standing: subprocess.Popen[str], attached: serve.Instance) -> None:

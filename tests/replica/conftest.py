@@ -84,9 +84,16 @@ class Bench:
         self._executors: list[Executor] = []
 
     def executor(
-        self, target: Any, idle: Callable[[], None] | None = None, *, slots: int = 1, streams: bool = False, **more: Any
+        self,
+        target: Any,
+        idle: Callable[[], None] | None = None,
+        *,
+        slots: int = 1,
+        streams: bool = False,
+        adapter: RequestAdapter | None = None,
+        **more: Any,
     ) -> Executor:
-        handlers, adapter = Handlers(Target(target)), Streaming() if streams else Plain()
+        handlers, adapter = Handlers(Target(target)), adapter or (Streaming() if streams else Plain())
         executor = Executor("b", handlers, adapter, slots=slots, debug=self.debug, idle=idle or self._idle, **more)
         self._executors.append(executor)
         return executor
@@ -106,9 +113,12 @@ class Bench:
         http_method: str = "GET",
         body: bytes = b"",
         more: bool = False,
+        upgrade: bool = False,
+        chain: tuple[str, ...] | None = None,
     ) -> Call:
         """``more``: the rest of the body follows."""
         request = Request(http_method, f"/{number}", b"", [], body, "e", "/x", f"id{number}", "", None, method)
+        request.upgrade, request.chain = upgrade, chain
         return Call(number, timeout_ms, request, more)
 
     def run(self, test: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from servekit import accept_batch
+
 
 @pytest.mark.parametrize(
     ("handler_s", "several", "expected"),
@@ -39,5 +41,33 @@ def test_who_is_told_and_of_what(bench: Any, handler_s: float, several: bool, ex
         executor.run()
         await bench.until(lambda: not executor.outstanding)
         assert told == expected
+
+    bench.run(test)
+
+
+def test_a_batch_is_one_change(bench: Any) -> None:
+    told: list[int] = []
+
+    def tell(queue_length: int) -> bool:
+        told.append(queue_length)
+        return True
+
+    @accept_batch
+    def handler(requests: list[Any]) -> list[bytes]:
+        bench.clock.now += 0.05
+        return [b""] * len(requests)
+
+    async def test() -> None:
+        executor, link = bench.executor(handler, tell_load=tell, max_batch_size=4), bench.link()
+        for _ in range(20):
+            executor.submit(link, bench.call(0))
+            executor.run()
+            await bench.until(lambda: not executor.outstanding)
+        del told[:]
+        for number in range(4):
+            executor.submit(link, bench.call(number))
+        executor.run()
+        await bench.until(lambda: not executor.outstanding)
+        assert told == [4, 0]
 
     bench.run(test)

@@ -2,24 +2,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, ClassVar
 
 import cloudpickle
 import pytest
 
+from servekit.config import BackendConfig
 from servekit.errors import InvalidInputError
+from servekit.interfaces import RequestAdapter
+from servekit.marks import accept_batch
 from servekit.replica.target import Handlers, Target, load
 
 
 class Model:
     def __init__(self, factor: int = 1, *, offset: int = 0) -> None:
-        self.factor, self.offset, self.closed = factor, offset, 0
+        self.factor, self.offset = factor, offset
 
     def __call__(self, value: int) -> int:
         return value * self.factor + self.offset
-
-    def close(self) -> None:
-        self.closed += 1
 
 
 class NotCallable:
@@ -52,7 +52,8 @@ def test_a_function() -> None:
     handlers = Handlers(load(packed(double)))
     assert handlers.call(4) == 8
     assert handlers.method("__call__") is None
-    handlers.close()
+    handlers.release()
+    assert handlers.call(4) == 8
 
 
 def test_a_class_is_built_once_with_its_arguments() -> None:
@@ -63,13 +64,39 @@ def test_a_class_is_built_once_with_its_arguments() -> None:
     assert handlers.method("nothing") is None
 
 
-def test_close_runs_the_handlers_own() -> None:
-    model = Model()
-    Handlers(Target(lambda: model)).close()
-    assert model.closed == 0  # A function's results are its own business.
-    handlers = Handlers(Target(Model))
-    handlers.close()
-    assert handlers.call.closed == 1  # type: ignore[attr-defined]
+class Watched:
+    ended: ClassVar[list[str]] = []
+
+    def __init__(self, name: str = "it", cyclic: bool = False) -> None:
+        self.name = name
+        self.me = self if cyclic else None
+
+    def __call__(self, value: object) -> None: ...
+
+    def __del__(self) -> None:
+        self.ended.append(self.name)
+
+
+@pytest.mark.parametrize("cyclic", [False, True])
+def test_what_a_class_made_is_let_go_of(cyclic: bool) -> None:
+    Watched.ended.clear()
+    handlers = Handlers(Target(Watched, ("it", cyclic)))
+    handlers.release()
+    assert Watched.ended == ["it"]
+    with pytest.raises(RuntimeError, match="has ended"):
+        handlers.call(1)
+
+
+class Slotted:
+    __slots__ = ()
+
+    def __call__(self, value: object) -> None: ...
+
+
+def test_a_class_with_slots_is_let_go_of_too() -> None:
+    handlers = Handlers(Target(Slotted))
+    handlers.release()
+    assert not isinstance(handlers.call, Slotted)
 
 
 @pytest.mark.parametrize(("path", "result"), [("posixpath:basename", "b"), ("collections:OrderedDict.fromkeys", None)])
@@ -98,10 +125,91 @@ def test_init_arguments_of_what_is_no_class() -> None:
         Handlers(Target(double, (1,)))
 
 
-@pytest.mark.parametrize("target", [coroutine, async_generator, AsyncModel])
-def test_async_handlers_are_refused(target: Any) -> None:
-    with pytest.raises(InvalidInputError, match="async def"):
-        Handlers(Target(target))
+@pytest.mark.parametrize(
+    ("target", "is_coroutine", "on_loop"),
+    [
+        (double, False, False),
+        (coroutine, True, True),
+        (functools.partial(coroutine), True, True),
+        (async_generator, False, True),
+        (AsyncModel, True, True),
+        (Model, False, False),
+        ("abc".upper, False, False),
+    ],
+)
+def test_how_a_handler_is_called(target: Any, is_coroutine: bool, on_loop: bool) -> None:
+    entry = Handlers(Target(target)).main
+    assert (entry.is_coroutine, entry.on_loop, entry.batches) == (is_coroutine, on_loop, False)
+
+
+class Batches:
+    def __call__(self, request: Any) -> Any:
+        return request
+
+    @accept_batch
+    def several(self, requests: list[Any]) -> list[Any]:
+        return requests
+
+    @accept_batch
+    async def later(self, requests: list[Any]) -> list[Any]:
+        return requests
+
+
+def test_methods_differ() -> None:
+    handlers = Handlers(load(packed(Batches)))
+    found = {name: handlers.find(name) for name in (None, "several", "later", "nothing")}
+    assert [entry.batches for entry in found.values()] == [False, True, True, False]
+    assert [entry.on_loop for entry in found.values()] == [False, False, True, False]
+    assert found["nothing"].handler is None
+
+
+class Whole(RequestAdapter):
+    whole_application = True
+
+    def decode(self, request: Any) -> Any: ...
+
+    def encode(self, result: Any) -> Any: ...
+
+
+class Asynchronous(Whole):
+    whole_application = False
+    is_async = True
+
+
+class Ordinary(Whole):
+    whole_application = False
+
+
+@pytest.mark.parametrize(
+    ("target", "adapter", "config", "slots"),
+    [
+        (double, Ordinary, {}, 1),
+        (coroutine, Ordinary, {}, 100),
+        (async_generator, Ordinary, {}, 100),
+        (double, Asynchronous, {}, 100),
+        (coroutine, Ordinary, {"max_concurrent_queries": 3}, 3),
+        (double, Asynchronous, {"max_concurrent_queries": 1}, 1),
+        (Batches, Ordinary, {"max_batch_size": 4}, 1),
+    ],
+)
+def test_slots(target: Any, adapter: Any, config: dict[str, Any], slots: int) -> None:
+    handlers, built = Handlers(Target(target)), BackendConfig(**config)
+    handlers.check(adapter(), built)
+    assert handlers.slots(adapter(), built) == slots
+
+
+@pytest.mark.parametrize(
+    ("target", "adapter", "config", "message"),
+    [
+        (double, Ordinary, {"max_batch_size": 4}, "accept_batch.*max_batch_size out"),
+        (Model, Ordinary, {"max_batch_size": 1}, "accept_batch"),
+        (accept_batch(lambda requests: requests), Whole, {}, "one request at a time"),
+        (Batches, Asynchronous, {"max_batch_size": 4}, "one request at a time"),
+    ],
+)
+def test_what_does_not_go_together(target: Any, adapter: Any, config: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        Handlers(Target(target)).check(adapter(), BackendConfig(**config))
 
 
 def test_other_callables() -> None:

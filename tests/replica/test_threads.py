@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from servekit.replica.threads import Mailbox, Threads
+from servekit.replica.threads import Threads
+from servekit.wire.mailbox import Mailbox
 
 DEADLINE_S = 10.0
 

@@ -16,50 +16,40 @@ from typing import Any
 import msgspec
 
 from servekit.config import DRAIN_TIMEOUT_S, REPLICA_FIELDS, backend_config
-from servekit.control import state
+from servekit.control import state, user_config
+from servekit.control.counts import Counts
+from servekit.control.failures import Failures
 from servekit.control.ingresses import IngressFleet
 from servekit.control.plan import ReplicaState, make_plan
-from servekit.control.replicas import Replica, ReplicaFleet
+from servekit.control.replica import Replica
+from servekit.control.replicas import ReplicaFleet
+from servekit.control.scaling import Autoscalers
 from servekit.control.snapshot import Content, content_of
 from servekit.control.state import BackendRecord, Desired, EndpointRecord
 from servekit.control.writer import Writer
-from servekit.errors import InUseError, ServekitError
+from servekit.errors import BackendStartError, DeadlineError, InUseError, ServekitError
 from servekit.interfaces import TrafficEvent
 from servekit.plugins import Registry
 from servekit.wire.frames import ReplicaEntry
 
 _log = logging.getLogger("servekit.control")
 
-_FIRST_RETRY_S = 0.1
-_LONGEST_RETRY_S = 30.0
-_STABLE_S = 30.0
-"""A replica that was ready for so long clears its backend's record of failures."""
-
-
-class _Failures:
-    """How often a backend's replicas ended by themselves, and when the next may start."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.not_before = 0.0
-        self.start_error: ServekitError | None = None
-        """Why the last replica that was never ready was not."""
-
-    def add(self, error: ServekitError | None, ready_s: float) -> float:
-        """One more; returns the pause in seconds."""
-        self.count = 1 if ready_s > _STABLE_S else self.count + 1
-        pause_s = min(_FIRST_RETRY_S * 2.0 ** (self.count - 1), _LONGEST_RETRY_S)
-        self.not_before = time.monotonic() + pause_s
-        if not ready_s:
-            self.start_error = error
-        return pause_s
+TAKEN_BACK_TIMEOUT_S = 10.0
+"""How long a change that failed waits for replicas to have their old ``user_config`` again."""
 
 
 class Controller:
     """Owns the desired state. Every method is called on its loop."""
 
     def __init__(
-        self, desired: Desired, *, writer: Writer, registry: Registry, ingresses: IngressFleet, replicas: ReplicaFleet
+        self,
+        desired: Desired,
+        *,
+        writer: Writer,
+        registry: Registry,
+        ingresses: IngressFleet,
+        replicas: ReplicaFleet,
+        counts: Counts,
     ) -> None:
         self.desired = desired
         self.registry = registry
@@ -67,12 +57,15 @@ class Controller:
         self.replicas = replicas
         self._writer = writer
         self._lock = asyncio.Lock()
-        self._failures: dict[str, _Failures] = {}
+        self._failures: dict[str, Failures] = {}
+        self.autoscalers = Autoscalers(counts, ingresses, replicas, is_failing=self._is_failing, changed=self.wake)
+        self._slots: dict[str, int] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self._progress = asyncio.Event()
         self._published: tuple[Desired, Content] | None = None
         replicas.ended = self._replica_ended
+        replicas.unhealthy = self._replica_unhealthy
 
     # -- changes -----------------------------------------------------------------------------------------------------
 
@@ -112,10 +105,14 @@ class Controller:
         """Returns when its replicas have ended."""
         await self._change(lambda desired: state.remove_backend(desired, name))
         self._failures.pop(name, None)
+        self._slots.pop(name, None)
         await self._wait_gone(name)
 
     async def update_backend_config(self, name: str, changes: dict[str, Any]) -> None:
-        """Returns when as many replicas as asked for are ready. Where one cannot start, the old config is back."""
+        """Returns when as many replicas as asked for are ready, and each ready one has taken over its ``user_config``.
+
+        Where one cannot start, or raises on its ``user_config``, the old config is back.
+        """
         old = new = self.desired.backend(name)
 
         def change(desired: Desired) -> Desired:
@@ -131,14 +128,27 @@ class Controller:
         await self._change(change)
         try:
             await self._wait_ready(new)
+            await self._wait_taken(new, new.config.startup_timeout_s)
         except ServekitError:
             await self._change(lambda now: state.replace_backend(now, old) if now.backends.get(name) is new else now)
+            with contextlib.suppress(ServekitError):  # The first error is the one to tell of.
+                await self._wait_taken(old, TAKEN_BACK_TIMEOUT_S)
             raise
 
     def start_error(self, backend: str) -> str:
         """Why a replica of the backend was last not able to start; empty when none was."""
         failures = self._failures.get(backend)
         return str(failures.start_error) if failures is not None and failures.start_error is not None else ""
+
+    def last_failure(self, backend: str) -> str:
+        """Why a replica of the backend last failed: in its start, by its end, or by its health check; or empty."""
+        failures = self._failures.get(backend)
+        return str(failures.last) if failures is not None and failures.last is not None else ""
+
+    def slots(self, record: BackendRecord) -> int:
+        """Calls of the handler at a time in one replica: what was set, else what replicas said; 1 before they did."""
+        set_by_user = record.config.max_concurrent_queries
+        return self._slots.get(record.name, 1) if set_by_user is None else set_by_user
 
     async def _change(self, change: Callable[[Desired], Desired]) -> None:
         """Make a change, whole or not at all; return when every live ingress worker has applied it."""
@@ -157,6 +167,12 @@ class Controller:
 
     # -- making the world match ----------------------------------------------------------------------------------------
 
+    def begin(self) -> None:
+        """Make the world match what was loaded; the replicas of an earlier controller have been attached."""
+        for record in self.desired.backends.values():
+            self.autoscalers.adopt(record)
+        self.wake()
+
     def wake(self) -> None:
         """Something may have to be done."""
         self._progress.set()
@@ -165,44 +181,85 @@ class Controller:
 
     def _reconcile(self) -> int:
         """Take the next steps; return the version of the snapshot that ingress workers are to have."""
+        self._update_replicas()
+        autoscaled = self.autoscalers.follow(self.desired.backends)
         now = time.monotonic()
         held_back = {name for name, failures in self._failures.items() if failures.not_before > now}
         facts = [replica.facts for replica in self.replicas.replicas.values()]
-        plan = make_plan(self.desired.backends, facts, frozenset(held_back))
+        plan = make_plan(self.desired.backends, facts, frozenset(held_back), autoscaled)
         for name in plan.start:
             self.replicas.start(self.desired.backends[name])
         for replica_id in plan.retire:
             self.replicas.mark_draining(replica_id)
         version = self._publish()
         if plan.retire:
-            self._spawn(self._let_go(plan.retire, version))
+            self._spawn(self._let_go(plan.retire, version, DRAIN_TIMEOUT_S))
         return version
+
+    def _update_replicas(self) -> None:
+        """Tell replicas what of their backend's config they can take over."""
+        for replica in self.replicas.replicas.values():
+            record = self.desired.backends.get(replica.record.name)
+            if (
+                record is not None
+                and record is not replica.record
+                and record.revision == replica.record.revision
+                and replica.state is not ReplicaState.DRAINING
+            ):
+                self.replicas.update(replica, record)
+
+    def _is_failing(self, backend: str) -> bool:
+        failures = self._failures.get(backend)
+        return failures is not None and failures.failed_starts > 0
 
     def _publish(self) -> int:
         ready: dict[str, list[ReplicaEntry]] = {}
         for replica in self.replicas.replicas.values():
             if replica.state is ReplicaState.READY:
+                self._saw_ready(replica)
                 ready.setdefault(replica.record.name, []).append(replica.entry)
         content = content_of(self.desired, ready, self._published)
         self._published = (self.desired, content)
         return self.ingresses.publish(content)
 
-    async def _let_go(self, replica_ids: list[str], version: int) -> None:
+    def _saw_ready(self, replica: Replica) -> None:
+        name = replica.record.name
+        self._slots[name] = replica.slots
+        if name in self._failures:
+            self._failures[name].failed_starts = 0
+
+    async def _let_go(self, replica_ids: list[str], version: int, drain_timeout_s: float) -> None:
         """A replica ends only after every ingress worker knows that it is to get no more."""
         try:
             await self.ingresses.wait_applied(version)
         except ServekitError as error:
             _log.warning("letting replicas go all the same: %s", error)
         for replica_id in replica_ids:
-            self.replicas.let_go(replica_id, DRAIN_TIMEOUT_S)
+            self.replicas.let_go(replica_id, drain_timeout_s)
 
     def _replica_ended(self, replica: Replica) -> None:
         """A replica ended by itself: another follows, later and later when they keep failing."""
         name = replica.record.name
         if name not in self.desired.backends or self._stopping:
             return
+        self._failed(replica)
+
+    def _replica_unhealthy(self, replica: Replica, reason: str) -> None:
+        """A replica's handler says that it cannot go on: it gets no more requests, and another takes its place."""
+        name = replica.record.name
+        if name not in self.desired.backends or self._stopping:
+            return
+        replica.failure = BackendStartError(f"a replica of backend {name!r} was replaced: {reason}")
+        self._failed(replica)
+        self.replicas.mark_draining(replica.id)
+        version = self._reconcile()
+        # What it has may end, in the time that its next check would have had; one that hangs ends nothing.
+        timeout_s = min(DRAIN_TIMEOUT_S, replica.record.config.health_check_timeout_s)
+        self._spawn(self._let_go([replica.id], version, timeout_s))
+
+    def _failed(self, replica: Replica) -> None:
         ready_s = time.monotonic() - replica.ready_at if replica.ready_at else 0.0
-        pause_s = self._failures.setdefault(name, _Failures()).add(replica.failure, ready_s)
+        pause_s = self._failures.setdefault(replica.record.name, Failures()).add(replica.failure, ready_s)
         _log.error("replica %s: %s", replica.id, replica.failure)
         asyncio.get_running_loop().call_later(pause_s + 0.001, self.wake)
 
@@ -210,20 +267,46 @@ class Controller:
 
     async def _wait_ready(self, record: BackendRecord) -> None:
         """Until as many replicas as asked for are ready and known to every ingress worker. Raises the first failure."""
-        failures = self._failures.setdefault(record.name, _Failures())
+        failures = self._failures.setdefault(record.name, Failures())
         seen = failures.start_error
         while True:
             current = self.desired.backends.get(record.name)
             if current is None or current is not record:
                 return  # Changed again, or deleted, meanwhile.
             own = [replica for replica in self.replicas.of(record.name) if replica.record.revision == record.revision]
-            if sum(replica.state is ReplicaState.READY for replica in own) >= record.config.num_replicas:
+            if sum(replica.state is ReplicaState.READY for replica in own) >= self.autoscalers.replicas(record):
                 break
             if failures.start_error is not None and failures.start_error is not seen:
                 raise failures.start_error
             self._progress.clear()
             await self._progress.wait()
         await self.ingresses.wait_applied(self.ingresses.version)
+
+    async def _wait_taken(self, record: BackendRecord, timeout_s: float) -> None:
+        """Until every ready replica of the revision has the record's ``user_config``. Raises the first refusal.
+
+        One that takes longer than ``timeout_s`` is replaced.
+        """
+        ends = time.monotonic() + timeout_s
+        while self.desired.backends.get(record.name) is record:
+            own = [
+                replica
+                for replica in self.replicas.of(record.name)
+                if replica.record.revision == record.revision and replica.state is ReplicaState.READY
+            ]
+            for replica in own:
+                if trace := user_config.refused_todays(replica):
+                    raise user_config.refused(record, trace)
+            late = [replica for replica in own if not user_config.has_todays(replica)]
+            if not late:
+                return
+            if time.monotonic() >= ends:
+                for replica in late:
+                    self._replica_unhealthy(replica, f"reconfigure() did not return within {timeout_s:g} s")
+                raise DeadlineError(f"backend {record.name!r}: reconfigure() did not return within {timeout_s:g} s")
+            self._progress.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._progress.wait(), ends - time.monotonic())
 
     async def _wait_gone(self, backend: str) -> None:
         # Only those on their way out: the name may be taken again already.
@@ -241,6 +324,7 @@ class Controller:
     async def stop(self, timeout_s: float) -> None:
         """Ingress workers first, so that what is in flight finds its replicas; then the replicas."""
         self._stopping = True
+        self.autoscalers.stop()
         ends = time.monotonic() + timeout_s
         await self.ingresses.stop(timeout_s)
         # Nobody waits any more for what the replicas still have.

@@ -11,7 +11,7 @@ from typing import Protocol
 from servekit.config import SNAPSHOT_TIMEOUT_S
 from servekit.control.snapshot import Content, difference
 from servekit.errors import DeadlineError, InternalError
-from servekit.wire.frames import Applied, Snapshot, Stop, WorkerHello
+from servekit.wire.frames import Applied, LinkAddresses, ListenOn, Snapshot, Stop, WorkerHello
 from servekit.wire.link import Link
 
 _log = logging.getLogger("servekit.control")
@@ -40,6 +40,8 @@ class Ingress:
         self.pid = 0
         self.process: IngressProcess | None = None
         self.link: Link | None = None
+        self.addresses: list[str] = []
+        """Where handles dial it: what it said last."""
         self.content: Content | None = None
         """What it was last sent."""
         self.sent = 0
@@ -57,6 +59,9 @@ class IngressFleet:
         self._moved = asyncio.Event()
         self._content = Content()
         self._stopping = False
+        self._hosts: set[str] = set()
+        """Where handles on other machines dial."""
+        self.addresses_changed: Callable[[], None] = lambda: None
         self.workers: dict[str, Ingress] = {}
         self.version = 0
 
@@ -105,6 +110,26 @@ class IngressFleet:
             if not self._stopping:
                 _log.error("ingress worker %s ended (%s); starting it again in %g s", worker.worker_id, ended, pause_s)
                 await asyncio.sleep(pause_s)
+
+    # -- the links of handles ----------------------------------------------------------------------------------------
+
+    @property
+    def link_addresses(self) -> list[list[str]]:
+        """Where handles dial: the addresses of each worker."""
+        return [worker.addresses for worker in self.workers.values() if worker.addresses]
+
+    def listen_on(self, host: str) -> None:
+        """Let handles on other machines dial: every worker listens on ``host``, and says on which port."""
+        if host not in self._hosts:
+            self._hosts.add(host)
+            for worker in self.workers.values():
+                if worker.link is not None:
+                    worker.link.send(ListenOn(host))
+
+    def _set_addresses(self, worker: Ingress, addresses: list[str]) -> None:
+        if addresses != worker.addresses:
+            worker.addresses = addresses
+            self.addresses_changed()
 
     # -- snapshots ---------------------------------------------------------------------------------------------------
 
@@ -167,11 +192,19 @@ class IngressFleet:
         worker = self.workers[hello.worker_id]
         worker.link, worker.pid = link, hello.pid
         worker.content, worker.applied = None, 0
+        self._set_addresses(worker, hello.addresses)
+        # Those that an earlier controller asked for: another worker may have to know.
+        self._hosts.update(host_of(address) for address in hello.addresses if address.startswith("tcp:"))
+        for host in self._hosts:
+            link.send(ListenOn(host))
         if self.version:
             self._push(worker)
 
-    def frame_received(self, worker_id: str, frame: Applied) -> None:
+    def frame_received(self, worker_id: str, frame: Applied | LinkAddresses) -> None:
         worker = self.workers[worker_id]
+        if isinstance(frame, LinkAddresses):
+            self._set_addresses(worker, frame.addresses)
+            return
         worker.applied = frame.version
         if frame.error:
             worker.errors[frame.version] = frame.error
@@ -183,3 +216,8 @@ class IngressFleet:
         worker.link = None
         worker.content, worker.applied = None, 0
         self._moved.set()
+
+
+def host_of(address: str) -> str:
+    """The host in ``tcp:HOST:PORT``."""
+    return address.removeprefix("tcp:").rpartition(":")[0]

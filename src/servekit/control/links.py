@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ import msgspec
 from servekit.control.counts import Counts
 from servekit.control.ingresses import IngressFleet
 from servekit.control.replicas import ReplicaFleet
-from servekit.wire.frames import CONTROL_FRAME_BYTES, Applied, Report, WorkerHello, control_codec
+from servekit.wire.frames import CONTROL_FRAME_BYTES, Applied, LinkAddresses, Report, WorkerHello, control_codec
 from servekit.wire.handshake import Handshake
 from servekit.wire.link import Link
 
@@ -21,11 +22,19 @@ _log = logging.getLogger("servekit.control")
 class ControlServer:
     """Accepts workers' links, and hands what they say to the fleet that they belong to."""
 
-    def __init__(self, token: bytes, ingresses: IngressFleet, replicas: ReplicaFleet, counts: Counts) -> None:
+    def __init__(
+        self,
+        token: bytes,
+        ingresses: IngressFleet,
+        replicas: ReplicaFleet,
+        counts: Counts,
+        requests_wait: Callable[[], None],
+    ) -> None:
         self._token = token
         self._ingresses = ingresses
         self._replicas = replicas
         self._counts = counts
+        self._requests_wait = requests_wait
         self._codec = control_codec()
         self._worker_ids: dict[Link, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -51,6 +60,7 @@ class ControlServer:
             return
         self._worker_ids[link] = hello.worker_id
         if hello.worker_id in self._ingresses.workers:
+            self._counts.forget_load(hello.worker_id)
             self._ingresses.link_opened(link, hello)
         else:
             task = asyncio.ensure_future(self._replicas.link_opened(link, hello))
@@ -62,10 +72,12 @@ class ControlServer:
         if isinstance(frame, Report):
             self._counts.add(frame.counts, frame.failovers)
         if worker_id in self._ingresses.workers:
-            if isinstance(frame, Applied):
+            if isinstance(frame, Applied | LinkAddresses):
                 self._ingresses.frame_received(worker_id, frame)
             elif isinstance(frame, Report):
-                self._counts.set_outstanding(worker_id, frame.replica_outstanding)
+                self._counts.set_load(worker_id, frame.replica_outstanding, frame.waiting)
+                if frame.waiting:
+                    self._requests_wait()
         else:
             self._replicas.frame_received(worker_id, frame)
 
@@ -81,4 +93,5 @@ class ControlServer:
         if ingress is None:
             self._replicas.link_lost(worker_id, link)
         elif ingress.link is link:
+            self._counts.forget_load(worker_id)
             self._ingresses.link_lost(ingress)

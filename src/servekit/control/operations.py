@@ -11,11 +11,18 @@ from typing import Any
 
 import msgspec
 
-from servekit.config import DEFAULT_ADAPTER, DEFAULT_METHODS, DEFAULT_POLICY, DEFAULT_TIMEOUT_S, backend_config
+from servekit.config import (
+    DEFAULT_ADAPTER,
+    DEFAULT_METHODS,
+    DEFAULT_POLICY,
+    DEFAULT_TIMEOUT_S,
+    BackendConfig,
+    backend_config,
+)
 from servekit.control import state
 from servekit.control.controller import Controller
 from servekit.control.counts import Counts
-from servekit.control.replicas import replica_status
+from servekit.control.replica import replica_status
 from servekit.control.resolve import Resolver
 from servekit.control.runtimes import Runtimes
 from servekit.control.state import BackendRecord, EndpointRecord
@@ -102,6 +109,7 @@ class Operations:
             "get_traffic": (Named, self._get_traffic),
             "list_endpoints": (Nothing, self._list_endpoints),
             "list_backends": (Nothing, self._list_backends),
+            "link_addresses": (Named, self._link_addresses),
             "status": (Nothing, self._status),
             "stat": (Nothing, self._stat),
         }
@@ -135,6 +143,11 @@ class Operations:
 
     async def _list_endpoints(self, _: Nothing) -> dict[str, Any]:
         return {name: _endpoint_status(record) for name, record in self._controller.desired.endpoints.items()}
+
+    async def _link_addresses(self, a: Named) -> list[list[str]]:
+        """Where the handles of an endpoint dial: the addresses of each ingress worker."""
+        self._controller.desired.endpoint(a.name)  # Raises where there is none of that name.
+        return self._controller.ingresses.link_addresses
 
     # -- backends ----------------------------------------------------------------------------------------------------
 
@@ -184,20 +197,28 @@ class Operations:
         await self._writer.call(lambda store: store.drop_targets_except(used()))
 
     async def _get_backend_config(self, a: Named) -> Any:
-        return self._controller.desired.backend(a.name).config
+        return self._config(self._controller.desired.backend(a.name))
+
+    def _config(self, record: BackendRecord) -> BackendConfig:
+        """As it is in effect."""
+        return msgspec.structs.replace(record.config, max_concurrent_queries=self._controller.slots(record))
 
     async def _list_backends(self, _: Nothing) -> dict[str, Any]:
-        return {name: _backend_status(record) for name, record in self._controller.desired.backends.items()}
+        backends = self._controller.desired.backends
+        return {name: _backend_status(record, self._config(record)) for name, record in backends.items()}
 
     # -- the whole ---------------------------------------------------------------------------------------------------
 
     async def _status(self, _: Nothing) -> dict[str, Any]:
-        fleet = self._controller.replicas
+        fleet, autoscalers = self._controller.replicas, self._controller.autoscalers
         backends = await self._list_backends(Nothing())
         for name, backend in backends.items():
             replicas = sorted(fleet.of(name), key=lambda replica: replica.number)
             backend["replicas"] = [replica_status(r, self._counts.outstanding(r.id)) for r in replicas]
+            backend["wanted_replicas"] = autoscalers.replicas(self._controller.desired.backends[name])
+            backend["load"] = round(autoscalers.load(name), 3)
             backend["last_start_error"] = self._controller.start_error(name)
+            backend["last_failure"] = self._controller.last_failure(name)
         workers = self._controller.ingresses.workers.values()
         return {
             **self._about(),
@@ -222,10 +243,10 @@ def _endpoint_status(record: EndpointRecord) -> dict[str, Any]:
     }
 
 
-def _backend_status(record: BackendRecord) -> dict[str, Any]:
+def _backend_status(record: BackendRecord, config: BackendConfig) -> dict[str, Any]:
     return {
         "target": record.target_text,
         "adapter": record.adapter,
         "runtime": record.runtime,
-        "config": msgspec.to_builtins(record.config),
+        "config": msgspec.to_builtins(config, str_keys=True),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from servekit.control.state import BackendRecord
 
@@ -38,11 +39,16 @@ class Plan:
 
 
 def make_plan(
-    backends: Mapping[str, BackendRecord], replicas: Iterable[ReplicaFacts], held_back: frozenset[str] = frozenset()
+    backends: Mapping[str, BackendRecord],
+    replicas: Iterable[ReplicaFacts],
+    held_back: frozenset[str] = frozenset(),
+    autoscaled: Mapping[str, int] = MappingProxyType({}),
 ) -> Plan:
-    """The next steps. ``held_back`` are backends that may not start a replica now, because they keep failing.
+    """The next steps.
 
-    Replicas of an older revision go when there are as many ready ones of the newest as were asked for.
+    ``held_back`` are backends that may not start a replica now, because they keep failing; ``autoscaled`` has how many
+    replicas a backend is to have in the place of its ``num_replicas``. Replicas of an older revision go when there are
+    as many ready ones of the newest.
     """
     plan = Plan()
     by_backend: dict[str, list[ReplicaFacts]] = {}
@@ -54,7 +60,7 @@ def make_plan(
         else:
             plan.retire.append(replica.id)
     for name, record in backends.items():
-        wanted = record.config.num_replicas
+        wanted = autoscaled.get(name, record.config.num_replicas)
         own = by_backend.get(name)
         if own is None and not wanted:
             continue

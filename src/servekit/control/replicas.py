@@ -1,4 +1,4 @@
-"""The replicas: each one started, told what to serve, watched, drained and stopped."""
+"""The replicas: each one started, watched, drained and stopped."""
 
 from __future__ import annotations
 
@@ -10,73 +10,26 @@ from collections.abc import Callable
 from typing import Any
 
 from servekit.config import STOP_GRACE_S
-from servekit.control.plan import ReplicaFacts, ReplicaState
+from servekit.control import user_config
+from servekit.control.plan import ReplicaState
+from servekit.control.replica import FIRST_POLL_S, Replica
+from servekit.control.replica_links import ReplicaLinks
 from servekit.control.runtimes import Runtimes
 from servekit.control.state import BackendRecord
 from servekit.control.store import WorkerRecord
 from servekit.errors import BackendStartError, DeadlineError, ServekitError
-from servekit.interfaces import Exit, ReplicaEvent, ReplicaRuntime, WorkerHandle, WorkerSpec
-from servekit.wire.frames import (
-    BLOB_PIECE_BYTES,
-    Assign,
-    Blob,
-    Drain,
-    Ready,
-    ReplicaEntry,
-    Report,
-    StartFailed,
-    WorkerHello,
-)
-from servekit.wire.link import Link
+from servekit.interfaces import Exit, ReplicaEvent, ReplicaRuntime, WorkerSpec
+from servekit.wire.frames import Drain
 
 _log = logging.getLogger("servekit.control")
 
 POLL_S = 0.05
 """Between two looks at a worker whose control link is not there; the first looks come sooner."""
-_FIRST_POLL_S = 0.002
 WATCH_S = 1.0
 """Between two looks at one whose link is."""
 
 
-class Replica:
-    """What the controller knows of one replica. One task owns it, from start to end."""
-
-    def __init__(self, replica_id: str, record: BackendRecord, number: int) -> None:
-        self.id = replica_id
-        self.record = record
-        self.number = number
-        self.state = ReplicaState.STARTING
-        self.runtime: ReplicaRuntime
-        self.handle: WorkerHandle | None = None
-        self.link: Link | None = None
-        self.moved = asyncio.Event()
-        """Something was heard of it: a state, or the loss of its link."""
-        self.known = asyncio.Event()
-        """It is ready, or gone."""
-        self.failure: ServekitError | None = None
-        self.pid = 0
-        self.node = ""
-        self.addresses: tuple[str, ...] = ()
-        self.slots = 1
-        self.started_at = time.time()
-        self.ready_at = 0.0
-        self.report = Report()
-        self.told_to_go = asyncio.Event()
-        self.drain_timeout_s = 0.0
-        self.overdue = False
-        """It was told to go and did not within that time."""
-        self.poll_s = _FIRST_POLL_S
-
-    @property
-    def facts(self) -> ReplicaFacts:
-        return ReplicaFacts(self.id, self.record.name, self.record.revision, self.state, self.number)
-
-    @property
-    def entry(self) -> ReplicaEntry:
-        return ReplicaEntry(self.id, self.node, self.addresses, self.slots)
-
-
-class ReplicaFleet:
+class ReplicaFleet(ReplicaLinks):
     """All replicas of the instance. ``changed`` is called whenever the plan may have become another."""
 
     def __init__(
@@ -91,17 +44,13 @@ class ReplicaFleet:
         observe: Callable[[ReplicaEvent], None],
         debug: bool,
     ) -> None:
+        super().__init__(target, changed, observe, debug=debug)
         self._runtimes = runtimes
         self._bootstrap = bootstrap
-        self._target = target
         self._save = save
         self._forget = forget
-        self._changed = changed
-        self._observe = observe
-        self._debug = debug
         self._numbers = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self.replicas: dict[str, Replica] = {}
         self.ended: Callable[[Replica], None] = lambda replica: None
         """Told of each replica that ended without having been told to."""
 
@@ -127,6 +76,14 @@ class ReplicaFleet:
             _, late = await asyncio.wait(waiting, timeout=timeout_s)
             for waiter in late:
                 waiter.cancel()
+
+    def update(self, replica: Replica, record: BackendRecord) -> None:
+        """Its backend has another config, of which it can take over what has changed."""
+        if replica.record.config.user_config != record.config.user_config:
+            replica.user_config.refused = None
+        replica.record = record
+        if replica.is_built:
+            user_config.bring(replica)
 
     def mark_draining(self, replica_id: str) -> None:
         """It gets no more requests; `let_go` follows, when every ingress worker knows."""
@@ -259,7 +216,7 @@ class ReplicaFleet:
             pass
         else:
             replica.moved.clear()
-            replica.poll_s = _FIRST_POLL_S
+            replica.poll_s = FIRST_POLL_S
             if replica.link is not None:
                 return None
         assert replica.handle is not None
@@ -275,86 +232,3 @@ class ReplicaFleet:
         except ServekitError:
             _log.exception("replica %s could not be stopped", replica.id)
         await self._forget(replica.id)
-
-    def _tell(self, replica: Replica, state: str = "", reason: str = "") -> None:
-        self._observe(ReplicaEvent(replica.record.name, replica.id, state or replica.state.value, reason))
-
-    # -- control links -----------------------------------------------------------------------------------------------
-
-    async def link_opened(self, link: Link, hello: WorkerHello) -> None:
-        """A replica has dialled: tell it what to serve, unless it does already."""
-        replica = self.replicas.get(hello.worker_id)
-        if replica is None:
-            link.send(Drain(0.0))
-            return
-        replica.link, replica.pid, replica.node = link, hello.pid, hello.node
-        replica.moved.set()
-        if hello.ready:
-            self._ready(replica, hello.addresses, hello.slots)
-            return
-        record = replica.record
-        try:
-            blob = await self._target(record.target)
-        except ServekitError as error:
-            replica.failure = error
-            replica.moved.set()
-            return
-        link.send(
-            Assign(
-                record.name,
-                len(blob),
-                list(record.sys_path),
-                record.cwd,
-                record.adapter_ref,
-                record.config,
-                self._debug,
-            )
-        )
-        for at in range(0, len(blob), BLOB_PIECE_BYTES):
-            link.send(Blob(blob[at : at + BLOB_PIECE_BYTES]))
-            link.flush()
-
-    def frame_received(self, replica_id: str, frame: object) -> None:
-        replica = self.replicas.get(replica_id)
-        if replica is None:
-            return
-        if isinstance(frame, Report):
-            replica.report = frame
-        elif isinstance(frame, Ready):
-            self._ready(replica, frame.addresses, frame.slots)
-        elif isinstance(frame, StartFailed) and replica.failure is None:  # Or else it fails of being stopped.
-            replica.failure = BackendStartError(
-                f"backend {replica.record.name!r}: its handler {replica.record.target_text} could not be built; "
-                f"in the replica:\n\n{frame.message}"
-            )
-            replica.moved.set()
-
-    def link_lost(self, replica_id: str, link: Link) -> None:
-        replica = self.replicas.get(replica_id)
-        if replica is not None and replica.link is link:
-            replica.link = None
-            replica.moved.set()
-
-    def _ready(self, replica: Replica, addresses: list[str], slots: int) -> None:
-        replica.addresses, replica.slots = tuple(addresses), slots
-        replica.known.set()
-        if replica.state is ReplicaState.STARTING:
-            replica.state = ReplicaState.READY
-            replica.ready_at = time.monotonic()
-            self._tell(replica)
-            self._changed()
-        replica.moved.set()
-
-
-def replica_status(replica: Replica, outstanding: int) -> dict[str, Any]:
-    """One replica, for `servekit.status()`."""
-    return {
-        "id": replica.id,
-        "state": replica.state.value,
-        "pid": replica.pid,
-        "node": replica.node,
-        "outstanding": outstanding,
-        "busy_s": round(replica.report.busy_s, 3),
-        "started": replica.started_at,
-        "revision": replica.record.revision,
-    }

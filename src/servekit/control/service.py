@@ -71,7 +71,11 @@ class Service:
             observe=self._observe,
             debug=setup.debug,
         )
-        self._control = ControlServer(setup.token, self._ingresses, self._replicas, self._counts)
+        self._replicas.ingresses = lambda: self._ingresses.link_addresses
+        self._ingresses.addresses_changed = self._replicas.tell_ingresses
+        self._control = ControlServer(
+            setup.token, self._ingresses, self._replicas, self._counts, lambda: self._controller.autoscalers.decide()
+        )
         self._resolver = resolver or Resolver(registry)
         self._controller: Controller
         self.operations: Operations
@@ -86,6 +90,7 @@ class Service:
             registry=self._registry,
             ingresses=self._ingresses,
             replicas=self._replicas,
+            counts=self._counts,
         )
         self.operations = Operations(
             self._controller,
@@ -103,7 +108,7 @@ class Service:
         await self._adopt(desired.backends, workers)
         # Before the first snapshot: one without them would make the ingress workers let go of replicas that serve.
         await self._replicas.wait_known(ADOPTION_TIMEOUT_S)
-        self._controller.wake()
+        self._controller.begin()
         await self._ingresses.wait_linked(INGRESS_START_TIMEOUT_S)
 
     async def stop(self, timeout_s: float) -> None:
@@ -154,6 +159,7 @@ class Service:
         host = await self._runtimes.call(runtime.advertise_host, failing="the runtime gave no address")
         control = [self._control_address]
         if host is not None:
+            self._ingresses.listen_on(host)
             async with self._listening:
                 if host not in self._remote:
                     listener = await self._network.listen(f"tcp:{host}:0", self._control.new_link)

@@ -38,7 +38,9 @@ def content_of(
         replicas = tuple(ready.get(name, ()))
         entry = had.backends.get(name)
         if entry is None or was.backends.get(name) is not record or entry.replicas != replicas:
-            entry = BackendEntry(name, record.config, replicas)
+            # What is the handlers' own is none of an ingress worker's business.
+            config = msgspec.structs.replace(record.config, user_config=None)
+            entry = BackendEntry(name, config, replicas)
         backends[name] = entry
     return Content(endpoints, backends)
 

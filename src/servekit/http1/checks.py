@@ -37,6 +37,7 @@ class Target(NamedTuple):
 # RFC 3986, 3.2.2, without the comma: a joined pair of Host headers must not pass for one.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^?#]*)(?:\?([^#]*))?", re.IGNORECASE)
+_WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _SINGLE = (b"host", b"content-length", b"transfer-encoding")
 
 
@@ -112,6 +113,26 @@ def target_too_long(limits: HttpLimits) -> Fault:
 
 def body_too_large(limits: HttpLimits) -> Fault:
     return Fault(413, f"the body is larger than {limits.body_bytes} bytes")
+
+
+def wants_websocket(method: bytes, fields: Fields) -> bool:
+    """Whether a request that asks for an upgrade asks for this one. Other upgrades are ignored; so is this one where
+    it comes with a body, which no handshake has.
+    """
+    if method != b"GET" or b"transfer-encoding" in fields or fields.get(b"content-length", b"0").strip(b"0"):
+        return False
+    return any(name.strip() == b"websocket" for name in fields[b"upgrade"].lower().split(b","))
+
+
+def check_websocket(version: str, fields: Fields) -> Fault | None:
+    """What is wrong with a WebSocket's handshake (RFC 6455, 4.2.1), or None."""
+    if version != "1.1":
+        return Fault(400, "a WebSocket takes HTTP/1.1")
+    if fields.get(b"sec-websocket-version") != b"13":
+        return Fault(426, "of the WebSocket protocol, version 13 is spoken here (Sec-WebSocket-Version)")
+    if _WEBSOCKET_KEY.fullmatch(fields.get(b"sec-websocket-key", b"")) is None:
+        return Fault(400, "the Sec-WebSocket-Key is not 16 bytes in base64")
+    return None
 
 
 def split_target(method: bytes, target: bytes) -> Target | Fault:

@@ -10,7 +10,7 @@ from servekit.http1.checks import Fault
 from servekit.http1.lifetime import Lifetime
 from servekit.http1.reader import FEED_BYTES
 from servekit.http1.request import HttpRequest
-from servekit.http1.responses import CHUNKED, CONTINUE, has_body, length_line, render, status_line
+from servekit.http1.responses import CHUNKED, CONTINUE, SWITCHED, has_body, length_line, render, status_line
 
 if TYPE_CHECKING:
     from servekit.http1.server import HttpServer
@@ -52,10 +52,14 @@ class HttpConnection(Lifetime):
         reader.feed(data)
         if reader.ready or reader.ended or reader.expects_continue or reader.incoming is not None or self._last:
             self._advance()
+        elif reader.tunnel is not None and reader.is_full:
+            self._settle()
 
     def eof_received(self) -> bool:
         """A client may shut down its side once it has asked: what it has asked for is still answered."""
         self._eof = True
+        if self._reader.tunnel is not None:
+            self._reader.tunnel.end()
         if self._reader.incoming is not None and not self._closing:
             self._reader.fail(Fault(400, "the connection ended within the body"))
             self._settle()
@@ -93,6 +97,11 @@ class HttpConnection(Lifetime):
 
     def begin_answer(self, request: HttpRequest, status: int, head: bytes, length: int | None) -> None:
         """Write the head of the answer to the current request."""
+        if status == 101:
+            self._last = True
+            self._outgoing = OutgoingBody(None, chunked=False, silent=False)
+            self._transport.write(b"".join((status_line(status), head, SWITCHED, self._server.endings.keep)))
+            return
         bodiless = not has_body(status)
         chunked = length is None and request.version == "1.1" and not bodiless
         # To HTTP/1.0 a body of unknown length ends with the connection.

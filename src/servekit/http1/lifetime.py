@@ -103,7 +103,8 @@ class Lifetime(asyncio.Protocol):
     def _end(self) -> None:
         """Nothing more will be answered."""
         reader = self._reader
-        if (self._unfed or reader.ready or reader.phase is not Phase.BETWEEN) and not self._eof:
+        more = self._unfed or reader.ready or reader.phase is not Phase.BETWEEN or reader.tunnel is not None
+        if more and not self._eof:
             self._linger()
         else:
             self._close()
@@ -135,7 +136,11 @@ class Lifetime(asyncio.Protocol):
         self._transport.abort()
 
     def close_if_idle(self, *, spare_fresh: bool) -> None:
-        """Close unless there is a request in hand, or one on its way in."""
+        """Close unless there is a request in hand, or one on its way in. A tunnel has no end of its own: its handler
+        is told that the client's half is over, so that it may say goodbye.
+        """
+        if self._reader.tunnel is not None:
+            self._reader.tunnel.end()
         if not self._closing and self._is_idle() and (self._reader.messages or not spare_fresh):
             self._close()
 
@@ -186,6 +191,8 @@ class Lifetime(asyncio.Protocol):
             return ("closing",)
         if not self._writable:
             return ("blocked", self._blocks)
+        if reader.tunnel is not None:
+            return ("tunnel",)  # It may be silent for as long as its handler lets it.
         if reader.incoming is not None and not self._paused:
             return (reader.phase, reader.messages, reader.body_size)
         if self._current is not None or reader.ready or self._unfed:

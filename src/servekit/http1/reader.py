@@ -17,9 +17,11 @@ from servekit.http1.checks import (
     body_too_large,
     check_head,
     check_sizes,
+    check_websocket,
     split_target,
     target_too_long,
     too_many_header_bytes,
+    wants_websocket,
 )
 from servekit.http1.request import HttpRequest
 
@@ -72,6 +74,7 @@ class RequestReader:
         "incoming",
         "messages",
         "ready",
+        "tunnel",
     )
 
     def __init__(self, new_request: Callable[[], HttpRequest], limits: HttpLimits) -> None:
@@ -84,6 +87,8 @@ class RequestReader:
         self.body_size = 0
         self.incoming: IncomingBody | None = None
         """The body that is arriving, of a request that is in ``ready`` already, or was."""
+        self.tunnel: IncomingBody | None = None
+        """What follows a request for a WebSocket: from then on nothing is parsed, and this gets all that is fed."""
         self._new_request = new_request
         self._limits = limits
         self._parser = HttpRequestParser(self)
@@ -110,16 +115,20 @@ class RequestReader:
     def appetite(self) -> int:
         """How many bytes may be fed at once: `FEED_BYTES`, or more of a body, as much as is still to come of it."""
         if self._request is None:
-            return FEED_BYTES
+            return FEED_BYTES if self.tunnel is None else BUFFER_BYTES
         return max(FEED_BYTES, min(self._length - self.body_size, BUFFER_BYTES))
 
     @property
     def is_full(self) -> bool:
         """Nothing is to be fed until something has been taken: requests, or pieces of a body."""
-        return len(self.ready) > PIPELINE_LIMIT or (self.incoming is not None and self.incoming.is_full)
+        incoming = self.incoming if self.tunnel is None else self.tunnel
+        return len(self.ready) > PIPELINE_LIMIT or (incoming is not None and incoming.is_full)
 
     def feed(self, data: bytes | memoryview) -> None:
         """Parse at most `appetite` bytes more; only while not ``ended``."""
+        if self.tunnel is not None:
+            self._receive_in_tunnel(bytes(data))
+            return
         self._fed += len(data)
         try:
             self._parser.feed_data(data)
@@ -139,7 +148,7 @@ class RequestReader:
         """Let go of what holds this object in a cycle: the parser, and a request in mid-body by its connection."""
         self.ended = True
         self.ready.clear()
-        self._request = self.incoming = None
+        self._request = self.incoming = self.tunnel = None
         del self._parser
 
     # -- called by the parser ----------------------------------------------------------------------------
@@ -185,7 +194,10 @@ class RequestReader:
         if b"expect" in fields and version == "1.1":
             self.expects_continue = True
         if b"upgrade" in fields and parser.should_upgrade():
-            self._prepare_upgrade(fields)
+            if wants_websocket(method, fields):
+                self._prepare_tunnel(request)
+            else:
+                self._prepare_upgrade(fields)
 
     def on_body(self, piece: bytes) -> None:
         """The one place where pieces of a body arrive."""
@@ -224,7 +236,7 @@ class RequestReader:
         self._head_begun = False
         self.expects_continue = False
         self.messages += 1
-        if not request.keep_alive:
+        if not request.keep_alive and self.tunnel is None:
             self.ended = True
         if incoming is not None:
             self.incoming = None
@@ -266,8 +278,20 @@ class RequestReader:
             fields[b"host"] = target.host
             headers[:] = [(name, target.host if name == b"host" else value) for name, value in headers]
 
+    def _prepare_tunnel(self, request: HttpRequest) -> None:
+        """llhttp stops after the head, and what follows is the client's half of a WebSocket, once that is granted."""
+        fault = check_websocket(request.version, request.fields)
+        if fault is not None:
+            self._refuse(fault)
+        request.incoming = self.tunnel = IncomingBody(is_tunnel=True)
+        request.keep_alive = False
+
+    def _receive_in_tunnel(self, data: bytes) -> None:
+        if data and self.tunnel is not None and not self.tunnel.ended:
+            self.tunnel.receive(data)
+
     def _prepare_upgrade(self, fields: dict[bytes, bytes]) -> None:
-        """Upgrades are declined by ignoring them, but llhttp stops after such a head, without reading the body.
+        """Other upgrades are declined by ignoring them, but llhttp stops after such a head, without reading the body.
 
         So a new parser is given a head of the same framing, and then the body. (Java's HttpClient offers h2c with
         every first request, a POST included.)
@@ -279,6 +303,9 @@ class RequestReader:
 
     def _go_on_after_upgrade(self, data: bytes | memoryview, upgrade: HttpParserUpgrade) -> None:
         while not self.ended:
+            if self.tunnel is not None:
+                self._receive_in_tunnel(bytes(data)[upgrade.args[0] :])
+                return
             self._parser = HttpRequestParser(self)
             data = self._splice + bytes(data)[upgrade.args[0] :]
             self._splice = b""

@@ -55,6 +55,13 @@ class HttpRequest:
     """When the request was handed over, by ``time.monotonic()``."""
 
     @property
+    def upgrade(self) -> bool:
+        """Whether it asks for a WebSocket. Answered with 101, both bodies are raw streams: ``incoming`` has what the
+        client sends, `write` sends as it is, and `end` closes the connection; so does any other answer.
+        """
+        return self.incoming is not None and self.incoming.is_tunnel
+
+    @property
     def client(self) -> str:
         """The peer's IP address; empty when it has none (a Unix socket, memory)."""
         return self.connection.client
@@ -70,7 +77,7 @@ class HttpRequest:
             self.connection.answer(self, status, head, body, close)
 
     def begin(self, status: int, head: bytes, length: int | None) -> None:
-        """Begin an answer whose body follows by `write`, and is ended by `end`.
+        """Begin an answer whose body follows by `write`, and is ended by `end`. Status 101 is for an `upgrade`.
 
         ``length``: the body's, in bytes; None when it is not known before its end. Only when not ``done``, and once.
         """

@@ -12,6 +12,10 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CHUNKED = b"transfer-encoding: chunked\r\n"
 TEXT = b"content-type: text/plain; charset=utf-8\r\n"
 
+SWITCHED = b"upgrade: websocket\r\nconnection: upgrade\r\n"
+"""Of a 101, which goes on as another protocol (RFC 9110, 7.8)."""
+_FAULT_LINES = {503: b"retry-after: 1\r\n", 426: b"upgrade: websocket\r\nsec-websocket-version: 13\r\n"}
+
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _LENGTH_LINES = [b"content-length: %d\r\n" % length for length in range(1024)]
 
@@ -60,5 +64,5 @@ def render(status: int, head: bytes, body: bytes, ending: bytes, *, head_only: b
 
 def render_fault(fault: Fault, ending: bytes) -> bytes:
     """A refusal, as a line of text."""
-    head = TEXT + b"retry-after: 1\r\n" if fault.status == 503 else TEXT
+    head = TEXT + _FAULT_LINES.get(fault.status, b"")
     return render(fault.status, head, f"{fault.text}\n".encode(), ending, head_only=False)

@@ -31,7 +31,7 @@ class Backend:
     @property
     def coming(self) -> bool:
         """Whether there is, or will be, a replica."""
-        return self.config.num_replicas > 0
+        return self.config.num_replicas > 0 or self.config.autoscaling is not None
 
     @property
     def is_full(self) -> bool:

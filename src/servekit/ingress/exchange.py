@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from servekit.http1.request import HttpRequest
 from servekit.interfaces import Request
@@ -36,6 +37,8 @@ class Exchange(HttpRequest):
         "view_args",
     )
 
+    chain: ClassVar[tuple[str, ...] | None] = None
+    """Of a handle's call, the replicas whose handlers wait for it, outermost first. See `HandleExchange`."""
     id: str
     owner: Endpoint
     view_args: dict[str, Any] | None
@@ -58,6 +61,11 @@ class Exchange(HttpRequest):
     """The rest of its body, when that is long."""
     download: Download | None
     """The rest of its answer's body, once that has begun in pieces."""
+
+    @property
+    def timeout_s(self) -> float:
+        """How long it may take."""
+        return self.owner.timeout_s
 
     @property
     def endpoint(self) -> str:
@@ -87,3 +95,33 @@ class Exchange(HttpRequest):
             self.call_method,
             owner.mount,
         )
+
+
+class HandleExchange(Exchange):
+    """A handle's call: routed as a request, and sent to a replica with pickled arguments for a body."""
+
+    __slots__ = ("chain", "limit_s", "own_timeout_s")
+
+    chain: tuple[str, ...]  # type: ignore[misc]  # a slot here, so that a request over HTTP need not have one
+    own_timeout_s: float | None
+    """None: the endpoint's."""
+    limit_s: float | None
+    """What remains to the handler that calls."""
+
+    def dress(self) -> None:
+        """Fill in what a request over HTTP has, for policies, observers and adapters. ``id`` is set."""
+        self.method, self.query, self.version = "POST", b"", "1.1"
+        self.raw_headers = [(b"x-request-id", self.id.encode())]
+        self.fields = dict(self.raw_headers)
+        self.view_args = None
+        self.keep_alive, self.done, self.received_at = True, False, monotonic()
+
+    @property
+    def timeout_s(self) -> float:
+        timeout_s = self.owner.timeout_s if self.own_timeout_s is None else self.own_timeout_s
+        return timeout_s if self.limit_s is None else min(timeout_s, self.limit_s)
+
+    def request(self) -> Request:
+        request = super().request()
+        request.chain = self.chain
+        return request

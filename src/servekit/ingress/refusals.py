@@ -68,10 +68,22 @@ def method_not_callable(backend: str, method: str) -> Refused:
     )
 
 
+def call_cycle(backend: str, way: str) -> Refused:
+    return _text(
+        508,
+        f"Loop Detected: every replica of backend {backend!r} waits for this call itself: it came by way of {way}. "
+        "Do not call in a circle, or give the backend more replicas or more slots (max_concurrent_queries).",
+    )
+
+
 def policy_failed(endpoint: str) -> Refused:
     return _text(
         500, f"Internal Server Error: the routing policy of endpoint {endpoint!r} failed; see the ingress log."
     )
+
+
+def no_endpoint(endpoint: str, known: str) -> Refused:
+    return _text(404, f"Not Found: there is no endpoint {endpoint!r}{known}")
 
 
 def endpoint_gone(endpoint: str) -> Refused:

@@ -76,7 +76,9 @@ class Replica:
         if upload is None:
             link.send(Call(number, left_ms, exchange.request()))
         else:
-            link.send(Call(number, left_ms, exchange.request(), True))
+            request = exchange.request()
+            request.upgrade = exchange.upgrade
+            link.send(Call(number, left_ms, request, True))
             upload.start(link, number)
 
     def cancel(self, exchange: Exchange) -> None:

@@ -13,15 +13,17 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+from servekit.config import nearest
 from servekit.http1.request import HttpRequest
 from servekit.ingress import refusals
 from servekit.ingress.backend import Backend, Target
 from servekit.ingress.bodies import Download, Upload
 from servekit.ingress.builtin import Builtin
 from servekit.ingress.counters import Counters
+from servekit.ingress.cycles import open_to, way_of
 from servekit.ingress.deadlines import Deadlines
 from servekit.ingress.endpoint import Endpoint
-from servekit.ingress.exchange import Exchange
+from servekit.ingress.exchange import Exchange, HandleExchange
 from servekit.ingress.refusals import Refused
 from servekit.interfaces import Outcome, RequestRecord
 from servekit.routes import RESERVED, RouteTable
@@ -47,6 +49,8 @@ class Router:
         self.routes: RouteTable[Endpoint] = RouteTable()
         self.builtin = Builtin(self.endpoints)
         self.counters = Counters()
+        self.replica_wanted: Callable[[], None] = _nothing
+        """Called when a request has to wait for a replica to start."""
         self._now = loop.time
         self._deadlines = Deadlines(loop, self._expired)
         self._observe = observe
@@ -88,14 +92,43 @@ class Router:
         exchange.call_method = None if named is None else named.decode("latin-1")
         exchange.expires = self._now() + endpoint.timeout_s
         self._deadlines.add(exchange, exchange.expires)
+        if exchange.upload is None or exchange.upgrade:
+            self._dispatch(exchange)
+        else:
+            exchange.upload.when_due(lambda: self._dispatch(exchange))
+
+    # -- from handles -----------------------------------------------------------------------------------------
+
+    def handle_call(self, exchange: HandleExchange, endpoint_name: str, request_id: bytes) -> None:
+        """A handle's call has arrived, whole or with the first part of its arguments.
+
+        The caller has set ``connection``, ``body``, ``incoming``, ``call_method``, ``chain``, ``own_timeout_s`` and
+        ``limit_s``.
+        """
+        exchange.id = self._request_id(request_id)
+        exchange.bucket = exchange.target = exchange.replica = exchange.queue = exchange.download = None
+        exchange.tries = 0
+        exchange.dress()
+        incoming = exchange.incoming
+        exchange.upload = None if incoming is None else Upload(incoming, exchange.connection)
+        endpoint = self.endpoints.get(endpoint_name)
+        if endpoint is None:
+            exchange.owner, exchange.path = _NOWHERE, "/"
+            self._refuse(exchange, refusals.no_endpoint(endpoint_name, nearest(endpoint_name, self.endpoints)))
+            return
+        exchange.owner, exchange.path = endpoint, endpoint.route_text or "/"
+        exchange.expires = self._now() + exchange.timeout_s
+        self._deadlines.add(exchange, exchange.expires)
         if exchange.upload is None:
             self._dispatch(exchange)
         else:
             exchange.upload.when_due(lambda: self._dispatch(exchange))
 
+    # -- from both --------------------------------------------------------------------------------------------
+
     def abandoned(self, request: HttpRequest) -> None:
         """The client went away."""
-        assert type(request) is Exchange
+        assert isinstance(request, Exchange)
         self._settle(request, 499)
         self._unqueue(request)
         if request.replica is not None:
@@ -104,7 +137,7 @@ class Router:
 
     def writable(self, request: HttpRequest) -> None:
         """The client reads again."""
-        assert type(request) is Exchange
+        assert isinstance(request, Exchange)
         if request.download is not None:
             request.download.grant()
 
@@ -145,20 +178,42 @@ class Router:
         backend: Backend = target.backend
         if len(choices) < len(endpoint.targets):
             self.counters.add_failover(endpoint.name)
-        if exchange.call_method is not None and exchange.call_method not in backend.config.callable_methods:
+        if (
+            exchange.call_method is not None
+            and exchange.call_method not in backend.config.callable_methods
+            and exchange.chain is None  # What handles call is the instance's own code.
+        ):
             self._refuse(exchange, refusals.method_not_callable(backend.name, exchange.call_method))
         elif not backend.ready:
-            self._refuse(exchange, refusals.version_down(backend.name))
+            self._not_ready(exchange, backend)
         elif backend.waiting or not self._send(exchange, target):
-            if backend.is_full:
+            if exchange.chain and not open_to(exchange.chain, backend.ready):
+                self._refuse_cycle(exchange, backend)
+            elif backend.is_full:
                 self._refuse(exchange, refusals.queue_full(f"backend {backend.name!r}"))
             else:
                 exchange.queue = backend.waiting
                 backend.waiting[exchange] = None
 
+    def _not_ready(self, exchange: Exchange, backend: Backend) -> None:
+        """The chosen version has no replica, and no other may take over."""
+        if backend.config.autoscaling is None:
+            self._refuse(exchange, refusals.version_down(backend.name))
+        elif backend.is_full:
+            self._refuse(exchange, refusals.queue_full(f"backend {backend.name!r}"))
+        else:
+            exchange.queue = backend.waiting
+            backend.waiting[exchange] = None
+            self.replica_wanted()
+
     def _send(self, exchange: Exchange, target: Target) -> bool:
-        """Whether some replica had room and now has the call."""
+        """Whether some replica had room and now has the call; or it has been refused."""
         ready = target.replicas
+        if exchange.chain:
+            ready = open_to(exchange.chain, ready)
+            if not ready:
+                self._refuse_cycle(exchange, target.backend)
+                return True
         endpoint = exchange.owner
         if len(ready) == 1 and not endpoint.picks_replica:
             replica = ready[0]
@@ -193,6 +248,7 @@ class Router:
         else:
             exchange.queue = endpoint.waiting
             endpoint.waiting[exchange] = None
+            self.replica_wanted()
 
     def pump(self, backend: Backend) -> None:
         """Room has come: send what waits, in order."""
@@ -201,9 +257,21 @@ class Router:
             exchange = next(iter(waiting))
             assert exchange.target is not None
             if not self._send(exchange, exchange.target):
+                if exchange.chain:
+                    self._pump_past_chains(backend)
                 return
             waiting.pop(exchange, None)
             exchange.queue = None
+
+    def _pump_past_chains(self, backend: Backend) -> None:
+        """The first call that waits may not have the room there is, for that is in its own chain: others may."""
+        for exchange in list(backend.waiting):
+            assert exchange.target is not None
+            if self._send(exchange, exchange.target):
+                backend.waiting.pop(exchange, None)
+                exchange.queue = None
+            elif not exchange.chain or len(open_to(exchange.chain, backend.ready)) == len(backend.ready):
+                return
 
     # -- from a replica ------------------------------------------------------------------------------------------
 
@@ -244,7 +312,7 @@ class Router:
             self._again(exchange, sent=False)
         else:
             self._tell_policy(exchange, Outcome.TIMED_OUT)
-            self._refuse(exchange, refusals.too_late(exchange.owner.name, exchange.owner.timeout_s))
+            self._refuse(exchange, refusals.too_late(exchange.owner.name, exchange.timeout_s))
 
     def lost(self, exchange: Exchange, *, sent: bool) -> None:
         """A replica died with a call: once more, where the method allows it or nothing was sent."""
@@ -284,6 +352,8 @@ class Router:
             endpoint.refresh()
         if not backend.ready:
             self.redispatch(backend.waiting)
+        elif backend.waiting:  # For one that waits, those left may all be in its chain.
+            self.pump(backend)
 
     def unpark(self, endpoint: Endpoint) -> None:
         """Send what waited for any replica at all, if there is one now, or none is coming any more."""
@@ -308,7 +378,12 @@ class Router:
         if exchange.replica is not None:
             exchange.replica.cancel(exchange)
             self._tell_policy(exchange, Outcome.TIMED_OUT)
-        self._refuse(exchange, refusals.too_late(exchange.owner.name, exchange.owner.timeout_s))
+        self._refuse(exchange, refusals.too_late(exchange.owner.name, exchange.timeout_s))
+
+    def _refuse_cycle(self, exchange: Exchange, backend: Backend) -> None:
+        """All its replicas wait for this very call: so would it for them."""
+        assert exchange.chain is not None
+        self._refuse(exchange, refusals.call_cycle(backend.name, way_of(exchange.chain, self.backends.values())))
 
     def _policy_failed(self, exchange: Exchange) -> None:
         _log.exception("the routing policy of endpoint %r failed (request id %s)", exchange.owner.name, exchange.id)
@@ -366,6 +441,9 @@ class Router:
 def _not_given(method: str, choice: object) -> ValueError:
     # A policy that remembers an earlier choice may hold what has no traffic by now, or is gone.
     return ValueError(f"{method} returned {choice!r}, which is none of those that it was given")
+
+
+def _nothing() -> None: ...
 
 
 class _Nowhere:

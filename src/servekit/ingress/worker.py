@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -13,6 +14,8 @@ from typing import Any
 from servekit.config import DRAIN_TIMEOUT_S, HttpLimits
 from servekit.http1.server import HttpServer
 from servekit.ingress.apply import Applier, build_policy
+from servekit.ingress.callers import Callers
+from servekit.ingress.demand import Demand
 from servekit.ingress.links import ReplicaLinks
 from servekit.ingress.observers import Observers
 from servekit.ingress.router import Router
@@ -20,13 +23,16 @@ from servekit.interfaces import RoutingPolicy
 from servekit.processes import extend_sys_path
 from servekit.wire.bootstrap import WorkerBootstrap
 from servekit.wire.control import ControlClient
-from servekit.wire.frames import Applied, PluginRef, Report, Snapshot, Stop, WorkerHello
-from servekit.wire.network import Network
+from servekit.wire.frames import Applied, LinkAddresses, ListenOn, PluginRef, Report, Snapshot, Stop, WorkerHello
+from servekit.wire.network import Listener, Network
 from servekit.wire.polling import BusyPoll
 
 _log = logging.getLogger("servekit.ingress")
 
 SNAPSHOTS_WAITING = 1000
+HOSTS_WAITING = 100
+WANTED_EVERY_S = 0.05
+"""Between two reports, at the least, when requests wait for a replica to start."""
 
 
 class IngressWorker:
@@ -50,7 +56,13 @@ class IngressWorker:
         self._clock = clock
         self._limits: HttpLimits = bootstrap.http.limits
         self._snapshots: asyncio.Queue[Snapshot] = asyncio.Queue(SNAPSHOTS_WAITING)
+        self._hosts: asyncio.Queue[str] = asyncio.Queue(HOSTS_WAITING)
+        self._callers_listen: dict[str, Listener] = {}
+        """Where handles dial, by host; the machine's own socket under an empty one."""
         self._ending = asyncio.Event()
+        self._demand = Demand()
+        self._report_planned: asyncio.TimerHandle | None = None
+        self._wanted_at = 0.0
         self._stop_timeout_s = DRAIN_TIMEOUT_S
 
     async def run(self) -> None:
@@ -66,14 +78,18 @@ class IngressWorker:
         self.server = HttpServer(self.router, self._limits, loop)
         polling = BusyPoll(loop, self._bootstrap.busy_poll_s)
         self._links = ReplicaLinks(self._network, self._bootstrap.token, self._bootstrap.worker_id, polling)
+        self.callers = Callers(self.router, self._bootstrap.token, self._bootstrap.worker_id, polling)
+        self.router.replica_wanted = self._replica_wanted
         applier = Applier(self.router, self._links, self._build_policy)
         self._control = ControlClient(
             self._bootstrap, self._network, hello=self._hello, received=self._received, report=self._report
         )
         self.server.start()
+        await self._listen_for_handles("", self._link_address())
         tasks = [
             asyncio.ensure_future(self._follow_controller()),
             asyncio.ensure_future(self._apply_snapshots(applier)),
+            asyncio.ensure_future(self._listen_on_hosts()),
             asyncio.ensure_future(observers.run()),
         ]
         listening = await self._listen(loop)
@@ -82,10 +98,14 @@ class IngressWorker:
             await self._drain(listening)
         finally:
             self._control.close()
+            if self._report_planned is not None:
+                self._report_planned.cancel()
             for task in tasks[1:]:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._links.close()
+            self._stop_listening_for_handles()
+            self.callers.close()
             observers.flush()
             self.server.close()
             self.router.close()
@@ -103,9 +123,44 @@ class IngressWorker:
         self.router.builtin.ready = False
         if listening is not None:
             listening.close()
+        self.callers.leave()
+        ends = asyncio.get_running_loop().time() + self._stop_timeout_s
         await self.server.drain(self._stop_timeout_s)
+        await self.callers.drain(ends - asyncio.get_running_loop().time())
+        self._stop_listening_for_handles()  # Not before: a handler of what was in flight may dial yet.
+        await self.callers.finish()
         # What was counted since the last report.
         self._control.send(self._report())
+
+    # -- the links of handles -------------------------------------------------------------------------------------
+
+    def _link_address(self) -> str:
+        if not self._own_process:
+            return f"memory:{self._bootstrap.worker_id}"
+        return f"unix:{self._bootstrap.directory}/{self._bootstrap.worker_id}.sock"
+
+    async def _listen_for_handles(self, host: str, address: str) -> None:
+        self._callers_listen[host] = await self._network.listen(address, self.callers.new_link)
+
+    async def _listen_on_hosts(self) -> None:
+        """Replicas on other machines dial by TCP."""
+        while True:
+            host = await self._hosts.get()
+            try:
+                if host not in self._callers_listen:
+                    await self._listen_for_handles(host, f"tcp:{host}:0")
+            except OSError:
+                _log.exception("handles on other machines cannot dial: %s cannot be listened on", host)
+            self._control.send(LinkAddresses(self._link_addresses()))
+
+    def _link_addresses(self) -> list[str]:
+        return [listener.address for listener in self._callers_listen.values()]
+
+    def _stop_listening_for_handles(self) -> None:
+        while self._callers_listen:
+            _, listener = self._callers_listen.popitem()
+            with contextlib.suppress(FileNotFoundError):  # The instance's directory may be gone already.
+                listener.close()
 
     # -- the control link -----------------------------------------------------------------------------------------
 
@@ -117,12 +172,18 @@ class IngressWorker:
 
     def _hello(self) -> WorkerHello:
         return WorkerHello(
-            self._bootstrap.worker_id, os.getpid(), socket.gethostname(), ready=self.router.builtin.ready
+            self._bootstrap.worker_id,
+            os.getpid(),
+            socket.gethostname(),
+            ready=self.router.builtin.ready,
+            addresses=self._link_addresses(),
         )
 
     def _received(self, frame: Any) -> None:
         if isinstance(frame, Snapshot):
             self._snapshots.put_nowait(frame)
+        elif isinstance(frame, ListenOn):
+            self._hosts.put_nowait(frame.host)
         elif isinstance(frame, Stop):
             self._stop_timeout_s = frame.timeout_s
             self._ending.set()
@@ -144,10 +205,24 @@ class IngressWorker:
             for backend in self.router.backends.values()
             for replica in backend.replicas.values()
         }
+        failovers = self.router.counters.take_failovers()
         return Report(
             sum(outstanding.values()),
             0.0,
             self.router.counters.take(),
             outstanding,
-            self.router.counters.take_failovers(),
+            failovers,
+            self._demand.take(self.router.endpoints.values(), self.router.backends.values(), failovers),
         )
+
+    def _replica_wanted(self) -> None:
+        """A request waits for a replica to start: the controller is not to hear of it in a second."""
+        if self._report_planned is None:
+            loop = asyncio.get_running_loop()
+            self._report_planned = loop.call_later(max(0.0, self._wanted_at + WANTED_EVERY_S - loop.time()), self._want)
+
+    def _want(self) -> None:
+        self._report_planned = None
+        self._wanted_at = asyncio.get_running_loop().time()
+        if self._control.is_linked:
+            self._control.send(self._report())

@@ -1,39 +1,33 @@
-"""Runs a replica's handler, in at most so many calls at a time as the backend has slots.
+"""A replica's calls: those that wait, those that run, in at most so many slots as the backend has.
 
-With one slot, a sync handler is called on the data loop, in the main thread, with no thread hop, which is the fastest
-way there is; between calls the loop gets its turn, so that cancels are read and answers leave. What would block the
-loop runs in a thread: calls whose body is still arriving, answers that are made piece by piece, and every call where
-there are more slots.
+How a call runs is for its handler to say (`runner.py`). A call waits here until its body is there and a slot is free;
+one that shares a batch waits for others, too (`groups.py`). Between calls the loop gets its turn, so that cancels are
+read and answers leave.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import logging
 import time
-import traceback
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from servekit.interfaces import RequestAdapter
-from servekit.replica.call import Job
-from servekit.replica.incoming import IncomingStream
-from servekit.replica.outgoing import LongBody
-from servekit.replica.render import Rendered, close_body, render, text
-from servekit.replica.streaming import stream
+from servekit.replica.batch_call import BatchCall
+from servekit.replica.call import Batch, Job
+from servekit.replica.calling import Caller, Reply
+from servekit.replica.groups import Group, Groups
+from servekit.replica.inbox import Inbox
+from servekit.replica.lane import Lane
+from servekit.replica.load import Load
+from servekit.replica.outgoing import TURN_S, LongBody
+from servekit.replica.render import Rendered
+from servekit.replica.runner import Runner
 from servekit.replica.target import Handlers
-from servekit.replica.threads import Mailbox, Threads
-from servekit.wire.frames import PIECE_BYTES, Answer, Call, Chunk, Credit, End, Refusal
+from servekit.wire.frames import PIECE_BYTES, Answer, Call, Credit, End, Refusal
 from servekit.wire.link import Link
 
-_log = logging.getLogger("servekit.replica")
 _clock = time.perf_counter
 
-TURN_S = 100e-6
-"""An answer waits no longer than this for its neighbours to leave by the same write."""
-TOLD_ABOVE_US = 1000.0
-"""Mean service time above which ingress workers are told of each other's calls; below it, telling costs too much."""
 UNSENT_BYTES = 64 * 1024 * 1024
 """No call begins while the bodies of ended calls that their readers have not taken are longer than this together."""
 
@@ -51,28 +45,32 @@ class Executor:
         debug: bool,
         idle: Callable[[], None],
         tell_load: Callable[[int], bool] = lambda queue_length: False,
+        replica: str = "",
+        max_batch_size: int = 1,
+        batch_wait_s: float = 0.0,
     ) -> None:
         """
         Args:
             idle: called whenever nothing is left to do.
             tell_load: tells every ingress worker how many calls are here; False where there is only one, who knows.
         """
-        self._backend = backend
         self._handlers = handlers
+        self._main = handlers.main
         self._adapter = adapter
         self._slots = slots
-        self._debug = debug
         self._idle = idle
-        self._tell_load = tell_load
-        self._told_load = 0
-        self._mean_us = 0.0
+        self._load = Load(tell_load)
         self._loop = asyncio.get_running_loop()
-        self._mailbox = Mailbox(self._loop)
-        self._threads = Threads(slots)
-        self._waiting: deque[Job] = deque()
-        self._open: dict[tuple[Link, int], Job] = {}
-        """Those that frames may still come for: with a body to arrive, in a thread, or with a body to go out."""
-        self._in_threads: set[Job] = set()
+        self._caller = Caller(backend, replica, adapter, debug, _clock)
+        self._runner = Runner(self._caller, self, threads=slots * max_batch_size)
+        self._context = self._runner.context
+        self._lane = Lane(self._caller, self, self._runner.mailbox, slots)
+        groups, post = Groups(max_batch_size, batch_wait_s), self._runner.mailbox.post
+        self._inbox = Inbox(adapter, groups, post=post, unreadable=self._unreadable)
+        self._waiting, self._open = self._inbox.waiting, self._inbox.open
+        self.receive, self.received = self._inbox.receive, self._inbox.received
+        self._running: set[Job | Batch] = set()
+        """What holds a slot."""
         self._unsent_bytes = 0
         self._turn_planned = False
         self._inline_since = 0.0
@@ -83,35 +81,16 @@ class Executor:
 
     def submit(self, link: Link, call: Call) -> None:
         """Take a call; `run` answers it."""
-        job = Job(link, call.id, call.request, _clock() + call.timeout_ms / 1000)
+        request = call.request
+        name = request.call_method
+        entry = self._main if name is None else self._handlers.find(name)
+        job = Job(link, call.id, request, entry, _clock() + call.timeout_ms / 1000)
         self.outstanding += 1
         if call.more:
-            job.body = IncomingStream(call.request.body, lambda size: self._mailbox.post(lambda: _grant(job, size)))
-            self._open[link, call.id] = job
+            self._inbox.add_begun(job)
+        elif entry.batches:
+            self._inbox.add(job)
         else:
-            self._waiting.append(job)
-
-    def receive(self, link: Link, chunk: Chunk) -> None:
-        """More of a call's body."""
-        job = self._open.get((link, chunk.id))
-        if job is None or job.body is None or job.body.ended:
-            return
-        job.body.feed(chunk.data)
-        if not self._adapter.streams_body:
-            _grant(job, len(chunk.data))
-        elif job.body.window_is_full and not job.started and job not in self._waiting:
-            self._waiting.append(job)
-
-    def received(self, link: Link, end: End) -> None:
-        """A call's body is over."""
-        job = self._open.get((link, end.id))
-        if job is None or job.body is None or job.body.ended:
-            return
-        job.body.end(None if end.complete else "the client is gone")
-        if not job.started and job not in self._waiting:
-            # All of it is here before the handler was called: a call like any other.
-            job.request.body, job.body = job.body.whole(), None
-            del self._open[link, end.id]
             self._waiting.append(job)
 
     def granted(self, link: Link, credit: Credit) -> None:
@@ -125,27 +104,25 @@ class Executor:
 
     def cancel(self, link: Link, call_id: int) -> None:
         """Nobody waits for this call: do not begin it, or let it end early."""
-        job = self._open.get((link, call_id))
-        if job is None:
-            job = next((job for job in self._waiting if job.link is link and job.id == call_id), None)
+        job = self._inbox.find(link, call_id)
         if job is not None:
             self._cancel(job)
 
     def forget(self, link: Link) -> None:
         """The link is gone, and with it whoever waits for its calls."""
-        for job in self._all_jobs():
+        for job in self._inbox:
             if job.link is link:
                 self._cancel(job)
 
     def refuse_waiting(self) -> None:
         """The replica leaves: what has not begun goes elsewhere."""
-        for job in self._all_jobs():
+        for job in self._inbox:
             if not job.started and not job.has_credit:
                 self._refuse(job, "draining")
 
-    def _all_jobs(self) -> Iterable[Job]:
-        """Each once: what waits for a slot while its body still arrives is in both."""
-        return dict.fromkeys([*self._waiting, *self._open.values()])
+    def drain(self) -> None:
+        """No more calls will come."""
+        self._adapter.drain()
 
     @property
     def is_idle(self) -> bool:
@@ -160,7 +137,7 @@ class Executor:
         if isinstance(job.sender, LongBody):
             self._send_rest(job, job.sender)
 
-    # -- running -------------------------------------------------------------------------------------------------
+    # -- turns ---------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Answer what waits, until the turn is over; then let the loop read, and go on."""
@@ -168,42 +145,62 @@ class Executor:
             return
         turn_ends = _clock() + TURN_S
         touched: Link | None = None
+        if self._lane.ready:
+            self._begin_ready()
         while self._waiting and self._has_room:
-            job = self._waiting.popleft()
-            link = job.link
-            if touched is not link and touched is not None:
-                touched.flush()
-            touched = link
-            job.started = now = _clock()
-            if now >= job.expires:
-                self._refuse(job, "expired")
-            elif self._slots > 1 or job.body is not None:
-                self._begin_in_thread(job)
+            first = self._waiting.popleft()
+            if isinstance(first, Job):
+                link = first.link
+                if touched is not link and touched is not None:
+                    touched.flush()
+                touched = link
+                now = self._begin(first)
             else:
-                self._inline_since = now
-                self._load_changed()
-                answer = self._answer(job)
-                self._inline_since = 0.0
-                now = _clock()
-                self._reply(job, *answer, now)
+                now = self._begin_batch(first)
             if now > turn_ends and self._waiting:
                 self._turn_planned = True
                 self._loop.call_soon(self._next_turn)
                 break
         if touched is not None:
             touched.flush()
+        if self._waiting:
+            self._make_ready()
         if self.is_idle:
             self._idle()
 
-    def _load_changed(self) -> None:
-        """A call begins or has ended. Once told of some, ingress workers are told until there are none any more."""
-        load = self.outstanding
-        if load != self._told_load and (self._told_load or self._mean_us > TOLD_ABOVE_US):
-            self._told_load = load if self._tell_load(load) else 0
+    def _begin(self, job: Job) -> float:
+        """Returns the time that it is after that."""
+        job.started = now = _clock()
+        if now >= job.expires:
+            self._refuse(job, "expired")
+        elif job.entry.on_loop or self._adapter.is_async:
+            self._hold(job)
+            self._runner.begin_task(job)
+        elif self._slots > 1 or job.body is not None:
+            self._hold(job)
+            self._runner.begin_thread(job)
+        else:
+            now = self._context.copy().run(self._run_inline, job, now)
+        return now
+
+    def _run_inline(self, job: Job, now: float) -> float:
+        """In a context of its own."""
+        self._inline_since = now
+        self._load.changed(self.outstanding)
+        rendered, failed = self._caller.call(job)
+        self._inline_since = 0.0
+        now = _clock()
+        self._reply(job, rendered, failed, now)
+        return now
+
+    def _hold(self, job: Job) -> None:
+        self._running.add(job)
+        self._open[job.link, job.id] = job
+        self._load.changed(self.outstanding)
 
     @property
     def _has_room(self) -> bool:
-        return len(self._in_threads) < self._slots and self._unsent_bytes <= UNSENT_BYTES
+        return len(self._running) < self._slots and self._unsent_bytes <= UNSENT_BYTES
 
     def _next_turn(self) -> None:
         self._turn_planned = False
@@ -212,57 +209,108 @@ class Executor:
     @property
     def busy_since(self) -> float:
         """When the oldest call that runs now began (perf_counter); 0.0 when none runs. Safe in other threads."""
-        return self._inline_since or min((job.started for job in list(self._in_threads)), default=0.0)
+        return self._inline_since or min((job.started for job in list(self._running)), default=0.0)
 
     def close(self) -> None:
-        self._threads.close()
+        for job in self._inbox:
+            if job.started:
+                job.stop("the replica ends")
+        self._runner.close()
+        self._lane.close()
 
-    # -- in a thread ---------------------------------------------------------------------------------------------
+    # -- batches -------------------------------------------------------------------------------------------------
 
-    def _begin_in_thread(self, job: Job, rendered: Rendered | None = None) -> None:
-        self._in_threads.add(job)
-        self._load_changed()
-        self._open[job.link, job.id] = job
-        # The pieces of a handler's answer are made in the context that it left.
-        context = contextvars.copy_context()
-        self._threads.submit(lambda: context.run(self._work, job, rendered))
-
-    def _work(self, job: Job, rendered: Rendered | None) -> None:
-        """In a thread: call the handler, if that is not done, and send what its result makes piece by piece."""
-        failed = False
-        if rendered is None:
-            if job.body is not None:
-                job.request.incoming = job.body.as_file()
-            rendered, failed = self._answer(job)
-        complete: bool | None = None
-        if type(rendered[2]) is not bytes:
-            found = stream(job, rendered, self._mailbox.post, self._failure)
-            if isinstance(found, bool):
-                complete = found
-            else:
-                rendered, failed = found
-        self._mailbox.post(lambda: self._thread_done(job, rendered, failed, complete))
-
-    def _thread_done(self, job: Job, rendered: Rendered, failed: bool, complete: bool | None) -> None:
-        """Back on the loop. ``complete`` is None where nothing was sent yet."""
-        self._in_threads.discard(job)
-        if job.body is not None:
-            job.body.end("its call is over")  # The handler may have left a thread behind that reads it.
-            job.body = None
-        if complete is None:
-            self._reply(job, rendered, failed, _clock())
+    def _begin_batch(self, group: Group) -> float:
+        """Begin a batch, unless it is to wait for more. Returns the time that it is after that."""
+        now = _clock()
+        group.in_queue = False
+        for job in [job for job in group.jobs if now >= job.expires]:
+            self._refuse(job, "expired")
+        if not group.jobs:
+            return now
+        wait_s = group.plan.wait_s(now, len(group.jobs))
+        if wait_s > 0:
+            if group.timer is None:
+                group.timer = self._loop.call_later(wait_s, self._waited, group)
+            return now
+        call = self._taken(group, now)
+        self._hold_batch(call.batch)
+        if call.batch.entry.on_loop:
+            self._runner.begin_batch_task(call)
         else:
-            service_us = self._handler_over(job, _clock())
-            job.link.send(End(job.id, complete, self.outstanding, service_us))
+            self._lane.begin(call)
+        return _clock()
+
+    def _taken(self, group: Group, now: float) -> BatchCall:
+        batch = group.take(now)
+        if group.jobs:
+            self._inbox.queue(group)
+        for job in batch.jobs:
+            self._open[job.link, job.id] = job
+        return BatchCall(self._adapter, batch, self._context.copy())
+
+    def _hold_batch(self, batch: Batch) -> None:
+        self._running.add(batch)
+        self._load.changed(self.outstanding)
+
+    def _begin_ready(self) -> None:
+        """A thread had more to do than its handler, and did not go on by itself."""
+        while self._has_room and (call := self._lane.pop_ready()) is not None:
+            self._hold_batch(call.batch)
+            self._lane.begin(call)
+
+    def _make_ready(self) -> None:
+        """While every slot is taken, the next full batch is made ready."""
+        while self._lane.takes_ready and self._waiting:
+            group = self._waiting[0]
+            if not isinstance(group, Group) or group.entry.on_loop or len(group.jobs) < group.plan.max_size:
+                return
+            self._waiting.popleft()
+            group.in_queue = False
+            self._lane.ready.append(self._taken(group, _clock()))
+
+    def _waited(self, group: Group) -> None:
+        group.timer = None
+        if group.jobs:
+            self._inbox.queue(group)
+            self.run()
+
+    # -- what runs elsewhere comes back, on the loop ---------------------------------------------------------------
+
+    def answered(self, job: Job, reply: Reply) -> None:
+        """A handler has ended, in a thread or in a task."""
+        self._reply(job, *reply, _clock())
+        self.run()
+
+    def batch_handled(self, call: BatchCall, successor: BatchCall | None = None) -> None:
+        """The handler of a batch has ended, and its thread has begun ``successor``."""
+        now = _clock()
+        call.batch.group.running -= len(call.batch.jobs)
+        if successor is not None:
+            self._running.discard(call.batch)
+            self._hold_batch(successor.batch)
+        call.context.run(self._reply_batch, call, now)
+        self.run()
+
+    def _reply_batch(self, call: BatchCall, now: float) -> None:
+        for job, (rendered, failed) in self._caller.batch_replies(call):
+            self._reply(job, rendered, failed, now)
+
+    def streamed(self, job: Job, complete: bool) -> None:
+        """An answer that was made piece by piece has begun, and is over."""
+        service_us = self._handler_over(job, _clock())
+        job.link.send(End(job.id, complete, self.outstanding, service_us))
         self.run()
 
     # -- answers -------------------------------------------------------------------------------------------------
 
     def _reply(self, job: Job, rendered: Rendered, failed: bool, ended: float) -> None:
-        """Send an answer that is there; what is not goes to a thread."""
+        """Send an answer that is there; one that is yet to be made goes on in this context, elsewhere."""
         status, head, body, _ = rendered
         if type(body) is not bytes:
-            self._begin_in_thread(job, rendered)
+            if job.batch is None:
+                self._hold(job)
+            self._runner.stream(job, rendered)
             return
         service_us = self._handler_over(job, ended)
         if len(body) <= PIECE_BYTES:
@@ -286,55 +334,35 @@ class Executor:
         """Its slot is free; returns how long it took, in microseconds."""
         self._over(job)
         service_us = int((ended - job.started) * 1e6)
-        self._mean_us += (service_us - self._mean_us) * 0.2
+        self._load.served(service_us)
         return service_us
 
     def _over(self, job: Job) -> None:
         self.outstanding -= 1
-        self._load_changed()
+        if self._running:
+            self._release(job)
+        if job.batch is None or not job.batch.left:
+            self._load.changed(self.outstanding)
         if self._open:
             self._open.pop((job.link, job.id), None)
 
+    def _release(self, job: Job) -> None:
+        """Give back its slot, or its part of that."""
+        if job.body is not None:
+            job.body.end("its call is over")  # The handler may have left a thread behind that reads it.
+            job.body = None
+        if job.batch is None:
+            self._running.discard(job)
+        else:
+            job.batch.left -= 1
+            if not job.batch.left:
+                self._running.discard(job.batch)
+
     def _refuse(self, job: Job, reason: str) -> None:
         self._over(job)
-        if job in self._waiting:
-            self._waiting.remove(job)
+        self._inbox.remove(job)
         job.link.send(Refusal(job.id, reason))
 
-    def _answer(self, job: Job) -> tuple[Rendered, bool]:
-        """What the handler answers, and whether it failed. In whichever thread it is called."""
-        request = job.request
-        name = request.call_method
-        handler = self._handlers.call if name is None else self._handlers.method(name)
-        if handler is None:
-            message = f"Bad Request: the target of backend {self._backend!r} has no method {name!r}."
-            return (400, *text(message), None), True
-        try:
-            response = self._adapter.call(handler, request)
-            try:
-                return render(response), False
-            except BaseException:
-                close_body(response.body)
-                raise
-        except BaseException as error:
-            # SystemExit too, or a stray CancelledError: the handler is at fault, and its replica must live.
-            return self._failure(job, error), True
-
-    def _failure(self, job: Job, error: BaseException) -> Rendered:
-        request = job.request
-        what = f"backend {self._backend!r}: {request.method} {request.path} of endpoint {request.endpoint!r}"
-        if job.stopped:
-            _log.info("%s was given up: %s (request id %s)", what, job.stopped, request.id)
-            return (500, *text("Internal Server Error: given up."), None)
-        trace = "".join(traceback.format_exception(error))
-        _log.error("%s failed (request id %s)\n%s", what, request.id, trace.rstrip())
-        message = (
-            f"Internal Server Error: backend {self._backend!r} failed on this request. "
-            f"The traceback is in the replica's log, beside the request id {request.id}."
-        )
-        return (500, *text(f"{message}\n\n{trace}" if self._debug else message), None)
-
-
-def _grant(job: Job, size_bytes: int) -> None:
-    job.has_credit = True
-    job.link.send(Credit(job.id, size_bytes))
+    def _unreadable(self, job: Job, error: BaseException) -> None:
+        job.started = _clock()
+        self._reply(job, self._caller.failure(job, error), True, job.started)

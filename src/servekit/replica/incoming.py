@@ -1,11 +1,12 @@
-"""A request's body that is still arriving, to be read as a file from another thread."""
+"""A request's body that is still arriving: read as a file from another thread, or iterated over on the data loop."""
 
 from __future__ import annotations
 
+import asyncio
 import io
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, BinaryIO
 
 from servekit.wire.frames import BODY_WINDOW_BYTES, PIECE_BYTES
@@ -101,3 +102,64 @@ class IncomingStream(io.RawIOBase):
             owed, self._owed = self._owed, 0
             self.waiting_bytes -= owed
             self._grant(owed)
+
+
+class IncomingPieces:
+    """The same for one reader on the data loop: ``async for piece in …``. What it takes makes room for more."""
+
+    def __init__(self, first: bytes, grant: Callable[[int], None]) -> None:
+        self._grant: Callable[[int], None] | None = grant
+        self._pieces: deque[bytes] = deque([first] if first else ())
+        self._owed = -len(first)  # It came with the call, and took no credit.
+        self._broken: str | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self.ended = False
+        self.waiting_bytes = 0
+
+    def feed(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self.waiting_bytes += len(data)
+        self._wake()
+
+    def end(self, broken: str | None = None) -> None:
+        """No more will come; ``broken`` says why that is too early."""
+        self.ended = True
+        self._grant = None
+        self._broken = self._broken or broken
+        self._wake()
+
+    @property
+    def window_is_full(self) -> bool:
+        return self.waiting_bytes >= BODY_WINDOW_BYTES
+
+    def whole(self) -> bytes:
+        """All of an ended body of which nothing was taken."""
+        return b"".join(self._pieces)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._pieces and not self.ended:
+            if self._reader is not None:
+                raise RuntimeError("a request's body has one reader at a time")
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        if self._broken:
+            raise ConnectionError(f"the request's body ends early: {self._broken}")
+        if not self._pieces:
+            raise StopAsyncIteration
+        piece = self._pieces.popleft()
+        self._owed += len(piece)
+        if self._owed >= PIECE_BYTES and self._grant is not None:
+            owed, self._owed = self._owed, 0
+            self.waiting_bytes -= owed
+            self._grant(owed)
+        return piece
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)

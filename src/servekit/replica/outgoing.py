@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from servekit.wire.frames import BODY_WINDOW_BYTES, PIECE_BYTES, Chunk
 from servekit.wire.link import Link
+
+TURN_S = 100e-6
+"""So long may a task go on sending without letting the loop do anything else."""
 
 
 class StoppedError(Exception):
@@ -92,3 +97,51 @@ class PieceSender:
         with self._changed:
             self._stopped = True
             self._changed.notify()
+
+
+class AsyncPieceSender:
+    """Sends what an async iterable makes, from the task that drives it, which waits where there is no credit."""
+
+    def __init__(self, link: Link, call_id: int) -> None:
+        self._link = link
+        self._id = call_id
+        self._credit = BODY_WINDOW_BYTES
+        self._waiter: asyncio.Future[None] | None = None
+        self._stopped = False
+        self._turn_began = time.perf_counter()
+
+    def begin(self, answer: Any) -> None:
+        """Send the answer with its first piece."""
+        self._credit -= len(answer.body)
+        self._link.send(answer)
+
+    async def send(self, piece: bytes) -> None:
+        """Send a piece of whatever length; raises `StoppedError` when nobody reads on."""
+        if len(piece) > PIECE_BYTES:
+            for at in range(0, len(piece), PIECE_BYTES):
+                await self.send(piece[at : at + PIECE_BYTES])
+            return
+        while self._credit <= 0 and not self._stopped:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if self._stopped:
+            raise StoppedError
+        if piece:
+            self._credit -= len(piece)
+            self._link.send(Chunk(self._id, piece))
+        # An iterable may make piece after piece without waiting for anything; what it made leaves all the same.
+        if time.perf_counter() - self._turn_began > TURN_S:
+            await asyncio.sleep(0)
+            self._turn_began = time.perf_counter()
+
+    def grant(self, size_bytes: int) -> None:
+        self._credit += size_bytes
+        self._wake()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

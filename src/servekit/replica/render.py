@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncIterable, Iterable
 from typing import TypeAlias
 
 from servekit.interfaces import Response
@@ -18,14 +18,14 @@ _bad_in_value = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]").search
 HEAD_BYTES = 256 * 1024
 """The longest that all headers of an answer may be."""
 
-Rendered: TypeAlias = "tuple[int, bytes, bytes | Iterable[bytes], int | None]"
+Rendered: TypeAlias = "tuple[int, bytes, bytes | Iterable[bytes] | AsyncIterable[bytes], int | None]"
 """Status, head, body; and of a body that is not whole its length, where that is known."""
 
 
-def render(response: Response) -> Rendered:
-    """Raises `TypeError` or `ValueError` for what cannot go out."""
+def render(response: Response, upgrade: bool = False) -> Rendered:
+    """Raises `TypeError` or `ValueError` for what cannot go out. ``upgrade``: 101 may be the answer."""
     status = response.status
-    if not isinstance(status, int) or not 200 <= status <= 599:
+    if not isinstance(status, int) or not (200 <= status <= 599 or (upgrade and status == 101)):
         raise ValueError(f"a handler's status is a whole number from 200 to 599, not {status!r}")
     body = response.body
     if type(body) is bytes:
@@ -34,7 +34,7 @@ def render(response: Response) -> Rendered:
         return status, _head(response.headers), bytes(body), None
     if isinstance(body, (list, tuple)):
         return status, _head(response.headers), b"".join(body), None
-    if isinstance(body, str) or not isinstance(body, Iterable):
+    if isinstance(body, str) or not isinstance(body, (Iterable, AsyncIterable)):
         raise TypeError(f"a response's body is bytes or an iterable of bytes, not {type(body).__name__}")
     return status, _head(response.headers), body, _length(response.headers)
 
@@ -49,6 +49,18 @@ def close_body(body: object) -> None:
     close = getattr(body, "close", None)
     if close is not None:
         close()
+
+
+async def aclose_body(body: object) -> None:
+    """The same for an async iterable."""
+    close = getattr(body, "aclose", None)
+    if close is not None:
+        await close()
+
+
+def is_async(body: object) -> bool:
+    """True for a body that is driven on the loop: what can be iterated over both ways is not."""
+    return isinstance(body, AsyncIterable) and not isinstance(body, Iterable)
 
 
 def _head(headers: list[tuple[str, str]]) -> bytes:

@@ -57,6 +57,7 @@ class DataServer:
         if self._draining:
             return
         self._draining = True
+        self.executor.drain()
         asyncio.get_running_loop().call_later(timeout_s, self._give_up, timeout_s)
         self.check_drained()
 

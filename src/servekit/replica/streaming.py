@@ -1,4 +1,4 @@
-"""Answers that a handler makes piece by piece: a generator's, mostly."""
+"""Answers that a handler makes piece by piece: a generator's, mostly. In a thread, or in a task on the data loop."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from servekit.replica.call import Job
-from servekit.replica.outgoing import PieceSender, StoppedError
-from servekit.replica.render import Rendered, close_body
+from servekit.replica.outgoing import AsyncPieceSender, PieceSender, StoppedError
+from servekit.replica.render import Rendered, aclose_body, close_body
 from servekit.wire.frames import PIECE_BYTES, UNKNOWN, Answer
 
 Post = Callable[[Callable[[], None]], None]
@@ -44,23 +44,70 @@ def stream(job: Job, rendered: Rendered, post: Post, failure: Failure) -> bool |
         _close(job, body, failure)
 
 
+async def stream_async(job: Job, rendered: Rendered, failure: Failure) -> bool | tuple[Rendered, bool]:
+    """On the loop, in a task of its own or that of the handler: as `stream`, for an async iterable."""
+    body: Any = rendered[2]
+    sender = job.sender = AsyncPieceSender(job.link, job.id)
+    begun = False
+    try:
+        if job.stopped:
+            raise StoppedError
+        if _has_body(job, rendered):
+            async for piece in body:
+                if begun:
+                    await sender.send(_checked(piece))
+                else:
+                    begun = True
+                    first, more = _first(job, rendered, _checked(piece))
+                    sender.begin(first)
+                    await sender.send(more)
+        if not begun:
+            begun = True
+            sender.begin(_first(job, rendered, b"")[0])
+        return True
+    except BaseException as error:
+        if begun and job.stopped:
+            return False
+        answer = failure(job, error)
+        return False if begun else (answer, True)
+    finally:
+        try:
+            await aclose_body(body)
+        except BaseException as error:
+            failure(job, error)
+
+
+def _has_body(job: Job, rendered: Rendered) -> bool:
+    return job.request.method != "HEAD" and rendered[0] not in (204, 304)  # RFC 9110, 6.4.1
+
+
 def _pieces(job: Job, rendered: Rendered) -> Iterator[bytes]:
-    if job.request.method == "HEAD" or rendered[0] in (204, 304):  # RFC 9110, 6.4.1: there is none
-        return
-    for piece in rendered[2]:
-        if not isinstance(piece, (bytes, bytearray, memoryview)):
-            raise TypeError(f"a streamed body is made of bytes; {type(piece).__name__} came")
-        yield bytes(piece)
+    if _has_body(job, rendered):
+        body: Any = rendered[2]
+        for piece in body:
+            yield _checked(piece)
+
+
+def _checked(piece: object) -> bytes:
+    if not isinstance(piece, (bytes, bytearray, memoryview)):
+        raise TypeError(f"a streamed body is made of bytes; {type(piece).__name__} came")
+    return bytes(piece)
 
 
 def _begin(sender: PieceSender, job: Job, rendered: Rendered, piece: bytes) -> None:
+    first, more = _first(job, rendered, piece)
+    sender.begin(first)
+    if more:
+        sender.send(more)
+
+
+def _first(job: Job, rendered: Rendered, piece: bytes) -> tuple[Answer, bytes]:
+    """The frame that begins the answer, and what of its first piece is to follow."""
     status, head, _, length = rendered
     piece = piece[:length]
     first, more = piece[:PIECE_BYTES], piece[PIECE_BYTES:]
     rest = UNKNOWN if length is None else length - len(first)
-    sender.begin(Answer(job.id, status, head, first, 0, 0, False, rest, True))
-    if more:
-        sender.send(more)
+    return Answer(job.id, status, head, first, 0, 0, False, rest, True), more
 
 
 def _close(job: Job, body: object, failure: Failure) -> None:

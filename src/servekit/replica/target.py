@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import inspect
-from typing import Any
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import cloudpickle
 import msgspec
 
+from servekit.config import ASYNC_SLOTS, BackendConfig
 from servekit.errors import InvalidInputError
-from servekit.interfaces import Handler
+from servekit.interfaces import Handler, RequestAdapter
+from servekit.marks import accepts_batches, function_of
 
 
 class Target(msgspec.Struct):
@@ -35,6 +40,20 @@ def load(data: bytes) -> Target:
     return target
 
 
+class Entry(NamedTuple):
+    """What a call may ask for: the handler, or a method by its name."""
+
+    name: str | None
+    handler: Handler | None
+    """None: the target has no such method."""
+    is_coroutine: bool = False
+    """An ``async def``."""
+    on_loop: bool = False
+    """An ``async def``, or one that yields: it runs on the data loop, which it does not block."""
+    batches: bool = False
+    """It is marked by `servekit.accept_batch`."""
+
+
 class Handlers:
     """A replica's handler: a function, or one object built from a class, whose methods may be called by name."""
 
@@ -50,22 +69,64 @@ class Handlers:
             raise InvalidInputError(
                 f"the target {target.target!r} makes something that cannot be called; give its class a __call__ method"
             )
-        _refuse_async(self._object)
         self.call: Handler = self._object
+        self.main = _entry(None, self._object)
 
     def method(self, name: str) -> Handler | None:
         """The method ``name`` of a class target; None where there is none."""
         found = getattr(self._object, name, None) if self._is_class else None
         return found if callable(found) else None
 
-    def close(self) -> None:
-        """Let the handler's own ``close()`` run, where it has one."""
-        close = getattr(self._object, "close", None) if self._is_class else None
-        if callable(close):
-            close()
+    def find(self, name: str | None) -> Entry:
+        """What a call by this name asks for; None is the handler itself."""
+        return self.main if name is None else _entry(name, self.method(name))
+
+    def check(self, adapter: RequestAdapter, config: BackendConfig) -> None:
+        """Raises `InvalidInputError` where handler, adapter and config do not go together."""
+        batches = self.main.batches or self._has_batch_method()
+        if batches and (adapter.whole_application or adapter.is_async):
+            raise InvalidInputError(
+                f"the target accepts batches, but the adapter {type(adapter).__qualname__} hands over one request at a "
+                "time: take accept_batch off the target, or give the backend another adapter"
+            )
+        if config.max_batch_size is not None and not batches:
+            raise InvalidInputError(
+                f"max_batch_size is {config.max_batch_size}, but the handler takes one request at a time: mark it with "
+                "@servekit.accept_batch (it then gets a list and returns one as long), or leave max_batch_size out"
+            )
+
+    def slots(self, adapter: RequestAdapter, config: BackendConfig) -> int:
+        """How many calls of the handler there may be at a time."""
+        if config.max_concurrent_queries is not None:
+            return config.max_concurrent_queries
+        return ASYNC_SLOTS if adapter.is_async or self.main.on_loop else 1
+
+    def release(self) -> None:
+        """Let go of the object that a class made, so that its ``__del__`` runs before the process ends."""
+        if not self._is_class:
+            return
+        try:
+            alive: Callable[[], object] = weakref.ref(self._object)
+        except TypeError:  # Its class has slots.
+            alive = object
+        self.call = self._object = _gone
+        self.main = Entry(None, None)
+        if alive() is not None:
+            gc.collect()  # It is part of a cycle, or something that is refers to it.
+
+    def _has_batch_method(self) -> bool:
+        kind = type(self._object)
+        return self._is_class and any(accepts_batches(getattr(kind, name, None)) for name in dir(kind))
 
 
-def _refuse_async(handler: Any) -> None:
-    call = handler if inspect.isroutine(handler) else type(handler).__call__
-    if inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call):
-        raise InvalidInputError("the handler is an `async def`, which this version does not call yet; make it a `def`")
+def _gone(*_: Any) -> Any:
+    raise RuntimeError("the replica's handler has ended")
+
+
+def _entry(name: str | None, handler: Handler | None) -> Entry:
+    if handler is None:
+        return Entry(name, None)
+    function = function_of(handler)
+    is_coroutine = inspect.iscoroutinefunction(function)
+    on_loop = is_coroutine or inspect.isasyncgenfunction(function)
+    return Entry(name, handler, is_coroutine, on_loop, accepts_batches(handler))

@@ -1,12 +1,9 @@
-"""Threads in which handlers run that would block the data loop, and the way back from them to the loop."""
+"""Threads in which handlers run that would block the data loop."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable
 
 
@@ -42,32 +39,3 @@ class Threads:
             work()
             del work  # It holds a request.
             self._idle += 1
-
-
-class Mailbox:
-    """Calls to be made on the data loop, in order. Many of them wake it once."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._calls: deque[Callable[[], None]] = deque()
-        self._planned = False
-
-    def post(self, call: Callable[[], None]) -> None:
-        """From any thread. A loop that has ended takes nothing any more."""
-        self._calls.append(call)
-        self._plan()
-
-    def _plan(self) -> None:
-        if not self._planned:
-            self._planned = True
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._open)
-
-    def _open(self) -> None:
-        self._planned = False
-        try:
-            while self._calls:
-                self._calls.popleft()()
-        finally:
-            if self._calls:  # One of them failed, which the loop tells; the others are to be made all the same.
-                self._plan()

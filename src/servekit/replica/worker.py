@@ -16,22 +16,37 @@ import signal
 import socket
 import threading
 import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import msgspec
 import uvloop
 
-from servekit.config import DRAIN_TIMEOUT_S
+from servekit.config import DRAIN_TIMEOUT_S, config_digest
 from servekit.factories import load_path
+from servekit.handles import callers
+from servekit.handles.caller import Caller
 from servekit.interfaces import RequestAdapter
 from servekit.processes import extend_sys_path
 from servekit.replica.executor import Executor
+from servekit.replica.life import Life, trace_of
 from servekit.replica.server import DataServer
 from servekit.replica.target import Handlers, Target, load
 from servekit.wire.bootstrap import WorkerBootstrap
 from servekit.wire.control import ControlClient
-from servekit.wire.frames import Assign, Blob, Drain, Ready, Report, StartFailed, WorkerHello
+from servekit.wire.frames import (
+    Assign,
+    Blob,
+    Drain,
+    Ingresses,
+    Ready,
+    Reconfigure,
+    Reconfigured,
+    Report,
+    StartFailed,
+    Unhealthy,
+    WorkerHello,
+)
 from servekit.wire.network import Listener, Network
 
 _log = logging.getLogger("servekit.replica")
@@ -61,7 +76,13 @@ class ReplicaWorker:
         self._blob = bytearray()
         self._control: ControlClient
         self._server: DataServer | None = None
+        self._executor: Executor | None = None
         self._data_loop: asyncio.AbstractEventLoop | None = None
+        self._life: Life | None = None
+        self._caller: Caller | None = None
+        """For the handles in this process; in process, the instance has one."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        """On the data loop, beside the calls."""
         self._ended = False
 
     def run(self, control_loop: asyncio.AbstractEventLoop) -> str:
@@ -74,6 +95,8 @@ class ReplicaWorker:
                 reason = self._serve(*assigned)
         finally:
             self._ended = True
+            if self._caller is not None:
+                self._caller.close("the replica has ended")
             control_loop.call_soon_threadsafe(self._close_control)
             with contextlib.suppress(concurrent.futures.TimeoutError):
                 reason = f"{reason}; control link: {control.result(_FLUSH_TIMEOUT_S)}"
@@ -113,6 +136,14 @@ class ReplicaWorker:
     def _received(self, frame: object) -> None:
         if isinstance(frame, Assign):
             self._assign, self._blob = frame, bytearray()
+            if self._own_process and self._caller is None:
+                told = self._bootstrap
+                loop = asyncio.get_running_loop()
+                self._caller = Caller(self._network, told.token, told.worker_id, loop, frame.ingresses)
+        elif isinstance(frame, Ingresses):
+            if self._caller is not None:
+                self._caller.set_ingresses(frame.addresses)
+            return
         elif isinstance(frame, Blob):
             self._blob += frame.data
         elif isinstance(frame, Drain):
@@ -121,16 +152,22 @@ class ReplicaWorker:
                 self.end("drained before it was ready")
             self._on_data_loop(lambda server: server.drain(timeout_s))
             return
+        elif isinstance(frame, Reconfigure):
+            reconfigure = frame
+            self._on_data_loop(lambda _: self._spawn(self._reconfigure(reconfigure)))
+            return
         if self._assign is not None and len(self._blob) == self._assign.target_bytes:
             self._assigned.put((self._assign, bytes(self._blob)))
             self._assign = None
 
     def _report(self) -> Report:
-        server = self._server
-        if server is None:
+        executor, life = self._executor, self._life
+        if executor is None:
             return Report()
-        since = server.executor.busy_since
-        return Report(server.executor.outstanding, time.perf_counter() - since if since else 0.0)
+        if life is not None and life.is_hung:
+            self._control.send(Unhealthy(life.hung_reason))
+        since = executor.busy_since
+        return Report(executor.outstanding, time.perf_counter() - since if since else 0.0)
 
     def _on_data_loop(self, act: Callable[[DataServer], None]) -> None:
         loop, server = self._data_loop, self._server
@@ -145,39 +182,86 @@ class ReplicaWorker:
         try:
             if self._own_process:
                 _enter(assign)
+                callers.in_worker = self._caller
             adapter = self._load_plugin(assign.adapter.path)(**assign.adapter.options)
             handlers = Handlers(self._load_target(blob))
+            handlers.check(adapter, assign.config)
         except (Exception, SystemExit) as error:
-            self._control.send(StartFailed("".join(traceback.format_exception(error)).rstrip()))
+            self._control.send(StartFailed(trace_of(error)))
             return "the handler could not be built"
         try:
-            with contextlib.closing(uvloop.new_event_loop()) as loop:
-                loop.run_until_complete(self._serve_data(assign, handlers, adapter))
+            return self._run_loop(assign, handlers, adapter)
         finally:
-            handlers.close()
+            if self._server is not None:
+                del self._server.executor  # In process, the other ends of its links still lead to the server.
+            self._server = self._executor = self._data_loop = self._life = None
+            handlers.release()
             adapter.close()
-        return "drained"
+
+    def _run_loop(self, assign: Assign, handlers: Handlers, adapter: RequestAdapter) -> str:
+        # A frame of its own: what the loop still refers to must not keep the handler from being released.
+        with contextlib.closing(uvloop.new_event_loop()) as loop:
+            return loop.run_until_complete(self._live(assign, handlers, adapter))
+
+    async def _live(self, assign: Assign, handlers: Handlers, adapter: RequestAdapter) -> str:
+        """All that happens to the handler between its building and its release."""
+        life = self._life = Life(handlers, adapter, assign.config)
+        try:
+            try:
+                await life.begin()
+            except (Exception, SystemExit) as error:
+                self._control.send(StartFailed(trace_of(error)))
+                return "the handler could not be built"
+            self._spawn(life.watch(lambda reason: self._control.send(Unhealthy(reason))))
+            await self._serve_data(assign, handlers, adapter)
+            return "drained"
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await life.end()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reconfigure(self, frame: Reconfigure) -> None:
+        life = self._life
+        assert life is not None
+        error = await life.reconfigure(frame.user_config)
+        self._hello = msgspec.structs.replace(self._hello, user_config=life.taken)
+        self._control.send(Reconfigured(frame.number, error))
 
     async def _serve_data(self, assign: Assign, handlers: Handlers, adapter: RequestAdapter) -> None:
         loop = asyncio.get_running_loop()
         server = DataServer(self._bootstrap.token, self._bootstrap.worker_id.encode(), self._bootstrap.busy_poll_s)
+        slots = handlers.slots(adapter, assign.config)
         server.executor = Executor(
             assign.backend,
             handlers,
             adapter,
-            slots=assign.config.max_concurrent_queries or 1,
+            slots=slots,
             debug=assign.debug,
             idle=server.check_drained,
             tell_load=server.tell_load,
+            replica=self._bootstrap.worker_id,
+            max_batch_size=assign.config.max_batch_size or 1,
+            batch_wait_s=assign.config.batch_wait_timeout,
         )
-        self._data_loop, self._server = loop, server
+        self._data_loop, self._server, self._executor = loop, server, server.executor
         if self._own_process and threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGTERM, self.end, "SIGTERM")
         listener = await self._network.listen(self._listen_address(), server.new_link)
         try:
             # A redial, after a change of controllers, says the same as `Ready` does now.
-            slots = assign.config.max_concurrent_queries or 1
-            self._hello = msgspec.structs.replace(self._hello, ready=True, addresses=[listener.address], slots=slots)
+            self._hello = msgspec.structs.replace(
+                self._hello,
+                ready=True,
+                addresses=[listener.address],
+                slots=slots,
+                user_config=config_digest(assign.config.user_config),
+            )
             self._control.send(Ready([listener.address], slots))
             if self._ended:
                 server.leave(DRAIN_TIMEOUT_S)

@@ -83,6 +83,11 @@ class ControlClient:
             self._link.close()
 
     @property
+    def is_linked(self) -> bool:
+        """Whether the controller is there. On the client's own loop."""
+        return self._link is not None
+
+    @property
     def local_address(self) -> Any:
         """The local end of the link, as ``getsockname`` gives it; None without a link."""
         return self._link.local_address if self._link is not None else None

@@ -130,6 +130,8 @@ class Invoke(Frame, tag=10):
     more: bool = False
     timeout_ms: int | None = None
     """None: the endpoint's own timeout."""
+    limit_ms: int | None = None
+    """It never takes longer than this: what remains to the handler that calls."""
     method: str | None = None
     """The handler's method; None: ``__call__``."""
     request_id: str = ""
@@ -150,6 +152,8 @@ class WorkerHello(msgspec.Struct, array_like=True):
     """A replica that was built under an earlier controller, or an ingress worker that has a snapshot."""
     addresses: list[str] = []
     slots: int = 1
+    user_config: bytes = b""
+    """Digest of the one that a replica's handler has taken over; empty: that is not known."""
 
 
 class Ready(Frame, tag=20):

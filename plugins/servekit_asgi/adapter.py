@@ -1,0 +1,116 @@
+"""The adapter: an application is started with its replica, called once for each request, and stopped after the last."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from typing import Any, NoReturn
+
+from servekit.interfaces import Handler, Request, RequestAdapter, Response
+from servekit_asgi.call import HttpCall
+from servekit_asgi.lifespan import Lifespan
+from servekit_asgi.scopes import http_scope, websocket_scope
+from servekit_asgi.sockets import SocketOptions, WebSocketCall
+
+_log = logging.getLogger("servekit.asgi")
+
+TASKS_TIMEOUT_S = 5.0
+"""How long what an application does after its answers may take when the replica ends."""
+
+
+class AsgiAdapter(RequestAdapter):
+    """Calls the backend's target as an ASGI 3 application, on the replica's event loop."""
+
+    whole_application = True
+    is_async = True
+    streams_body = True
+
+    def __init__(self, *, factory: bool, lifespan: str, sockets: SocketOptions) -> None:
+        if lifespan not in ("auto", "on", "off"):
+            raise ValueError(f"lifespan is 'auto', 'on' or 'off', not {lifespan!r}")
+        self._factory = factory
+        self._mode = lifespan
+        self._socket_options = sockets
+        self._application: Any = None
+        self._lifespan: Lifespan | None = None
+        self._state: dict[str, Any] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sockets: set[WebSocketCall] = set()
+
+    async def start(self, handler: Handler) -> None:
+        """Make the application, where the target is a factory, and have it start.
+
+        Raises ``TypeError`` for what is no ASGI 3 application, ``RuntimeError`` where the application does not start.
+        """
+        application = self._application = handler() if self._factory else handler
+        _check(application)
+        if self._mode != "off":
+            self._lifespan = Lifespan(application, required=self._mode == "on")
+            await self._lifespan.start()
+            self._state = self._lifespan.state
+
+    async def stop(self) -> None:
+        """Let the application finish what it does after its answers, and have it shut down."""
+        self.drain()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=TASKS_TIMEOUT_S)
+            for task in late:
+                task.cancel()
+            if late:
+                _log.warning("%d calls of the application went on after its last answer, and were cancelled", len(late))
+                await asyncio.wait(late, timeout=TASKS_TIMEOUT_S)
+        if self._lifespan is not None:
+            await self._lifespan.stop()
+
+    def drain(self) -> None:
+        """The replica leaves: WebSockets, which would never end, are closed (1012, service restart)."""
+        for socket in list(self._sockets):
+            socket.go_away()
+
+    async def call_async(self, handler: Handler, request: Request) -> Response:
+        application = handler if self._application is None else self._application
+        call: HttpCall | WebSocketCall
+        if request.upgrade:
+            call = WebSocketCall(request, self._socket_options)
+            task = call.begin(application, websocket_scope(request, self._state))
+            self._sockets.add(call)
+            task.add_done_callback(lambda _: self._sockets.discard(call))
+        else:
+            call = HttpCall(request)
+            task = call.begin(application, http_scope(request, self._state))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            return await call.answer
+        except asyncio.CancelledError:
+            await call.abandon()
+            raise
+
+    # -- what a whole application has no use for ---------------------------------------------------------------------
+
+    def decode(self, request: Request) -> dict[str, Any]:
+        return http_scope(request, self._state)
+
+    def encode(self, result: Any) -> NoReturn:
+        raise TypeError("an ASGI application answers by `send`, so the adapter has `call_async` alone")
+
+    def call(self, handler: Handler, request: Request) -> NoReturn:
+        raise TypeError("an ASGI application is called on an event loop, so the adapter has `call_async` alone")
+
+
+def _check(application: Any) -> None:
+    """Raise ``TypeError`` where this cannot be called with ``scope``, ``receive`` and ``send``."""
+    name = f"{type(application).__module__}.{type(application).__qualname__}"
+    if not callable(application):
+        raise TypeError(f"the factory made an object of {name}, which cannot be called and so is no application")
+    try:
+        inspect.signature(application).bind({}, None, None)
+    except TypeError as error:
+        raise TypeError(
+            f"{application!r} is no ASGI 3 application: it cannot be called with scope, receive and send ({error}). "
+            'A WSGI application takes adapter="wsgi"; one for ASGI 2 is to be wrapped, by '
+            "asgiref.compatibility.guarantee_single_callable"
+        ) from None
+    except ValueError:
+        return  # A callable without a signature: its first call will tell.

@@ -1,0 +1,151 @@
+"""One HTTP request to an ASGI application, and its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from servekit.interfaces import Request, Response
+from servekit_asgi.outlet import ClientGoneError, Outlet
+
+_log = logging.getLogger("servekit.asgi")
+
+GONE_GRACE_S = 0.5
+"""How long an application may go on with an answer that nobody waits for, before it is cancelled."""
+
+_DISCONNECT = {"type": "http.disconnect"}
+
+
+class HttpCall:
+    """What `receive` and `send` of one scope are made of. `answer` is there once the application has begun its body."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._head_only = request.method == "HEAD"
+        self._pieces = request.pieces()
+        self._body_over = False
+        self._status = 0
+        """0: ``http.response.start`` has not come."""
+        self._headers: list[tuple[str, str]] = []
+        self._outlet = Outlet(0, self._let_go)  # Room is when each piece has been taken.
+        self._complete = False
+        self._over = asyncio.Event()
+        """The answer is complete, or nobody waits for it: `receive` has nothing but ``http.disconnect`` any more."""
+        self._task: asyncio.Task[None] | None = None
+        self.answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+
+    def begin(self, application: Any, scope: dict[str, Any]) -> asyncio.Task[None]:
+        """Call the application, in a task; whatever it raises becomes its answer, or breaks it off."""
+        self._task = asyncio.ensure_future(self._run(application, scope))
+        return self._task
+
+    async def abandon(self) -> None:
+        """Nobody waits for the answer: the application is told, and cancelled where it does not end by itself."""
+        self._outlet.close()
+        self._over.set()
+        if self._task is not None:
+            await end_within(self._task, GONE_GRACE_S)
+
+    async def _let_go(self) -> None:
+        if not self._complete:
+            await self.abandon()
+
+    async def _run(self, application: Any, scope: dict[str, Any]) -> None:
+        try:
+            await application(scope, self.receive, self.send)
+        except ClientGoneError:
+            _log.debug("request %s: the client was gone", self._request.id)
+        except asyncio.CancelledError as error:
+            self._failed(RuntimeError("the application was cancelled before it had answered"), error)
+        except BaseException as error:
+            self._failed(error)
+        else:
+            if not self._complete:
+                said = "ended its answer before the last of its body" if self.answer.done() else "sent no answer"
+                self._failed(RuntimeError(f"the application returned, but {said} (http.response.body)"))
+
+    def _failed(self, error: BaseException, cause: BaseException | None = None) -> None:
+        error.__cause__ = cause or error.__cause__
+        if self._outlet.gone.is_set() and not self._complete:
+            _log.debug("request %s was given up: %r", self._request.id, error)
+        elif not self.answer.done():
+            self.answer.set_exception(error)
+        elif not self._complete:
+            self._outlet.end(error)
+        elif cause is None:
+            _log.error("after its answer to request %s the application failed", self._request.id, exc_info=error)
+
+    # -- what the application calls ---------------------------------------------------------------------------------
+
+    async def receive(self) -> dict[str, Any]:
+        if not self._body_over and not self._over.is_set():
+            try:
+                return {"type": "http.request", "body": await self._pieces.__anext__(), "more_body": True}
+            except StopAsyncIteration:
+                self._body_over = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            except ConnectionError:
+                self._body_over = True
+                self._over.set()
+        else:
+            await self._over.wait()
+        return _DISCONNECT.copy()
+
+    async def send(self, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        if kind == "http.response.start":
+            if self._status:
+                raise RuntimeError("the application sent http.response.start a second time")
+            self._status, self._headers = message["status"], text_headers(message.get("headers", ()))
+        elif kind == "http.response.body":
+            if not self._status:
+                raise RuntimeError("the application sent http.response.body before http.response.start")
+            if self._complete:
+                raise RuntimeError("the application sent http.response.body after the last of its body")
+            await self._send_body(bytes(message.get("body", b"")), message.get("more_body", False))
+        else:
+            raise RuntimeError(f"the application sent {kind!r}, which is no message of an HTTP answer")
+
+    async def _send_body(self, body: bytes, more: bool) -> None:
+        if self._outlet.gone.is_set():
+            raise ClientGoneError
+        outlet = self._outlet
+        if not more:
+            self._complete = True
+        if not self.answer.done():
+            self.answer.set_result(Response(self._status, self._headers, self._first_body(body, more)))
+        elif not self._head_only and (body or more):
+            outlet.write(body)
+        if not more:
+            outlet.end()
+            self._over.set()
+        elif not self._head_only:
+            await outlet.room()
+
+    def _first_body(self, body: bytes, more: bool) -> bytes | Outlet:
+        """The body of the response: bytes, where all of it has come in one piece."""
+        if self._head_only:
+            if not more and all(name.lower() != "content-length" for name, _ in self._headers):
+                return body
+            nothing = Outlet()  # The length of a body that nobody sends: only what is no bytes keeps it.
+            nothing.end()
+            return nothing
+        if more:
+            self._outlet.write(body)
+            return self._outlet
+        return body
+
+
+def text_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    return [(bytes(name).decode("latin-1"), bytes(value).decode("latin-1")) for name, value in headers]
+
+
+async def end_within(task: asyncio.Task[None], grace_s: float) -> None:
+    """Let ``task`` end by itself; after ``grace_s`` seconds cancel it, and wait as long again."""
+    try:
+        await asyncio.wait([task], timeout=grace_s)
+    finally:
+        task.cancel()
+    await asyncio.wait([task], timeout=grace_s)

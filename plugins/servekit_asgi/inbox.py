@@ -1,0 +1,54 @@
+"""From a WebSocket's client to the application's `receive`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+MOST_EVENTS = 64
+MOST_BYTES = 1024 * 1024
+
+
+class Inbox:
+    """Events in order. When many wait, or long ones, whoever puts them in waits too: the client is read no further."""
+
+    def __init__(self) -> None:
+        self._events: deque[tuple[dict[str, Any], int]] = deque()
+        self._size = 0
+        self._last: dict[str, Any] | None = None
+        self._came = asyncio.Event()
+        self._taken = asyncio.Event()
+
+    @property
+    def is_full(self) -> bool:
+        return self._last is None and (len(self._events) >= MOST_EVENTS or self._size > MOST_BYTES)
+
+    async def put(self, event: dict[str, Any], size_bytes: int) -> None:
+        """Returns when there is room for more. Once `close` was called: does nothing."""
+        if self._last is not None:
+            return
+        self._events.append((event, size_bytes))
+        self._size += size_bytes
+        self._came.set()
+        while self.is_full:
+            self._taken.clear()
+            await self._taken.wait()
+
+    def close(self, last: dict[str, Any]) -> None:
+        """No more will come; ``last`` is what `get` gives from then on. The first call counts."""
+        if self._last is None:
+            self._last = last
+            self._came.set()
+            self._taken.set()
+
+    async def get(self) -> dict[str, Any]:
+        while not self._events:
+            if self._last is not None:
+                return self._last.copy()
+            self._came.clear()
+            await self._came.wait()
+        event, size_bytes = self._events.popleft()
+        self._size -= size_bytes
+        self._taken.set()
+        return event

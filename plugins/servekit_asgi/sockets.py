@@ -1,0 +1,190 @@
+"""One WebSocket of an ASGI application: the messages of `receive` and `send`, from the handshake to the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from servekit.interfaces import Request, Response
+from servekit_asgi.call import GONE_GRACE_S, end_within, text_headers
+from servekit_asgi.inbox import Inbox
+from servekit_asgi.outlet import ClientGoneError, Outlet
+
+if TYPE_CHECKING:
+    from servekit_asgi.wire import OpenSocket
+
+_log = logging.getLogger("servekit.asgi")
+
+SEND_BUFFER_BYTES = 64 * 1024
+"""What may wait for the client before `send` waits."""
+
+
+@dataclass(frozen=True)
+class SocketOptions:
+    """See `servekit_asgi.create_adapter`."""
+
+    ping_interval_s: float | None
+    max_message_bytes: int
+
+    def __post_init__(self) -> None:
+        if self.ping_interval_s is not None and not self.ping_interval_s > 0:
+            raise ValueError(f"ws_ping_interval_s is above 0, or None for no pings; not {self.ping_interval_s!r}")
+        if self.max_message_bytes < 1:
+            raise ValueError(f"ws_max_message_bytes is at least 1, not {self.max_message_bytes!r}")
+
+
+class WebSocketCall:
+    """A WebSocket from its request on. `answer` is the 101, whose body is what the client is sent; or a refusal."""
+
+    def __init__(self, request: Request, options: SocketOptions) -> None:
+        self._request = request
+        self._options = options
+        self._inbox = Inbox()
+        self._outlet = Outlet(SEND_BUFFER_BYTES, self._let_go)
+        self._socket: OpenSocket | None = None
+        self._greeted = False
+        self._closed = False
+        """The application has closed it, or has sent the last of a refusal."""
+        self._refusal: tuple[int, list[tuple[str, str]]] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+
+    def begin(self, application: Any, scope: dict[str, Any]) -> asyncio.Task[None]:
+        """Call the application, in a task. Raises ``RuntimeError`` where wsproto is not installed."""
+        _wire()
+        self._task = asyncio.ensure_future(self._run(application, scope))
+        return self._task
+
+    async def abandon(self) -> None:
+        """Nobody waits for the answer, which has not begun."""
+        await self._let_go()
+        if self._task is not None:
+            await end_within(self._task, GONE_GRACE_S)
+
+    def go_away(self) -> None:
+        """The replica ends: close an open socket, so that its client dials another."""
+        if self._socket is not None:
+            self._socket.close(1012, "service restart")
+
+    async def _let_go(self) -> None:
+        """The core takes no more: the connection is over. The application learns it from `receive`, or by `send`."""
+        self._outlet.close()
+        self._inbox.close({"type": "websocket.disconnect", "code": 1006, "reason": ""})
+        if self._socket is not None:
+            self._socket.end()
+
+    async def _run(self, application: Any, scope: dict[str, Any]) -> None:
+        error: BaseException | None = None
+        try:
+            await application(scope, self.receive, self.send)
+        except ClientGoneError:
+            _log.debug("WebSocket %s: the client was gone", self._request.id)
+        except asyncio.CancelledError:
+            error = RuntimeError("the application was cancelled while it had a WebSocket open")
+        except BaseException as raised:
+            error = raised
+        self._application_ended(error)
+
+    def _application_ended(self, error: BaseException | None) -> None:
+        if self._socket is not None and self._socket.is_open:
+            code, reason = (1000, "") if error is None else (1011, "internal error")
+            self._socket.close(code, reason, error)
+        elif not self.answer.done():
+            self.answer.set_exception(
+                error or RuntimeError("the application returned, but neither accepted the WebSocket nor refused it")
+            )
+        elif self._socket is None and not self._closed:
+            self._outlet.end(error or RuntimeError("the application returned within the body of its refusal"))
+        elif error is not None:
+            _log.info("after WebSocket %s was over, the application ended by", self._request.id, exc_info=error)
+
+    # -- what the application calls ---------------------------------------------------------------------------------
+
+    async def receive(self) -> dict[str, Any]:
+        if not self._greeted:
+            self._greeted = True
+            return {"type": "websocket.connect"}
+        return await self._inbox.get()
+
+    async def send(self, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        if self._closed:
+            raise RuntimeError(f"the application sent {kind!r} after it had closed the WebSocket")
+        if self._socket is not None:
+            await self._send_open(kind, message)
+        elif self._outlet.gone.is_set():
+            raise ClientGoneError
+        elif kind == "websocket.accept" and self._refusal is None:
+            self._accept(message)
+        elif kind == "websocket.close" and self._refusal is None:
+            self._closed = True
+            self._inbox.close({"type": "websocket.disconnect", "code": 1006, "reason": ""})
+            self.answer.set_result(Response(403, [("Content-Type", "text/plain")], b"Forbidden\n"))
+        elif kind == "websocket.http.response.start" and self._refusal is None:
+            self._refusal = message["status"], text_headers(message.get("headers", ()))
+        elif kind == "websocket.http.response.body" and self._refusal is not None:
+            await self._send_refusal(bytes(message.get("body", b"")), message.get("more_body", False))
+        else:
+            raise RuntimeError(f"the application sent {kind!r}, for which the WebSocket's handshake has no place")
+
+    async def _send_open(self, kind: str, message: dict[str, Any]) -> None:
+        assert self._socket is not None
+        if kind == "websocket.close":
+            self._closed = True
+            code = message.get("code")
+            self._socket.close(1000 if code is None else code, message.get("reason") or "")
+        elif kind != "websocket.send":
+            raise RuntimeError(f"the application sent {kind!r} on an open WebSocket")
+        elif not self._socket.is_open:
+            raise ClientGoneError
+        else:
+            text: Any = message.get("text")
+            data = message.get("bytes")
+            if (text is None) == (data is None):
+                raise RuntimeError("websocket.send has either text or bytes")
+            await self._socket.send(text if data is None else bytes(data))
+
+    def _accept(self, message: dict[str, Any]) -> None:
+        wire = _wire()
+        headers = [("Sec-WebSocket-Accept", wire.accept_token(_key_of(self._request)))]
+        if message.get("subprotocol"):
+            headers.append(("Sec-WebSocket-Protocol", message["subprotocol"]))
+        headers += text_headers(message.get("headers") or ())
+        self._socket = wire.OpenSocket(
+            self._request.pieces(),
+            self._inbox,
+            self._outlet,
+            ping_interval_s=self._options.ping_interval_s,
+            max_message_bytes=self._options.max_message_bytes,
+        )
+        self._outlet.write(b"")  # The head is to go out now, not with the first message.
+        self.answer.set_result(Response(101, headers, self._outlet))
+
+    async def _send_refusal(self, body: bytes, more: bool) -> None:
+        assert self._refusal is not None
+        self._closed = not more
+        if not self.answer.done():
+            self.answer.set_result(Response(*self._refusal, self._outlet if more else body))
+        if more:
+            self._outlet.write(body)
+            await self._outlet.room()
+        else:
+            self._outlet.write(body)
+            self._outlet.end()
+
+
+def _key_of(request: Request) -> bytes:
+    return (request.header("sec-websocket-key") or "").encode("latin-1")
+
+
+def _wire() -> Any:
+    """What needs wsproto."""
+    try:
+        from servekit_asgi import wire
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("wsproto", "h11"):
+            raise
+        raise RuntimeError("WebSockets need wsproto, which is not installed: pip install 'servekit[asgi]'") from error
+    return wire

@@ -1,0 +1,1 @@
+"""Handles: endpoints called from Python, by the script that started the instance, and by handlers."""

@@ -1,0 +1,204 @@
+"""Calls by a handle: a handler is called with Python objects, and its result goes back as one.
+
+The adapter is around such a call as around any other, with a request that has no body; what it would make of the
+result is not used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from servekit.errors import HandlerError, InvalidInputError
+from servekit.handles import answers
+from servekit.handles.failures import pack_failure
+from servekit.handles.parcel import PARCEL_BYTES, pack, unpack
+from servekit.handles.records import Kind, record
+from servekit.interfaces import Handler, Request, RequestAdapter, Response
+
+_VALUE = [("content-type", answers.VALUE)]
+_FAILURE = [("content-type", answers.FAILURE)]
+_STREAM = [("content-type", answers.STREAM)]
+_STAND_IN = ""
+"""What the adapter is given in the place of the result."""
+
+
+def answer(adapter: RequestAdapter, handler: Handler, request: Request) -> Response:
+    """Call a handler that is a ``def``; whatever it raises is in the answer."""
+    captured = _Captured(handler)
+    try:
+        _refuse_application(adapter)
+        captured.args, captured.kwargs = arguments(request)
+        answered = adapter.call(captured.call, request)
+    except BaseException as error:
+        return captured.response or failure_of(error)
+    return captured.response or _not_called(answered)
+
+
+async def answer_async(adapter: RequestAdapter, handler: Handler, request: Request) -> Response:
+    """As `answer`, for an ``async def`` or an adapter that ``is_async``. Cancelled, it raises ``CancelledError``."""
+    captured = _Captured(handler)
+    try:
+        _refuse_application(adapter)
+        captured.args, captured.kwargs = await arguments_async(request)
+        answered = await adapter.call_async(captured.call_async, request)
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        return captured.response or failure_of(error)
+    return captured.response or _not_called(answered)
+
+
+def arguments(request: Request) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """``(args, kwargs)``, taken out of the request, which has no body after that. Raises what unpickling raises.
+
+    Of a body that is still arriving it waits for the rest, and raises `ConnectionError` when that will not come.
+    """
+    return _taken(request, request.body if request.incoming is None else request.stream.read())
+
+
+async def arguments_async(request: Request) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """As `arguments`, on the event loop."""
+    parcel: bytes | bytearray = request.body
+    if request.incoming is not None:
+        parcel = bytearray()
+        async for piece in request.pieces():
+            parcel += piece
+    return _taken(request, parcel)
+
+
+def response_of(value: Any) -> Response:
+    """The answer that carries ``value``; of an iterator or async iterator, what it makes, as it makes it."""
+    if isinstance(value, Iterator):
+        return Response(200, _STREAM, _records(value))
+    if isinstance(value, AsyncIterator):
+        return Response(200, _STREAM, _async_records(value))
+    try:
+        return Response(200, _VALUE, pack(value))
+    except Exception as error:
+        return failure_of(_unsendable("its result", value, error))
+
+
+def failure_of(error: BaseException) -> Response:
+    """The answer that carries an exception of the handler."""
+    return Response(500, _FAILURE, pack_failure(error))
+
+
+class _Captured:
+    """A handler as the adapter sees it. Keeps the answer to its caller."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self.args: tuple[Any, ...] = ()
+        self.kwargs: dict[str, Any] = {}
+        self.response: Response | None = None
+
+    def call(self, decoded: Any) -> Any:
+        try:
+            value = self._handler(decoded, *self.args, **self.kwargs)
+        except BaseException as error:
+            self.response = failure_of(error)
+            raise
+        self.response = response_of(value)
+        return _STAND_IN
+
+    async def call_async(self, decoded: Any) -> Any:
+        try:
+            value = self._handler(decoded, *self.args, **self.kwargs)
+            if inspect.isawaitable(value):
+                value = await value
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.response = failure_of(error)
+            raise
+        self.response = response_of(value)
+        return _STAND_IN
+
+
+def _refuse_application(adapter: RequestAdapter) -> None:
+    if adapter.whole_application:
+        raise InvalidInputError("the backend is a whole application, which handles cannot call; use HTTP")
+
+
+def _taken(request: Request, parcel: bytes | bytearray) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    request.body, request.incoming = b"", None
+    args, kwargs = unpack(parcel)
+    return args, kwargs
+
+
+def _not_called(answered: Response) -> Response:
+    """The adapter answered itself: it found fault with the request, say."""
+    body = answered.body
+    text = body.decode(errors="replace") if isinstance(body, bytes) else ""
+    return failure_of(
+        HandlerError(f"the backend's adapter answered {answered.status} in the place of the handler: {text.strip()}")
+    )
+
+
+def _unsendable(what: str, value: Any, error: Exception) -> HandlerError:
+    if isinstance(error, InvalidInputError):
+        return HandlerError(f"{what} is too long to be sent to the caller (at most {PARCEL_BYTES:,} bytes)")
+    found = HandlerError(
+        f"{what}, a {type(value).__qualname__}, cannot be pickled and so cannot be sent to the caller: "
+        f"{type(error).__name__}: {error}"
+    )
+    found.__cause__ = error
+    return found
+
+
+# -- generators ------------------------------------------------------------------------------------------------------
+
+
+def _records(items: Iterator[Any]) -> Iterator[bytes]:
+    """Closed early, it closes ``items``, whose ``finally`` then runs."""
+    try:
+        while True:
+            try:
+                item = next(items)
+            except StopIteration:
+                yield record(Kind.DONE)
+                return
+            except BaseException as error:
+                yield record(Kind.FAILURE, pack_failure(error))
+                return
+            kind, piece = _record(item)
+            yield piece
+            if kind is Kind.FAILURE:
+                return
+    finally:
+        close = getattr(items, "close", None)
+        if close is not None:
+            close()
+
+
+async def _async_records(items: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+    try:
+        while True:
+            try:
+                item = await anext(items)
+            except StopAsyncIteration:
+                yield record(Kind.DONE)
+                return
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:
+                yield record(Kind.FAILURE, pack_failure(error))
+                return
+            kind, piece = _record(item)
+            yield piece
+            if kind is Kind.FAILURE:
+                return
+    finally:
+        close = getattr(items, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def _record(item: Any) -> tuple[Kind, bytes]:
+    try:
+        return Kind.ITEM, record(Kind.ITEM, pack(item))
+    except Exception as error:
+        return Kind.FAILURE, record(Kind.FAILURE, pack_failure(_unsendable("an item of its stream", item, error)))

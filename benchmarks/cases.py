@@ -9,10 +9,20 @@ from pathlib import Path
 
 from benchmarks.load import transfer_ms, wrk
 from benchmarks.processes import Server
+from benchmarks.servers import BATCH_SIZE, STREAMS
+from benchmarks.streams import streams
 
 SLEEP_REPLICAS = 4
 SLEEP_BOUND = SLEEP_REPLICAS / 0.010
 """Requests a second that 4 replicas can answer at most, with 10 ms of sleep in each."""
+BATCH_BOUND = BATCH_SIZE / 0.010
+"""Requests a second that batches of 16 can answer at most, with 10 ms of sleep in each."""
+CHUNKS = 1000
+"""In each stream, where as many chunks are made as there can be."""
+REST_S = 0.005
+"""After each look at their connections: 64 of them then hold 500 chunks at a rate of 100,000 a second."""
+PACED_CHUNKS, PACE_MS = 10, 20.0
+"""In each stream, where the time to the first is measured; and the pause before the next."""
 QUIET_S = 1.0
 """Between load and a look at the idle server."""
 
@@ -97,6 +107,24 @@ def body(server: Server, effort: Effort, scratch: Path) -> Found:
     yield Figure(f"memory grown by {2 * effort.transfers} {server.handler}s", "MB"), server.memory_mb() - before
 
 
+def batch(server: Server, effort: Effort, scratch: Path) -> Found:
+    load = wrk(server.port, server.peer.call("batch"), 64, effort.seconds, scratch)
+    name = f"10 ms for each batch of up to {BATCH_SIZE}, connections: 64"
+    yield Figure(name, f"% of {BATCH_BOUND:,.0f}/s", "high"), 100 * load.rate / BATCH_BOUND
+
+
+def stream(server: Server, effort: Effort, scratch: Path) -> Found:
+    made_by = {"stream": "generator", "astream": "async generator"}[server.handler]
+    call = server.peer.call(server.handler, PACED_CHUNKS, PACE_MS)
+    for connections in (1, 64):
+        spread_s = PACED_CHUNKS * PACE_MS / 1000
+        found = streams(server.port, call, PACED_CHUNKS, connections, effort.seconds, spread_s=spread_s)
+        yield Figure(f"{made_by}, paced streams: {connections}, to the first chunk", "ms"), found.first_ms
+    call = server.peer.call(server.handler, CHUNKS)
+    found = streams(server.port, call, CHUNKS, 64, effort.seconds, rest_s=REST_S)
+    yield Figure(f"{made_by}, streams: 64", "chunks/s", "high"), found.rate
+
+
 CASES = {
     "start": Case((("hello", 1),), start),
     "memory": Case((("hello", 1), ("sleep", SLEEP_REPLICAS)), memory),
@@ -105,6 +133,8 @@ CASES = {
     "sleep": Case((("sleep", SLEEP_REPLICAS),), sleep),
     "json": Case((("json", 1),), json),
     "body": Case((("upload", 1), ("download", 1)), body),
+    "batch": Case((("batch", 1),), batch),
+    "stream": Case((("stream", 1), ("astream", 1)), stream),
 }
 
 
@@ -112,5 +142,7 @@ def warm_up(server: Server, effort: Effort, scratch: Path) -> None:
     """Load before anything is measured: caches, lazy imports, and the first requests that nobody counts."""
     if server.handler in ("upload", "download"):
         transfer_ms(server.port, server.peer.call(server.handler, 10**6), 10**6, 3)
+    elif server.handler in STREAMS:
+        streams(server.port, server.peer.call(server.handler, 100), 100, 16, effort.warmup_s)
     else:
         wrk(server.port, server.peer.call(server.handler), 16, effort.warmup_s, scratch)

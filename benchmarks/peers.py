@@ -33,7 +33,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # by way of `Server.stop`
     report = Report(describe(wrk))
     pythons = install(options.only, options.cache, report)
-    effort = replace(QUICK if options.quick else FULL, **({"repeats": options.repeats} if options.repeats else {}))
+    effort = effort_of(options)
     peers = [peer for peer in options.only if peer.name in pythons]
     others, began = OtherWork(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
@@ -61,10 +61,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured, as JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it: .svg or .png (needs matplotlib)")
     parser.add_argument("--page", type=Path, metavar="FILE", help="put the table between the marks of a Markdown page")
+    parser.add_argument("--section", default="figures", metavar="NAME", help="the marks' name; default figures")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="start no server after so many")
     parser.add_argument("--cache", type=Path, default=CACHE, metavar="FOLDER", help=f"for the venvs; default {CACHE}")
     options = parser.parse_args()
     options.cases = options.cases or (QUICK_CASES if options.quick else tuple(CASES))
     return options
+
+
+def effort_of(options: argparse.Namespace) -> Effort:
+    effort = QUICK if options.quick else FULL
+    return replace(effort, repeats=options.repeats or effort.repeats, budget_s=options.budget or effort.budget_s)
 
 
 def named_peers(names: str) -> tuple[Peer, ...]:
@@ -139,7 +146,7 @@ def write(report: Report, options: argparse.Namespace) -> None:
     if options.json:
         options.json.write_text(as_json(report))
     if options.page:
-        options.page.write_text(fill_page(options.page.read_text(), table))
+        options.page.write_text(fill_page(options.page.read_text(), table, options.section))
     if options.plot:
         plot(report, order, options.plot)
 

@@ -57,7 +57,7 @@ class Server:
                 start_new_session=True,
             )
         try:
-            self._await_answer(peer.call(handler, size=10**6))
+            self._await_answer(peer.call(handler, size=100))
         except BaseException:
             self.stop()
             raise
@@ -101,7 +101,9 @@ class Server:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
             connection.request(call.method, call.path, call.body, call.headers)
-            return str(connection.getresponse().status)
+            answer = connection.getresponse()
+            answer.read()
+            return str(answer.status)
         except (OSError, http.client.HTTPException) as error:
             return repr(error)
         finally:

@@ -4,7 +4,9 @@ Every server serves one of these handlers at a time, on ``/HANDLER``, in 1 or mo
 
 * ``hello`` answers ``hello``; ``sleep`` does so after 10 ms of ``time.sleep``;
 * ``json`` parses what it is sent and sends it back;
-* ``upload`` takes bytes and answers their number; ``download`` answers as many bytes as it is asked for.
+* ``upload`` takes bytes and answers their number; ``download`` answers as many bytes as it is asked for;
+* ``batch`` answers ``hello`` to up to 16 calls at once, after 10 ms of ``time.sleep``;
+* ``stream`` makes as many small chunks as it is asked for, by a generator; ``astream`` by an async generator.
 """
 
 from __future__ import annotations
@@ -12,10 +14,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlencode
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 HANDLERS = ("hello", "sleep", "json", "upload", "download")
+"""Every peer has these, unless it says otherwise."""
+STREAMS = ("stream", "astream")
+BATCH_SIZE = 16
 
 Headers = dict[str, str]
 
@@ -46,16 +52,24 @@ class Peer:
         """What starts it, in `FOLDER`."""
         return [python, *self.arguments.format(handler=handler, port=port, replicas=replicas).split()]
 
-    def call(self, handler: str, size: int = 0) -> Call:
-        """What a client sends; ``size`` is the body's length for upload and download."""
+    def call(self, handler: str, size: int = 0, pause_ms: float = 0) -> Call:
+        """What a client sends; ``size``: the body's length for upload and download, for streams the chunks in each.
+
+        ``pause_ms``: between two chunks of a stream.
+        """
         path = f"/{handler}"
         if handler == "json":
             return Call("POST", path, DOCUMENT, JSON)
         if handler == "upload":
             return Call("POST", path, bytes(size), {"Content-Type": "application/octet-stream"})
+        options: dict[str, float] = {}
+        if handler == "download":
+            options = {"bytes": size}
+        elif handler in STREAMS:
+            options = {"chunks": size, "pause_ms": pause_ms}
         if self.takes_get:
-            return Call("GET", f"{path}?bytes={size}" if handler == "download" else path)
-        return Call("POST", path, json.dumps({"bytes": size} if handler == "download" else {}).encode(), JSON)
+            return Call("GET", f"{path}?{urlencode(options)}" if options else path)
+        return Call("POST", path, json.dumps(options).encode(), JSON)
 
 
 JSON = {"Content-Type": "application/json"}
@@ -66,12 +80,27 @@ FLASK = "flask==3.1.3"
 SERVEKIT = ("-e", f"{ROOT}[ray]", "ray==2.60.0", FLASK)
 NO_REPORTS = {"RAY_USAGE_STATS_ENABLED": "0", "BENTOML_DO_NOT_TRACK": "True"}
 
+EVERY = (*HANDLERS, "batch", *STREAMS)
+
 PEERS = (
-    Peer("servekit-process", "servekit_server.py process {handler} {port} {replicas}", SERVEKIT),
-    Peer("servekit-ray", "servekit_server.py ray {handler} {port} {replicas}", SERVEKIT, environment=NO_REPORTS),
-    Peer("rayserve", "rayserve_server.py {handler} {port} {replicas}", ("ray[serve]==2.60.0",), environment=NO_REPORTS),
-    Peer("mosec", "mosec_server.py {handler} {port} {replicas}", ("mosec==0.9.8",), takes_get=False),
-    Peer("litserve", "litserve_server.py {handler} {port} {replicas}", ("litserve==0.2.19",), takes_get=False),
+    Peer("servekit-process", "servekit_server.py process {handler} {port} {replicas}", SERVEKIT, EVERY),
+    Peer("servekit-ray", "servekit_server.py ray {handler} {port} {replicas}", SERVEKIT, EVERY, environment=NO_REPORTS),
+    Peer(
+        "rayserve",
+        "rayserve_server.py {handler} {port} {replicas}",
+        ("ray[serve]==2.60.0",),
+        EVERY,
+        environment=NO_REPORTS,
+    ),
+    # Its streams are made by a method that sends, not by a generator.
+    Peer(
+        "mosec",
+        "mosec_server.py {handler} {port} {replicas}",
+        ("mosec==0.9.8",),
+        (*HANDLERS, "batch", "stream"),
+        takes_get=False,
+    ),
+    Peer("litserve", "litserve_server.py {handler} {port} {replicas}", ("litserve==0.2.19",), EVERY, takes_get=False),
     Peer(
         "bentoml",
         "-m bentoml serve bentoml_server:replicas_{replicas} --host 127.0.0.1 --port {port}",

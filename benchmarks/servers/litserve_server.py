@@ -5,6 +5,7 @@ import time
 from typing import Annotated
 
 import litserve
+from chunks import async_chunks, chunks
 from fastapi import Body, Response
 
 
@@ -43,8 +44,39 @@ class Download(Hello):
         return Response(output, media_type="application/octet-stream")
 
 
+class Batch(Hello):
+    def predict(self, data):
+        time.sleep(0.01)
+        return ["hello"] * len(data)
+
+
+class Stream(Hello):
+    def predict(self, data):
+        yield from chunks(data["chunks"], data["pause_ms"] / 1000)
+
+    def encode_response(self, output):
+        yield from output
+
+
+class Astream(Hello):
+    async def predict(self, data):
+        async for chunk in async_chunks(data["chunks"], data["pause_ms"] / 1000):
+            yield chunk
+
+    async def encode_response(self, output):
+        async for chunk in output:
+            yield chunk
+
+
+OPTIONS = {
+    "Batch": {"max_batch_size": 16, "batch_timeout": 0.01},
+    "Stream": {"stream": True},
+    "Astream": {"stream": True, "enable_async": True},
+}
+
 if __name__ == "__main__":
     handler, port, replicas = sys.argv[1:]
-    api = globals()[handler.capitalize()](api_path=f"/{handler}")
+    name = handler.capitalize()
+    api = globals()[name](api_path=f"/{handler}", **OPTIONS.get(name, {}))
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=int(replicas))
     server.run(host="127.0.0.1", port=int(port), log_level="warning", generate_client_file=False)

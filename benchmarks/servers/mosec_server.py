@@ -4,6 +4,7 @@ import sys
 import time
 
 import mosec
+from chunks import chunks
 
 
 class Hello(mosec.Worker):
@@ -40,10 +41,26 @@ class Download(mosec.Worker):
         return data
 
 
+class Batch(mosec.Worker):
+    def forward(self, data):
+        time.sleep(0.01)
+        return ["hello"] * len(data)
+
+
+class Stream(mosec.SSEWorker):
+    def forward(self, data):
+        for chunk in chunks(data["chunks"], data["pause_ms"] / 1000):
+            self.send_stream_event(chunk.decode())
+        return ""
+
+
+OPTIONS = {"Batch": {"max_batch_size": 16, "max_wait_time": 10}}
+
 if __name__ == "__main__":
     handler, port, replicas = sys.argv[1:]
     sys.argv[1:] = ["--address", "127.0.0.1", "--port", port, "--log-level", "warning"]  # mosec reads its options here
-    sys.argv += ["--max-request-size", str(64 * 1024 * 1024)]
+    sys.argv += ["--max-request-size", str(64 * 1024 * 1024), "--timeout", "60000"]
     server = mosec.Server()
-    server.append_worker(globals()[handler.capitalize()], num=int(replicas), route=f"/{handler}")
+    name = handler.capitalize()
+    server.append_worker(globals()[name], num=int(replicas), route=f"/{handler}", **OPTIONS.get(name, {}))
     server.run()

@@ -5,7 +5,9 @@ import sys
 import time
 
 import ray
+from chunks import async_chunks, chunks
 from ray import serve
+from starlette.responses import StreamingResponse
 
 
 class Hello:
@@ -32,6 +34,25 @@ class Upload:
 class Download:
     async def __call__(self, request):
         return bytes(int(request.query_params["bytes"]))
+
+
+class Batch:
+    @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.01)
+    async def __call__(self, requests):
+        time.sleep(0.01)  # noqa: ASYNC251
+        return ["hello"] * len(requests)
+
+
+class Stream:
+    async def __call__(self, request):
+        options = request.query_params
+        return StreamingResponse(chunks(int(options["chunks"]), float(options["pause_ms"]) / 1000))
+
+
+class Astream:
+    async def __call__(self, request):
+        options = request.query_params
+        return StreamingResponse(async_chunks(int(options["chunks"]), float(options["pause_ms"]) / 1000))
 
 
 if __name__ == "__main__":

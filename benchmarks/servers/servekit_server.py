@@ -4,6 +4,8 @@ import signal
 import sys
 import time
 
+from chunks import async_chunks, chunks
+
 import servekit
 
 
@@ -28,10 +30,30 @@ def download(request):
     return bytes(int(request.args["bytes"]))
 
 
+@servekit.accept_batch
+def batch(requests):
+    time.sleep(0.01)
+    return ["hello"] * len(requests)
+
+
+def stream(request):
+    return chunks(int(request.args["chunks"]), float(request.args["pause_ms"]) / 1000)
+
+
+async def astream(request):
+    return async_chunks(int(request.args["chunks"]), float(request.args["pause_ms"]) / 1000)
+
+
+CONFIGS = {
+    "batch": {"max_batch_size": 16, "batch_wait_timeout": 0.01},
+    "stream": {"max_concurrent_queries": 64},
+}
+
 if __name__ == "__main__":
     runtime, handler, port, replicas = sys.argv[1:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with servekit.init(runtime=runtime, http_port=int(port)):
-        servekit.create_backend("backend", globals()[handler], config={"num_replicas": int(replicas)})
+        config = {"num_replicas": int(replicas), **CONFIGS.get(handler, {})}
+        servekit.create_backend("backend", globals()[handler], config=config)
         servekit.create_endpoint("endpoint", f"/{handler}", ["GET", "POST"], backend="backend")
         signal.pause()

@@ -3,9 +3,9 @@ from __future__ import annotations
 import argparse
 
 import pytest
-from benchmarks.cases import CASES
-from benchmarks.peers import named_cases, named_peers, schedule, setups
-from benchmarks.servers import DOCUMENT, HANDLERS, PEERS, Peer
+from benchmarks.cases import CASES, FULL, QUICK
+from benchmarks.peers import effort_of, named_cases, named_peers, schedule, setups
+from benchmarks.servers import DOCUMENT, PEERS, Peer
 
 
 def test_a_name_stands_for_all_peers_that_begin_with_it() -> None:
@@ -38,8 +38,25 @@ def test_a_peer_is_not_started_for_a_handler_that_it_has_not() -> None:
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
 def test_every_peer_pins_what_it_installs_and_has_a_call_for_each_handler(peer: Peer) -> None:
     assert all("==" in name or name == "-e" or name.endswith("[ray]") for name in peer.requirements)
-    assert all(peer.call(handler, 10).path.startswith(f"/{handler}") for handler in HANDLERS)
+    assert all(peer.call(handler, 10).path.startswith(f"/{handler}") for handler in peer.handlers)
     assert "9999" in " ".join(peer.command("python", "hello", 9999, 1))
+
+
+def test_repeats_and_budget_are_what_was_asked_for_or_the_default() -> None:
+    given = argparse.Namespace(quick=True, repeats=3, budget=900.0)
+    nothing = argparse.Namespace(quick=False, repeats=None, budget=None)
+
+    assert (effort_of(given).repeats, effort_of(given).budget_s) == (3, 900.0)
+    assert effort_of(given).seconds == QUICK.seconds
+    assert effort_of(nothing) == FULL
+
+
+def test_a_stream_is_asked_for_in_a_query_or_in_json() -> None:
+    ours, mosec = named_peers("servekit-process,mosec")
+
+    assert ours.call("astream", 10, 2.5).path == "/astream?chunks=10&pause_ms=2.5"
+    assert mosec.call("stream", 10, 2.5).body == b'{"chunks": 10, "pause_ms": 2.5}'
+    assert mosec.call("batch").body == b"{}"
 
 
 def test_the_document_is_10_kb() -> None:

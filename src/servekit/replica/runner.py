@@ -13,6 +13,7 @@ from servekit.replica.batch_call import BatchCall
 from servekit.replica.call import Job
 from servekit.replica.calling import Caller, Reply
 from servekit.replica.incoming import IncomingStream
+from servekit.replica.joining import Joiner
 from servekit.replica.render import Rendered, is_async
 from servekit.replica.streaming import stream, stream_async
 from servekit.replica.threads import Threads
@@ -38,6 +39,7 @@ class Runner:
         self._loop = asyncio.get_running_loop()
         self._threads = Threads(threads)
         self.mailbox = Mailbox(self._loop)
+        self._joiner = Joiner(self._loop)
         self.context = contextvars.copy_context()
         """To be copied for each call, and never entered itself."""
 
@@ -78,7 +80,7 @@ class Runner:
             self._pieces_in_thread(job, reply[0])
 
     def _pieces_in_thread(self, job: Job, rendered: Rendered) -> None:
-        found = stream(job, rendered, self.mailbox.post, self._caller.failure)
+        found = stream(job, rendered, self.mailbox.post, self._joiner, self._caller.failure)
         self.mailbox.post(lambda: self._over(job, found))
 
     # -- in a task -----------------------------------------------------------------------------------------------
@@ -100,7 +102,7 @@ class Runner:
 
     async def _pieces_in_task(self, job: Job, rendered: Rendered) -> None:
         job.task = asyncio.current_task()
-        found = await stream_async(job, rendered, self._caller.failure)
+        found = await stream_async(job, rendered, self._joiner, self._caller.failure)
         job.task = None
         self._over(job, found)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from servekit.replica.call import Job
+from servekit.replica.joining import Joiner
 from servekit.replica.outgoing import AsyncPieceSender, PieceSender, StoppedError
 from servekit.replica.render import Rendered, aclose_body, close_body
 from servekit.wire.frames import PIECE_BYTES, UNKNOWN, Answer
@@ -14,14 +15,14 @@ Post = Callable[[Callable[[], None]], None]
 Failure = Callable[[Job, BaseException], Rendered]
 
 
-def stream(job: Job, rendered: Rendered, post: Post, failure: Failure) -> bool | tuple[Rendered, bool]:
+def stream(job: Job, rendered: Rendered, post: Post, joiner: Joiner, failure: Failure) -> bool | tuple[Rendered, bool]:
     """In a thread: send what a body's iterable makes. Returns whether all of it could be sent.
 
     Where it fails before its first piece, nothing is sent, and it returns the answer to be sent instead, and True for
     "failed". ``post`` has a call made on the data loop; ``failure`` logs an error and gives the answer that says so.
     """
     body: Any = rendered[2]
-    sender = job.sender = PieceSender(post, job.link, job.id)
+    sender = job.sender = PieceSender(post, job.link, job.id, joiner)
     if job.stopped:  # It was told so before it had a sender.
         sender.stop()
     begun = False
@@ -41,26 +42,27 @@ def stream(job: Job, rendered: Rendered, post: Post, failure: Failure) -> bool |
         answer = failure(job, error)
         return False if begun else (answer, True)
     finally:
+        sender.end()
         _close(job, body, failure)
 
 
-async def stream_async(job: Job, rendered: Rendered, failure: Failure) -> bool | tuple[Rendered, bool]:
+async def stream_async(job: Job, rendered: Rendered, joiner: Joiner, failure: Failure) -> bool | tuple[Rendered, bool]:
     """On the loop, in a task of its own or that of the handler: as `stream`, for an async iterable."""
     body: Any = rendered[2]
-    sender = job.sender = AsyncPieceSender(job.link, job.id)
+    sender = job.sender = AsyncPieceSender(job.link, job.id, joiner, joins=rendered[0] != 101)
     begun = False
     try:
         if job.stopped:
             raise StoppedError
         if _has_body(job, rendered):
             async for piece in body:
-                if begun:
-                    await sender.send(_checked(piece))
-                else:
+                more = _checked(piece)
+                if not begun:
                     begun = True
-                    first, more = _first(job, rendered, _checked(piece))
+                    first, more = _first(job, rendered, more)
                     sender.begin(first)
-                    await sender.send(more)
+                if not sender.send(more):
+                    await sender.ready()
         if not begun:
             begun = True
             sender.begin(_first(job, rendered, b"")[0])
@@ -71,6 +73,7 @@ async def stream_async(job: Job, rendered: Rendered, failure: Failure) -> bool |
         answer = failure(job, error)
         return False if begun else (answer, True)
     finally:
+        sender.push()
         try:
             await aclose_body(body)
         except BaseException as error:

@@ -1,0 +1,54 @@
+"""When the pieces of streamed answers leave: one that comes alone at once, those that come thick and fast together.
+
+A frame, a write to a client's socket and that client's waking up cost more than most pieces are worth. So a piece that
+follows the one before within `JOIN_S` waits for the others of that time, and they leave as one. The first piece of an
+answer waits for nothing, nor does one that comes after a longer pause; and the end of an answer takes along what waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+JOIN_S = 0.002
+"""Language models are not that quick, and people do not see it."""
+
+
+class Joined(Protocol):
+    """An answer of which pieces are made."""
+
+    def leave(self) -> bool:
+        """Send what has gathered. False: nothing had, and the next piece leaves at once."""
+
+
+class Joiner:
+    """Has what gathers leave every `JOIN_S`, for all answers of one event loop together."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._answers: list[Joined] = []
+        self.turn = 0
+        """Changes with each turn of the loop that was marked."""
+        self._marked = False
+
+    def add(self, answer: Joined) -> None:
+        """A piece of ``answer`` has just left. It is in no joiner yet."""
+        if not self._answers:
+            self._loop.call_later(JOIN_S, self._tick)
+        self._answers.append(answer)
+
+    def _tick(self) -> None:
+        self._answers = [answer for answer in self._answers if answer.leave()]
+        if self._answers:
+            self._loop.call_later(JOIN_S, self._tick)
+
+    def mark_turn(self) -> int:
+        """The number of this turn of the loop: the next one has another."""
+        if not self._marked:
+            self._marked = True
+            self._loop.call_soon(self._turned)
+        return self.turn
+
+    def _turned(self) -> None:
+        self._marked = False
+        self.turn += 1

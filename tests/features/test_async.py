@@ -202,9 +202,7 @@ class Paced:
         return str(self.made)
 
 
-def test_a_client_that_does_not_read_stops_the_stream(serve: ServedInstance, runtime: str) -> None:
-    if runtime == "inprocess":
-        pytest.skip("the in-process client takes all that comes, read or not")
+def test_a_client_that_does_not_read_stops_the_stream(serve: ServedInstance) -> None:
     create(serve, Paced, callable_methods=("count",))
 
     def count() -> int:

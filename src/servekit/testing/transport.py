@@ -13,6 +13,8 @@ import httpx
 from servekit.inprocess import InProcessInstance
 
 _CONNECTIONS = 1000
+_AHEAD = 4
+"""Reads that wait for the client, at which its end of the connection reads no more, as a full socket does."""
 
 
 class _Stream(asyncio.Protocol, httpcore.NetworkStream):
@@ -22,12 +24,22 @@ class _Stream(asyncio.Protocol, httpcore.NetworkStream):
         self._instance = instance
         self._received: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._rest = b""
+        self._paused = False
         self._transport = instance.connect(self)
 
     # -- asyncio.Protocol, on the loop ---------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        if self._received.qsize() >= _AHEAD - 1:
+            # Before it can be got: whoever gets it then sees that this end waits.
+            self._paused = True
+            self._transport.pause_reading()
         self._received.put(data)
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._received.put(b"")
@@ -40,6 +52,8 @@ class _Stream(asyncio.Protocol, httpcore.NetworkStream):
                 self._rest = self._received.get(timeout=timeout)
             except queue.Empty:
                 raise httpcore.ReadTimeout(f"no answer within {timeout:g} s") from None
+            if self._paused and self._received.empty():
+                self._instance.call_soon(self._resume)
         data, self._rest = self._rest[:max_bytes], self._rest[max_bytes:]
         return data
 

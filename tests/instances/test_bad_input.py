@@ -105,9 +105,9 @@ def unharmed(model) -> Iterator[serve.Instance]:
 
 
 def sockets(instance: serve.Instance) -> list[Path]:
-    """Of the replicas and of the controller."""
+    """Of the replicas, of the ingress worker and of the controller."""
     found = [path for path in Path(instance.directory).iterdir() if path.is_socket()]
-    assert len(found) == 4, found
+    assert len(found) == 5, found
     return found
 
 

@@ -28,6 +28,7 @@ class ReplicaLinks:
         self._polling = polling
         self._codec = data_codec()
         self._tasks: dict[Replica, asyncio.Task[None]] = {}
+        self._closing = False
 
     async def open(self, replicas: list[Replica]) -> None:
         """Begin to keep these; return when each was dialled once, or after `FIRST_DIAL_TIMEOUT_S`."""
@@ -46,6 +47,8 @@ class ReplicaLinks:
 
     async def close(self) -> None:
         """End every task; links still open are closed, after what they were to send."""
+        # Before Python 3.12 a cancellation is lost where it meets the end of what `wait_for` waits for.
+        self._closing = True
         tasks = list(self._tasks.items())
         for replica, task in tasks:
             task.cancel()
@@ -59,7 +62,7 @@ class ReplicaLinks:
 
     async def _keep(self, replica: Replica, tried: asyncio.Event) -> None:
         pause_s = FIRST_REDIAL_S
-        while not replica.retired:
+        while not (replica.retired or self._closing):
             try:
                 link = await dial(self._network, replica.addresses, lambda: self._new_link(replica))
             except OSError as error:
@@ -70,4 +73,9 @@ class ReplicaLinks:
                 continue
             tried.set()
             pause_s = FIRST_REDIAL_S
+            self._opened(link)
             await link.wait_lost()
+
+    def _opened(self, link: Link) -> None:
+        if self._closing:
+            link.close()

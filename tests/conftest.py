@@ -17,13 +17,6 @@ ray.shutdown()
 """
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``-n 2``: one process has all the tests on Ray, which share it; of the others, a module's stay together."""
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:
     """The address of one Ray cluster for every module; `test_lifetimes` alone lets an instance start its own."""

@@ -467,7 +467,9 @@ def test_pydantic_models_are_json() -> None:
     assert json.loads(content(call(lambda request: flask.jsonify(value)))) == plain
 
 
-@pytest.mark.parametrize("value", [1, 1.5, True, object(), {1, 2}, Point(1), range(3)], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value", [1, 1.5, True, object(), {1, 2}, Point(1), range(3)], ids=lambda value: str(type(value))
+)
 def test_a_wrong_type_is_named_with_what_may_be_returned(value: Any) -> None:
     for result in (value, (value, 200)):
         with pytest.raises(TypeError, match=f"returned {type(value).__name__}, .*dict, list, a generator"):

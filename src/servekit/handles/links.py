@@ -22,7 +22,7 @@ from servekit.wire.frames import (
 )
 from servekit.wire.handshake import Handshake
 from servekit.wire.link import Link
-from servekit.wire.network import FIRST_REDIAL_S, LONGEST_REDIAL_S, Network, dial
+from servekit.wire.network import Network, keep_dialled
 
 _log = logging.getLogger("servekit.handles")
 
@@ -160,17 +160,17 @@ class IngressLink:
     # -- inside -----------------------------------------------------------------------------------------------
 
     async def _keep(self) -> None:
-        pause_s = FIRST_REDIAL_S
-        while not self._retired:
-            try:
-                link = await dial(self._network, self.addresses, self._new_link)
-            except OSError as error:
+        def note(error: OSError | None) -> None:
+            if error is not None:
                 _log.info("the ingress worker at %s cannot be reached: %s", ", ".join(self.addresses), error)
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_REDIAL_S)
-                continue
-            pause_s = FIRST_REDIAL_S
-            await link.wait_lost()
+
+        await keep_dialled(
+            self._network,
+            lambda: self.addresses,
+            self._new_link,
+            wanted=lambda: not self._retired,
+            tried=note,
+        )
 
     def _new_link(self) -> Link:
         handshake = Handshake(self._token, self._hello, dialing=True)

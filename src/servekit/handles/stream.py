@@ -112,14 +112,11 @@ class ResultStream(Iterator[Any], AsyncIterator[Any]):
         if self._leave is None:
             raise StopIteration
         try:
-            kind, parcel = self._inflow.wait_next()
+            record = self._inflow.wait_next()
         except Exception:
             self._leave = None
             raise
-        if kind is Kind.ITEM:
-            return unpack(parcel)
-        self._end(kind, parcel)
-        raise StopIteration
+        return self._item(*record, StopIteration)
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
@@ -128,14 +125,11 @@ class ResultStream(Iterator[Any], AsyncIterator[Any]):
         if self._leave is None:
             raise StopAsyncIteration
         try:
-            kind, parcel = await self._inflow.await_next()
+            record = await self._inflow.await_next()
         except Exception:
             self._leave = None
             raise
-        if kind is Kind.ITEM:
-            return unpack(parcel)
-        self._end(kind, parcel)
-        raise StopAsyncIteration
+        return self._item(*record, StopAsyncIteration)
 
     def close(self) -> None:
         """Read no more: the generator's ``finally`` runs. Again, or after the end: nothing."""
@@ -151,7 +145,9 @@ class ResultStream(Iterator[Any], AsyncIterator[Any]):
     def __del__(self) -> None:
         self.close()
 
-    def _end(self, kind: Kind, parcel: bytearray) -> None:
+    def _item(self, kind: Kind, parcel: bytearray, over: type[Exception]) -> Any:
+        """What a record holds; raises what the generator raised, or ``over`` at its end."""
+        if kind is Kind.ITEM:
+            return unpack(parcel)
         self._leave = None
-        if kind is Kind.FAILURE:
-            raise unpack_failure(parcel)
+        raise unpack_failure(parcel) if kind is Kind.FAILURE else over

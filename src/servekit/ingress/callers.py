@@ -27,7 +27,7 @@ from servekit.wire.frames import (
     data_codec,
 )
 from servekit.wire.handshake import Handshake
-from servekit.wire.link import Link
+from servekit.wire.link import Link, finish_all
 from servekit.wire.polling import BusyPoll
 
 if TYPE_CHECKING:
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from servekit.ingress.router import Router
 
 _log = logging.getLogger("servekit.ingress")
-
-FINISH_TIMEOUT_S = 5.0
-"""How long callers may take to read the last answers and close their links."""
 
 
 class Callers:
@@ -79,11 +76,7 @@ class Callers:
 
     async def finish(self) -> None:
         """Close the links, behind the last answers."""
-        lost = [asyncio.ensure_future(link.finish()) for link in self._links]
-        if lost:
-            _, late = await asyncio.wait(lost, timeout=FINISH_TIMEOUT_S)
-            for waiter in late:
-                waiter.cancel()
+        await finish_all([caller.link for caller in self._links])
 
     def close(self) -> None:
         """Cut what is left."""
@@ -110,18 +103,14 @@ class CallerLink:
 
     def __init__(self, callers: Callers) -> None:
         self._callers = callers
-        self._link: Link
+        self.link: Link
         self.calls: dict[int, CallerConnection] = {}
 
     def say_bye(self) -> None:
-        self._link.send(Bye())
-
-    async def finish(self) -> None:
-        self._link.finish()
-        await self._link.wait_lost()
+        self.link.send(Bye())
 
     def abort(self) -> None:
-        self._link.abort()
+        self.link.abort()
 
     def call_over(self, number: int) -> None:
         self.calls.pop(number, None)
@@ -131,7 +120,7 @@ class CallerLink:
     # -- LinkOwner --------------------------------------------------------------------------------------------
 
     def link_opened(self, link: Link) -> None:
-        self._link = link
+        self.link = link
         self._callers.opened(self)
 
     def frame_received(self, link: Link, frame: Any) -> None:

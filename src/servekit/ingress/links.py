@@ -9,7 +9,7 @@ from servekit.ingress.replica import Replica
 from servekit.wire.frames import DATA_FRAME_BYTES, data_codec
 from servekit.wire.handshake import Handshake
 from servekit.wire.link import Link
-from servekit.wire.network import FIRST_REDIAL_S, LONGEST_REDIAL_S, Network, dial
+from servekit.wire.network import Network, keep_dialled
 from servekit.wire.polling import BusyPoll
 
 _log = logging.getLogger("servekit.ingress")
@@ -28,7 +28,6 @@ class ReplicaLinks:
         self._polling = polling
         self._codec = data_codec()
         self._tasks: dict[Replica, asyncio.Task[None]] = {}
-        self._closing = False
 
     async def open(self, replicas: list[Replica]) -> None:
         """Begin to keep these; return when each was dialled once, or after `FIRST_DIAL_TIMEOUT_S`."""
@@ -47,8 +46,6 @@ class ReplicaLinks:
 
     async def close(self) -> None:
         """End every task; links still open are closed, after what they were to send."""
-        # Before Python 3.12 a cancellation is lost where it meets the end of what `wait_for` waits for.
-        self._closing = True
         tasks = list(self._tasks.items())
         for replica, task in tasks:
             task.cancel()
@@ -61,21 +58,15 @@ class ReplicaLinks:
         return Link(replica, self._codec, handshake, max_frame_bytes=DATA_FRAME_BYTES, polling=self._polling)
 
     async def _keep(self, replica: Replica, tried: asyncio.Event) -> None:
-        pause_s = FIRST_REDIAL_S
-        while not (replica.retired or self._closing):
-            try:
-                link = await dial(self._network, replica.addresses, lambda: self._new_link(replica))
-            except OSError as error:
-                _log.info("replica %s cannot be reached yet: %s", replica.id, error)
-                tried.set()
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_REDIAL_S)
-                continue
+        def note(error: OSError | None) -> None:
             tried.set()
-            pause_s = FIRST_REDIAL_S
-            self._opened(link)
-            await link.wait_lost()
+            if error is not None:
+                _log.info("replica %s cannot be reached yet: %s", replica.id, error)
 
-    def _opened(self, link: Link) -> None:
-        if self._closing:
-            link.close()
+        await keep_dialled(
+            self._network,
+            lambda: replica.addresses,
+            lambda: self._new_link(replica),
+            wanted=lambda: not replica.retired,
+            tried=note,
+        )

@@ -189,22 +189,24 @@ class Router:
         elif backend.waiting or not self._send(exchange, target):
             if exchange.chain and not open_to(exchange.chain, backend.ready):
                 self._refuse_cycle(exchange, backend)
-            elif backend.is_full:
-                self._refuse(exchange, refusals.queue_full(f"backend {backend.name!r}"))
             else:
-                exchange.queue = backend.waiting
-                backend.waiting[exchange] = None
+                self._queue(exchange, backend)
 
     def _not_ready(self, exchange: Exchange, backend: Backend) -> None:
         """The chosen version has no replica, and no other may take over."""
         if backend.config.autoscaling is None:
             self._refuse(exchange, refusals.version_down(backend.name))
-        elif backend.is_full:
-            self._refuse(exchange, refusals.queue_full(f"backend {backend.name!r}"))
-        else:
-            exchange.queue = backend.waiting
-            backend.waiting[exchange] = None
+        elif self._queue(exchange, backend):
             self.replica_wanted()
+
+    def _queue(self, exchange: Exchange, backend: Backend) -> bool:
+        """Have it wait for room in one of the backend's replicas; False: too many do, and it has been refused."""
+        if backend.is_full:
+            self._refuse(exchange, refusals.queue_full(f"backend {backend.name!r}"))
+            return False
+        exchange.queue = backend.waiting
+        backend.waiting[exchange] = None
+        return True
 
     def _send(self, exchange: Exchange, target: Target) -> bool:
         """Whether some replica had room and now has the call; or it has been refused."""

@@ -7,7 +7,6 @@ that run in threads, and those of an ``async def``, may be under way.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import logging
 import time
@@ -149,8 +148,7 @@ async def _in_time(result: Any, timeout_s: float) -> bool:
     finally:
         if not task.done():
             task.cancel()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(asyncio.wait([task]), SLICE_S)
+            await asyncio.wait([task], timeout=SLICE_S)
 
 
 async def _guarded(what: str, function: Callable[[], Awaitable[Any] | Any]) -> None:

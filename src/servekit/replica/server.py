@@ -9,13 +9,10 @@ from typing import Any
 from servekit.replica.executor import Executor
 from servekit.wire.frames import DATA_FRAME_BYTES, Bye, Call, Cancel, Chunk, Credit, End, Load, data_codec
 from servekit.wire.handshake import Handshake
-from servekit.wire.link import Link
+from servekit.wire.link import Link, finish_all
 from servekit.wire.polling import BusyPoll
 
 _log = logging.getLogger("servekit.replica")
-
-FINISH_TIMEOUT_S = 5.0
-"""How long ingress workers may take to read the last answers and close their links."""
 
 
 class DataServer:
@@ -44,13 +41,7 @@ class DataServer:
     async def finish(self) -> None:
         """Let go of the links. Nobody may be able to dial any more: whoever loses a link dials again at once."""
         # Half-closed: at a socket that is gone, an ingress that still has something to say loses what it has not read.
-        lost = [asyncio.ensure_future(link.wait_lost()) for link in self._links]
-        for link in self._links:
-            link.finish()
-        if lost:
-            _, late = await asyncio.wait(lost, timeout=FINISH_TIMEOUT_S)
-            for waiter in late:
-                waiter.cancel()
+        await finish_all(self._links)
 
     def drain(self, timeout_s: float) -> None:
         """End once no ingress worker will send more and every call is answered, or after ``timeout_s``."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
+from collections.abc import Iterable
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -25,6 +26,10 @@ _pack_size = struct.Struct(">I").pack
 
 WRITE_BUFFER_BYTES = 1024 * 1024
 """Unsent bytes at which a link counts as full, and `Link.writable` as False."""
+
+
+FINISH_TIMEOUT_S = 5.0
+"""How long peers may take to read the last frames and close their links."""
 
 
 class LinkOwner(Protocol):
@@ -235,3 +240,15 @@ class Link(asyncio.Protocol):
         _log.warning("link refused: %s", error)
         self._error = error
         self._transport.abort()
+
+
+async def finish_all(links: Iterable[Link]) -> None:
+    """Half-close these, and return when their peers have closed them, or after `FINISH_TIMEOUT_S`."""
+    links = list(links)
+    lost = [asyncio.ensure_future(link.wait_lost()) for link in links]
+    for link in links:
+        link.finish()
+    if lost:
+        _, late = await asyncio.wait(lost, timeout=FINISH_TIMEOUT_S)
+        for waiter in late:
+            waiter.cancel()

@@ -48,16 +48,55 @@ async def dial(network: Network, addresses: Sequence[str], new_link: Callable[[]
             link = new_link()
             return link
 
+        # Not `wait_for`: before Python 3.12 it loses a cancellation that meets the end of what it waits for.
+        connecting = asyncio.ensure_future(network.connect(address, protocol))
+        connecting.add_done_callback(_seen)
         try:
-            await asyncio.wait_for(network.connect(address, protocol), HELLO_TIMEOUT_S)
+            await asyncio.wait([connecting], timeout=HELLO_TIMEOUT_S)
+            if not connecting.done():
+                error = DeadlineError(f"{address} did not answer within {HELLO_TIMEOUT_S:g} s")
+                continue
+            connecting.result()
             assert link is not None
             await link.wait_open()
             return link
-        except asyncio.TimeoutError:
-            error = DeadlineError(f"{address} did not answer within {HELLO_TIMEOUT_S:g} s")
         except OSError as problem:
             error = problem
+        finally:
+            connecting.cancel()
     raise error
+
+
+def _seen(connecting: asyncio.Future[None]) -> None:
+    """Who is cancelled does not look at what came of it."""
+    if not connecting.cancelled():
+        connecting.exception()
+
+
+async def keep_dialled(
+    network: Network,
+    addresses: Callable[[], Sequence[str]],
+    new_link: Callable[[], Link],
+    *,
+    wanted: Callable[[], bool],
+    tried: Callable[[OSError | None], None],
+) -> None:
+    """Keep a link to one of ``addresses()``: dial, and dial again, later and later, while it is ``wanted()``.
+
+    ``tried`` is told of each try: what it raised, or None when the link is open.
+    """
+    pause_s = FIRST_REDIAL_S
+    while wanted():
+        try:
+            link = await dial(network, addresses(), new_link)
+        except OSError as error:
+            tried(error)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_REDIAL_S)
+        else:
+            tried(None)
+            pause_s = FIRST_REDIAL_S
+            await link.wait_lost()
 
 
 class _SocketListener:

@@ -61,14 +61,20 @@ def test_each_test_has_an_instance_of_its_own(serve_instance: Any, number: int) 
 
 
 def test_the_instance_ends_with_its_test() -> None:
+    before = threading.enumerate()
     with open_host("inprocess") as host, serve(host) as served:
         servekit.create_backend("hello", hello, config={"num_replicas": 3})
-        assert sum(thread.name.startswith(("r", "servekit")) for thread in threading.enumerate()) >= 4
+        assert len(_threads_of_instances(before)) >= 4
         directory = served.directory
     assert not os.path.exists(directory)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("servekit", "r1-", "r2-", "r3-"))]
+    assert _threads_of_instances(before) == []
     with pytest.raises(errors.NotRunningError):
         servekit.list_backends()
+
+
+def _threads_of_instances(before: list[threading.Thread]) -> list[str]:
+    added = [thread.name for thread in threading.enumerate() if thread not in before]
+    return [name for name in added if name.startswith(("servekit", "r1-", "r2-", "r3-"))]
 
 
 def test_the_original_object_runs(serve_instance: Any) -> None:

@@ -26,7 +26,7 @@ def take(world: Any) -> Any:
 
 def test_a_request_for_a_backend_that_is_at_zero_waits_and_is_told_of(world: Any, take: Any) -> None:
     wanted: list[str] = []
-    world.router.replica_wanted = lambda: wanted.append("now")
+    world.router.dispatcher.replica_wanted = lambda: wanted.append("now")
     world.apply(world.backend("b", [], autoscaling=SCALING), world.endpoint())
     assert take() == {}
     asked = [world.ask() for _ in range(3)]
@@ -41,7 +41,7 @@ def test_a_request_for_a_backend_that_is_at_zero_waits_and_is_told_of(world: Any
 
 def test_one_that_waits_for_room_alone_is_counted_and_not_urgent(world: Any, take: Any) -> None:
     wanted: list[str] = []
-    world.router.replica_wanted = lambda: wanted.append("now")
+    world.router.dispatcher.replica_wanted = lambda: wanted.append("now")
     world.apply(world.backend("b", ["r1"], autoscaling=SCALING), world.endpoint())
     for _ in range(6):
         world.ask()
@@ -85,7 +85,7 @@ def test_a_version_whose_share_others_take_is_asked_for_when_that_is_a_request(w
 
 def test_under_strict_its_requests_wait_for_it(world: Any, take: Any) -> None:
     wanted: list[str] = []
-    world.router.replica_wanted = lambda: wanted.append("now")
+    world.router.dispatcher.replica_wanted = lambda: wanted.append("now")
     world.apply(
         world.backend("a", ["a1"]),
         world.backend("b", [], autoscaling=SCALING, max_queued_requests=1),

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from servekit.interfaces import Response
-from servekit.replica import executor as executor_module
+from servekit.replica import replies
 from servekit.wire.frames import BODY_WINDOW_BYTES, PIECE_BYTES, UNKNOWN, Answer, Chunk, Credit, End, Refusal
 
 DEADLINE_S = 10.0
@@ -377,7 +377,7 @@ def test_the_rest_of_a_long_body_is_let_go_of(bench: Any, how: str) -> None:
             executor.forget(link)
         assert last(link) == End(1, False)
         assert executor.is_idle
-        assert executor._unsent_bytes == 0
+        assert executor._replies._unsent_bytes == 0
         grant(executor, link, 1_000_000)
         assert len(sent(link)) == BODY_WINDOW_BYTES
 
@@ -398,7 +398,7 @@ def test_a_long_body_to_head(bench: Any) -> None:
 
 
 def test_no_call_begins_while_too_much_is_unsent(bench: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(executor_module, "UNSENT_BYTES", 1_000_000)
+    monkeypatch.setattr(replies, "UNSENT_BYTES", 1_000_000)
 
     async def test() -> None:
         executor, link = bench.executor(lambda request: bytes(1_000_000)), bench.link()

@@ -78,9 +78,9 @@ class Applier:
             replica.retire()
         if entry is None:
             del self._router.backends[name]
-        self._router.replica_lost(backend)
+        self._router.dispatcher.replica_lost(backend)
         for endpoint in backend.endpoints:
-            self._router.unpark(endpoint)
+            self._router.dispatcher.unpark(endpoint)
 
     def _set_endpoint(self, name: str, entry: EndpointEntry | None) -> None:
         router = self._router
@@ -98,7 +98,7 @@ class Applier:
                 finally:
                     # Whatever its policy makes of it: the backends that are gone must get no more.
                     old.set_targets(router.backends)
-                    router.redispatch(old.waiting)
+                    router.dispatcher.redispatch(old.waiting)
             return
         policy = self._build_policy(entry.policy)
         policy.traffic_changed(_above_zero(entry))
@@ -116,7 +116,7 @@ class Applier:
         del router.endpoints[endpoint.name]
         endpoint.drop_targets()
         endpoint.refresh()
-        router.redispatch(endpoint.waiting)
+        router.dispatcher.redispatch(endpoint.waiting)
         endpoint.policy.close()
 
 

@@ -104,7 +104,7 @@ class Replica:
             link.send(Bye())
         else:
             self.backend.add_ready(self)
-            self.router.replica_ready(self.backend)
+            self.router.dispatcher.replica_ready(self.backend)
 
     def frame_received(self, link: Link, frame: Any) -> None:
         kind = type(frame)
@@ -113,7 +113,7 @@ class Replica:
         elif kind is Bye:
             # It leaves on its own, by a SIGTERM say.
             self._leave()
-            self.router.replica_lost(self.backend)
+            self.router.dispatcher.replica_lost(self.backend)
         else:
             exchange = self.calls.get(frame.id)
             if exchange is None:
@@ -157,10 +157,10 @@ class Replica:
 
     def frames_done(self, link: Link) -> None:
         if self.backend.waiting:
-            self.router.pump(self.backend)
+            self.router.dispatcher.pump(self.backend)
 
     def link_writable(self, link: Link) -> None:
-        self.router.pump(self.backend)
+        self.router.dispatcher.pump(self.backend)
 
     def link_lost(self, link: Link, error: Exception | None) -> None:
         self.link = None
@@ -168,7 +168,7 @@ class Replica:
         calls, self.calls, self.outstanding, self._load = self.calls, {}, 0, 0
         self._over.clear()
         # Readiness first: what is sent again must not be sent here.
-        self.router.replica_lost(self.backend)
+        self.router.dispatcher.replica_lost(self.backend)
         unsent = {frame.id for frame in link.unsent() if type(frame) is Call}
         for number, exchange in calls.items():
             self.router.lost(exchange, sent=number not in unsent)

@@ -79,7 +79,7 @@ class IngressWorker:
         polling = BusyPoll(loop, self._bootstrap.busy_poll_s)
         self._links = ReplicaLinks(self._network, self._bootstrap.token, self._bootstrap.worker_id, polling)
         self.callers = Callers(self.router, self._bootstrap.token, self._bootstrap.worker_id, polling)
-        self.router.replica_wanted = self._replica_wanted
+        self.router.dispatcher.replica_wanted = self._replica_wanted
         applier = Applier(self.router, self._links, self._build_policy)
         self._control = ControlClient(
             self._bootstrap, self._network, hello=self._hello, received=self._received, report=self._report

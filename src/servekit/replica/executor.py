@@ -13,23 +13,21 @@ from collections.abc import Callable
 
 from servekit.interfaces import RequestAdapter
 from servekit.replica.batch_call import BatchCall
-from servekit.replica.call import Batch, Job
+from servekit.replica.call import Job
 from servekit.replica.calling import Caller, Reply
 from servekit.replica.groups import Group, Groups
 from servekit.replica.inbox import Inbox
 from servekit.replica.lane import Lane
 from servekit.replica.load import Load
-from servekit.replica.outgoing import TURN_S, LongBody
-from servekit.replica.render import Rendered
+from servekit.replica.outgoing import TURN_S
+from servekit.replica.replies import Replies
 from servekit.replica.runner import Runner
+from servekit.replica.slots import Slots
 from servekit.replica.target import Handlers
-from servekit.wire.frames import PIECE_BYTES, Answer, Call, Credit, End, Refusal
+from servekit.wire.frames import Call, Credit
 from servekit.wire.link import Link
 
 _clock = time.perf_counter
-
-UNSENT_BYTES = 64 * 1024 * 1024
-"""No call begins while the bodies of ended calls that their readers have not taken are longer than this together."""
 
 
 class Executor:
@@ -57,9 +55,10 @@ class Executor:
         self._handlers = handlers
         self._main = handlers.main
         self._adapter = adapter
-        self._slots = slots
+        self._uses_threads = slots > 1
         self._idle = idle
-        self._load = Load(tell_load)
+        load = Load(tell_load)
+        self._slots = Slots(slots, load)
         self._loop = asyncio.get_running_loop()
         self._caller = Caller(backend, replica, adapter, debug, _clock)
         self._runner = Runner(self._caller, self, threads=slots * max_batch_size)
@@ -68,14 +67,9 @@ class Executor:
         groups, post = Groups(max_batch_size, batch_wait_s), self._runner.mailbox.post
         self._inbox = Inbox(adapter, groups, post=post, unreadable=self._unreadable)
         self._waiting, self._open = self._inbox.waiting, self._inbox.open
+        self._replies = Replies(self._slots, load, self._open, self._runner.stream)
         self.receive, self.received = self._inbox.receive, self._inbox.received
-        self._running: set[Job | Batch] = set()
-        """What holds a slot."""
-        self._unsent_bytes = 0
         self._turn_planned = False
-        self._inline_since = 0.0
-        self.outstanding = 0
-        """Calls that have come and whose handlers have not ended."""
 
     # -- from the links ------------------------------------------------------------------------------------------
 
@@ -85,7 +79,7 @@ class Executor:
         name = request.call_method
         entry = self._main if name is None else self._handlers.find(name)
         job = Job(link, call.id, request, entry, _clock() + call.timeout_ms / 1000)
-        self.outstanding += 1
+        self._slots.outstanding += 1
         if call.more:
             self._inbox.add_begun(job)
         elif entry.batches:
@@ -96,11 +90,8 @@ class Executor:
     def granted(self, link: Link, credit: Credit) -> None:
         """The reader of an answer's body has room for more."""
         job = self._open.get((link, credit.id))
-        if job is None or job.sender is None:
-            return
-        job.sender.grant(credit.size_bytes)
-        if isinstance(job.sender, LongBody):
-            self._send_rest(job, job.sender)
+        if job is not None:
+            self._replies.grant(job, credit)
 
     def cancel(self, link: Link, call_id: int) -> None:
         """Nobody waits for this call: do not begin it, or let it end early."""
@@ -127,15 +118,14 @@ class Executor:
     @property
     def is_idle(self) -> bool:
         """Every call is answered, to the last byte."""
-        return not self.outstanding and not self._open
+        return not self._slots.outstanding and not self._open
 
     def _cancel(self, job: Job) -> None:
         if not job.started:
             self._refuse(job, "cancelled")
             return
         job.stop("nobody waits for the answer any more")
-        if isinstance(job.sender, LongBody):
-            self._send_rest(job, job.sender)
+        self._replies.push(job)
 
     # -- turns ---------------------------------------------------------------------------------------------------
 
@@ -174,10 +164,12 @@ class Executor:
         if now >= job.expires:
             self._refuse(job, "expired")
         elif job.entry.on_loop or self._adapter.is_async:
-            self._hold(job)
+            self._open[job.link, job.id] = job
+            self._slots.hold(job)
             self._runner.begin_task(job)
-        elif self._slots > 1 or job.body is not None:
-            self._hold(job)
+        elif self._uses_threads or job.body is not None:
+            self._open[job.link, job.id] = job
+            self._slots.hold(job)
             self._runner.begin_thread(job)
         else:
             now = self._context.copy().run(self._run_inline, job, now)
@@ -185,22 +177,16 @@ class Executor:
 
     def _run_inline(self, job: Job, now: float) -> float:
         """In a context of its own."""
-        self._inline_since = now
-        self._load.changed(self.outstanding)
+        self._slots.hold_inline(now)
         rendered, failed = self._caller.call(job)
-        self._inline_since = 0.0
+        self._slots.inline_since = 0.0
         now = _clock()
-        self._reply(job, rendered, failed, now)
+        self._replies.send(job, rendered, failed, now)
         return now
-
-    def _hold(self, job: Job) -> None:
-        self._running.add(job)
-        self._open[job.link, job.id] = job
-        self._load.changed(self.outstanding)
 
     @property
     def _has_room(self) -> bool:
-        return len(self._running) < self._slots and self._unsent_bytes <= UNSENT_BYTES
+        return self._slots.is_free and not self._replies.is_behind
 
     def _next_turn(self) -> None:
         self._turn_planned = False
@@ -209,7 +195,12 @@ class Executor:
     @property
     def busy_since(self) -> float:
         """When the oldest call that runs now began (perf_counter); 0.0 when none runs. Safe in other threads."""
-        return self._inline_since or min((job.started for job in list(self._running)), default=0.0)
+        return self._slots.busy_since
+
+    @property
+    def outstanding(self) -> int:
+        """Calls that have come and whose handlers have not ended."""
+        return self._slots.outstanding
 
     def close(self) -> None:
         for job in self._inbox:
@@ -234,7 +225,7 @@ class Executor:
                 group.timer = self._loop.call_later(wait_s, self._waited, group)
             return now
         call = self._taken(group, now)
-        self._hold_batch(call.batch)
+        self._slots.hold(call.batch)
         if call.batch.entry.on_loop:
             self._runner.begin_batch_task(call)
         else:
@@ -249,14 +240,10 @@ class Executor:
             self._open[job.link, job.id] = job
         return BatchCall(self._adapter, batch, self._context.copy())
 
-    def _hold_batch(self, batch: Batch) -> None:
-        self._running.add(batch)
-        self._load.changed(self.outstanding)
-
     def _begin_ready(self) -> None:
         """A thread had more to do than its handler, and did not go on by itself."""
         while self._has_room and (call := self._lane.pop_ready()) is not None:
-            self._hold_batch(call.batch)
+            self._slots.hold(call.batch)
             self._lane.begin(call)
 
     def _make_ready(self) -> None:
@@ -279,7 +266,7 @@ class Executor:
 
     def answered(self, job: Job, reply: Reply) -> None:
         """A handler has ended, in a thread or in a task."""
-        self._reply(job, *reply, _clock())
+        self._replies.send(job, *reply, _clock())
         self.run()
 
     def batch_handled(self, call: BatchCall, successor: BatchCall | None = None) -> None:
@@ -287,82 +274,23 @@ class Executor:
         now = _clock()
         call.batch.group.running -= len(call.batch.jobs)
         if successor is not None:
-            self._running.discard(call.batch)
-            self._hold_batch(successor.batch)
+            self._slots.pass_on(call.batch, successor.batch)
         call.context.run(self._reply_batch, call, now)
         self.run()
 
     def _reply_batch(self, call: BatchCall, now: float) -> None:
         for job, (rendered, failed) in self._caller.batch_replies(call):
-            self._reply(job, rendered, failed, now)
+            self._replies.send(job, rendered, failed, now)
 
     def streamed(self, job: Job, complete: bool) -> None:
         """An answer that was made piece by piece has begun, and is over."""
-        service_us = self._handler_over(job, _clock())
-        job.link.send(End(job.id, complete, self.outstanding, service_us))
+        self._replies.streamed(job, complete, _clock())
         self.run()
 
-    # -- answers -------------------------------------------------------------------------------------------------
-
-    def _reply(self, job: Job, rendered: Rendered, failed: bool, ended: float) -> None:
-        """Send an answer that is there; one that is yet to be made goes on in this context, elsewhere."""
-        status, head, body, _ = rendered
-        if type(body) is not bytes:
-            if job.batch is None:
-                self._hold(job)
-            self._runner.stream(job, rendered)
-            return
-        service_us = self._handler_over(job, ended)
-        if len(body) <= PIECE_BYTES:
-            job.link.send(Answer(job.id, status, head, body, self.outstanding, service_us, failed))
-            return
-        sender = job.sender = LongBody(job.link, job.id, body if job.request.method != "HEAD" else b"")
-        rest = len(body) - len(sender.first)
-        job.link.send(Answer(job.id, status, head, sender.first, self.outstanding, service_us, failed, rest))
-        self._open[job.link, job.id] = job
-        self._unsent_bytes += sender.unsent_bytes
-        self._send_rest(job, sender)
-
-    def _send_rest(self, job: Job, sender: LongBody) -> None:
-        """The handler is over, and so is its slot free; what it made goes out as it is read."""
-        self._unsent_bytes -= sender.push()
-        if not sender.unsent_bytes:
-            del self._open[job.link, job.id]
-            job.link.send(End(job.id, not job.stopped))
-
-    def _handler_over(self, job: Job, ended: float) -> int:
-        """Its slot is free; returns how long it took, in microseconds."""
-        self._over(job)
-        service_us = int((ended - job.started) * 1e6)
-        self._load.served(service_us)
-        return service_us
-
-    def _over(self, job: Job) -> None:
-        self.outstanding -= 1
-        if self._running:
-            self._release(job)
-        if job.batch is None or not job.batch.left:
-            self._load.changed(self.outstanding)
-        if self._open:
-            self._open.pop((job.link, job.id), None)
-
-    def _release(self, job: Job) -> None:
-        """Give back its slot, or its part of that."""
-        if job.body is not None:
-            job.body.end("its call is over")  # The handler may have left a thread behind that reads it.
-            job.body = None
-        if job.batch is None:
-            self._running.discard(job)
-        else:
-            job.batch.left -= 1
-            if not job.batch.left:
-                self._running.discard(job.batch)
-
     def _refuse(self, job: Job, reason: str) -> None:
-        self._over(job)
         self._inbox.remove(job)
-        job.link.send(Refusal(job.id, reason))
+        self._replies.refuse(job, reason)
 
     def _unreadable(self, job: Job, error: BaseException) -> None:
         job.started = _clock()
-        self._reply(job, self._caller.failure(job, error), True, job.started)
+        self._replies.send(job, self._caller.failure(job, error), True, job.started)

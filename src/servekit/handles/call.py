@@ -12,6 +12,7 @@ from servekit.handles import answers
 from servekit.handles.failures import refused
 from servekit.handles.future import CallFuture, Sealed
 from servekit.handles.stream import Inflow, ResultStream
+from servekit.wire.credit import Debt
 from servekit.wire.frames import BODY_WINDOW_BYTES, PIECE_BYTES, Answer, Chunk, Credit, End, Invoke
 from servekit.wire.link import Link
 
@@ -55,7 +56,7 @@ class Call:
         self._status = 0
         self._type = ""
         self._gathered: bytearray | None = None
-        self._owed = 0
+        self._debt: Debt
         self._inflow: Inflow | None = None
         """Where a stream's pieces go."""
 
@@ -124,7 +125,7 @@ class Call:
         if self._type == answers.STREAM:
             self._begin_stream(answer.body)
         else:
-            self._gathered = bytearray(answer.body)
+            self._gathered, self._debt = bytearray(answer.body), Debt(len(answer.body))
         return False
 
     def continued(self, piece: bytes) -> None:
@@ -133,9 +134,7 @@ class Call:
             self._inflow.feed(piece)
         elif self._gathered is not None:
             self._gathered += piece
-            self._owed += len(piece)
-            if self._owed >= PIECE_BYTES:
-                owed, self._owed = self._owed, 0
+            if owed := self._debt.taken(len(piece)):
                 self._grant(owed)
 
     def ended(self, *, complete: bool) -> None:

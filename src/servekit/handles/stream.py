@@ -13,7 +13,7 @@ from servekit.errors import LinkError
 from servekit.handles.failures import unpack_failure
 from servekit.handles.parcel import unpack
 from servekit.handles.records import Kind, RecordReader
-from servekit.wire.frames import PIECE_BYTES
+from servekit.wire.credit import Debt
 
 
 class Inflow:
@@ -25,7 +25,7 @@ class Inflow:
         self._grant = grant
         self._pieces: deque[bytes] = deque()
         self._reader = RecordReader()
-        self._owed = 0
+        self._debt = Debt()
         self._changed = threading.Condition()
         self._wake: Callable[[], None] | None = None
         self._broken: Exception | None = None
@@ -87,9 +87,7 @@ class Inflow:
                     return None
                 piece = self._pieces.popleft()
             self._reader.feed(piece)
-            self._owed += len(piece)
-            if self._owed >= PIECE_BYTES:
-                owed, self._owed = self._owed, 0
+            if owed := self._debt.taken(len(piece)):
                 self._grant(owed)
         return found
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from servekit.http1.body import IncomingBody
-from servekit.wire.frames import BODY_WINDOW_BYTES, PIECE_BYTES, Chunk, Credit, End
+from servekit.wire.credit import Debt
+from servekit.wire.frames import BODY_WINDOW_BYTES, Chunk, Credit, End
 from servekit.wire.link import Link
 
 if TYPE_CHECKING:
@@ -85,21 +86,19 @@ class Upload:
 class Download:
     """The part of an answer's body that follows its `Answer`: credit is granted as the client reads."""
 
-    __slots__ = ("_link", "_number", "_owed", "status")
+    __slots__ = ("_debt", "_link", "_number", "status")
 
     def __init__(self, link: Link, number: int, status: int, first_bytes: int) -> None:
         self._link = link
         self._number = number
-        self._owed = first_bytes
+        self._debt = Debt(first_bytes)
         self.status = status
 
     def passed_on(self, size_bytes: int, client_reads: bool) -> None:
         """So much more has been written to the client."""
-        self._owed += size_bytes
-        if client_reads and self._owed >= PIECE_BYTES:
-            self.grant()
+        if owed := self._debt.taken(size_bytes, client_reads):
+            self._link.send(Credit(self._number, owed))
 
     def grant(self) -> None:
-        if self._owed:
-            self._link.send(Credit(self._number, self._owed))
-            self._owed = 0
+        """The client reads again."""
+        self.passed_on(0, True)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from servekit.http1.body import IncomingBody
 from servekit.ingress.exchange import HandleExchange
+from servekit.wire.credit import Debt
 from servekit.wire.frames import (
     BODY_WINDOW_BYTES,
     DATA_FRAME_BYTES,
-    PIECE_BYTES,
     UNKNOWN,
     Answer,
     Bye,
@@ -168,7 +168,7 @@ class CallerLink:
 class CallerConnection:
     """One call of a handle. To the router, and its exchange, it is the connection that the request came by."""
 
-    __slots__ = ("_credit", "_exchange", "_fed", "_granted", "_link", "_number", "_owner", "_router", "incoming")
+    __slots__ = ("_credit", "_debt", "_exchange", "_link", "_number", "_owner", "_router", "_untaken", "incoming")
 
     client = ""
 
@@ -180,15 +180,15 @@ class CallerConnection:
         self._exchange = exchange
         self.incoming: IncomingBody | None = None
         """The part of the arguments that follows the `Invoke`."""
-        self._fed = 0
-        self._granted = 0
+        self._untaken = 0
+        self._debt = Debt()
         self._credit = BODY_WINDOW_BYTES
 
     # -- from the caller --------------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> None:
         if self.incoming is not None:
-            self._fed += len(data)
+            self._untaken += len(data)
             self.incoming.receive(data)
             if self.incoming.size > 2 * BODY_WINDOW_BYTES:
                 _log.warning("a handle's link is cut: its peer sends more than it has credit for")
@@ -237,7 +237,6 @@ class CallerConnection:
     def body_taken(self) -> None:
         """Something of the arguments went on its way: so much more may come."""
         assert self.incoming is not None
-        owed = self._fed - self.incoming.size - self._granted
-        if owed >= PIECE_BYTES:
-            self._granted += owed
+        taken, self._untaken = self._untaken - self.incoming.size, self.incoming.size
+        if owed := self._debt.taken(taken):
             self._link.send(Credit(self._number, owed))

@@ -9,40 +9,34 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, BinaryIO
 
+from servekit.wire.credit import Debt
 from servekit.wire.frames import BODY_WINDOW_BYTES, PIECE_BYTES
 
 
-class IncomingStream(io.RawIOBase):
-    """Fed on the data loop, read in a handler's thread. What has been read makes room for more: ``grant``."""
+class _Incoming:
+    """What has come of a body, fed on the data loop. What has been read makes room for more: ``grant``."""
 
     def __init__(self, first: bytes, grant: Callable[[int], None]) -> None:
-        """``grant(size_bytes)`` is called in the reader's thread."""
+        """``grant(size_bytes)`` is called where it is read."""
         self._grant: Callable[[int], None] | None = grant
-        self._pieces: deque[bytes] = deque([first])
-        self._changed = threading.Condition()
-        self._offset = 0
-        """Of the first piece, what has been read."""
-        self._owed = -len(first)  # It came with the call, and took no credit.
+        self._pieces: deque[bytes] = deque([first] if first else ())
+        self._debt = Debt(-len(first))
         self._broken: str | None = None
         self.ended = False
         self.waiting_bytes = 0
-        """Beyond the first piece, what has come and has not been read."""
-
-    # -- on the data loop -------------------------------------------------------------------------------------
+        """Beyond the first piece, what has come and has not been granted."""
 
     def feed(self, data: bytes) -> None:
-        with self._changed:
-            self._pieces.append(data)
-            self.waiting_bytes += len(data)
-            self._changed.notify()
+        self._pieces.append(data)
+        self.waiting_bytes += len(data)
+        self._wake()
 
     def end(self, broken: str | None = None) -> None:
         """No more will come; ``broken`` says why that is too early."""
-        with self._changed:
-            self.ended = True
-            self._grant = None  # It leads to the call, and that to this: a cycle that would keep every body.
-            self._broken = self._broken or broken
-            self._changed.notify()
+        self.ended = True
+        self._grant = None  # It leads to the call, and that to this: a cycle that would keep every body.
+        self._broken = self._broken or broken
+        self._wake()
 
     @property
     def window_is_full(self) -> bool:
@@ -52,6 +46,38 @@ class IncomingStream(io.RawIOBase):
     def whole(self) -> bytes:
         """All of an ended body of which nothing was read."""
         return b"".join(self._pieces)
+
+    def _wake(self) -> None:
+        """Something has come, or the end."""
+        raise NotImplementedError
+
+    def _taken(self, size: int) -> None:
+        if (owed := self._debt.taken(size)) and self._grant is not None:
+            self.waiting_bytes -= owed
+            self._grant(owed)
+
+
+class IncomingStream(_Incoming, io.RawIOBase):
+    """Read in a handler's thread."""
+
+    def __init__(self, first: bytes, grant: Callable[[int], None]) -> None:
+        super().__init__(first, grant)
+        self._changed = threading.Condition()
+        self._offset = 0
+        """Of the first piece, what has been read."""
+
+    # -- on the data loop -------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> None:
+        with self._changed:
+            super().feed(data)
+
+    def end(self, broken: str | None = None) -> None:
+        with self._changed:
+            super().end(broken)
+
+    def _wake(self) -> None:
+        self._changed.notify()
 
     def as_file(self) -> BinaryIO:
         """For the handler's thread: with ``read``, ``readline`` and the like."""
@@ -96,45 +122,13 @@ class IncomingStream(io.RawIOBase):
         if self._broken:
             raise ConnectionError(f"the request's body ends early: {self._broken}")
 
-    def _taken(self, size: int) -> None:
-        self._owed += size
-        if self._owed >= PIECE_BYTES and self._grant is not None:
-            owed, self._owed = self._owed, 0
-            self.waiting_bytes -= owed
-            self._grant(owed)
 
-
-class IncomingPieces:
-    """The same for one reader on the data loop: ``async for piece in …``. What it takes makes room for more."""
+class IncomingPieces(_Incoming):
+    """Read on the data loop, by one reader at a time: ``async for piece in …``."""
 
     def __init__(self, first: bytes, grant: Callable[[int], None]) -> None:
-        self._grant: Callable[[int], None] | None = grant
-        self._pieces: deque[bytes] = deque([first] if first else ())
-        self._owed = -len(first)  # It came with the call, and took no credit.
-        self._broken: str | None = None
+        super().__init__(first, grant)
         self._reader: asyncio.Future[None] | None = None
-        self.ended = False
-        self.waiting_bytes = 0
-
-    def feed(self, data: bytes) -> None:
-        self._pieces.append(data)
-        self.waiting_bytes += len(data)
-        self._wake()
-
-    def end(self, broken: str | None = None) -> None:
-        """No more will come; ``broken`` says why that is too early."""
-        self.ended = True
-        self._grant = None
-        self._broken = self._broken or broken
-        self._wake()
-
-    @property
-    def window_is_full(self) -> bool:
-        return self.waiting_bytes >= BODY_WINDOW_BYTES
-
-    def whole(self) -> bytes:
-        """All of an ended body of which nothing was taken."""
-        return b"".join(self._pieces)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -153,11 +147,7 @@ class IncomingPieces:
         if not self._pieces:
             raise StopAsyncIteration
         piece = self._pieces.popleft()
-        self._owed += len(piece)
-        if self._owed >= PIECE_BYTES and self._grant is not None:
-            owed, self._owed = self._owed, 0
-            self.waiting_bytes -= owed
-            self._grant(owed)
+        self._taken(len(piece))
         return piece
 
     def _wake(self) -> None:

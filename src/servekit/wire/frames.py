@@ -3,8 +3,7 @@
 Data links (ingress to replica) carry the frames from `Call` to `Bye`; control links (worker to controller) the rest.
 
 A body up to 64 KiB is in its `Call` or `Answer`. Of a longer one, or one whose length is not known, that frame has the
-first part; `Chunk` frames bring what follows and `End` ends it. The receiver of a body grants `Credit` as it passes it
-on; the sender begins with `BODY_WINDOW_BYTES` and sends while it has any left, so each holds about that much at most.
+first part; `Chunk` frames bring what follows, as `Credit` allows (see `servekit.wire.credit`), and `End` ends it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Serve Python functions and classes over HTTP, from many processes, with traffic split between versions."""
 
 from servekit.api import (
-    Instance,
     create_backend,
     create_endpoint,
     current,
@@ -22,6 +21,7 @@ from servekit.api import (
 from servekit.config import BackendConfig, HttpLimits
 from servekit.context import get_context
 from servekit.errors import ServekitError
+from servekit.instance import Instance
 from servekit.marks import accept_batch
 
 __all__ = [

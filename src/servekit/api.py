@@ -1,35 +1,20 @@
-"""The Python API: an `Instance`, and the module functions that act on the current one."""
+"""The current instance: how it is started or attached to, and the module functions that act on it."""
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
 import inspect
 import logging
-import os
-import threading
-from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from servekit.config import (
-    BUSY_POLL_S,
-    DEFAULT_ADAPTER,
-    DEFAULT_POLICY,
-    DEFAULT_RUNTIME,
-    DEFAULT_TIMEOUT_S,
-    BackendConfig,
-    HttpLimits,
-    backend_config,
-)
+from servekit.config import BUSY_POLL_S, DEFAULT_RUNTIME, HttpLimits
 from servekit.errors import AlreadyRunningError, InvalidInputError, NotRunningError
 from servekit.handles import callers
+from servekit.instance import Instance, mapping
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from servekit.client import Client
     from servekit.control.launch import InstanceOptions
     from servekit.handles.caller import Caller
     from servekit.handles.handle import Handle
@@ -37,286 +22,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("servekit")
 
 SHUTDOWN_TIMEOUT_S = 40.0
-
-
-class Instance:
-    """A running servekit instance, and the way to change it. Usable as a context manager, which shuts it down."""
-
-    def __init__(
-        self, name: str, url: str, client: Client, end: Callable[[], None], directory: str = "", token: str = ""
-    ) -> None:
-        self.name = name
-        self.url = url
-        """Where HTTP is answered: ``http://127.0.0.1:8000``."""
-        self.directory = directory
-        self.token = token
-        """What the admin API asks for, as ``Authorization: Bearer TOKEN``. Who has it can run code: keep it secret."""
-        self._client = client
-        self._end = end
-        self._caller: Caller | None = None
-        """For handles; made with the first of them."""
-        self._caller_lock = threading.Lock()
-
-    def __repr__(self) -> str:
-        return f"<servekit instance {self.name!r} at {self.url}>"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.shutdown()
-
-    # -- endpoints ---------------------------------------------------------------------------------------------------
-
-    def create_endpoint(
-        self,
-        name: str,
-        route: str | None = None,
-        methods: Iterable[str] | None = None,
-        *,
-        backend: str | None = None,
-        policy: str | Any = DEFAULT_POLICY,
-        policy_options: Mapping[str, Any] | None = None,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        mount: bool = False,
-        strict: bool = False,
-    ) -> None:
-        """Create an endpoint: a name, an HTTP route and methods.
-
-        Args:
-            name: what `set_traffic` and others call it.
-            route: ``/simple``, or with variables as in Flask, ``/users/<int:id>``; None: not reachable over HTTP.
-            methods: default ``("GET",)``, or every method where ``mount`` is set.
-            backend: gives it all the traffic, as ``set_traffic(name, {backend: 1.0})`` would.
-            policy: a routing policy, by name or as ``"module:attr"``.
-            policy_options: keyword arguments of the policy.
-            timeout_s: how long a request may take; after that the client gets 504.
-            mount: the whole subtree under ``route`` belongs to the endpoint.
-            strict: a request whose chosen version has no live replica gets 503, rather than another version.
-
-        Raises:
-            InvalidInputError: a part of it is not acceptable; nothing has changed.
-            AlreadyExistsError: the name or the route is taken.
-        """
-        if isinstance(methods, str):
-            raise InvalidInputError(f"methods is a list, as in methods=[{methods!r}]")
-        self._client.call(
-            "create_endpoint",
-            name=name,
-            route=route,
-            methods=None if methods is None else list(methods),
-            backend=backend,
-            policy=self._plugin("policy", policy),
-            policy_options=dict(policy_options or {}),
-            timeout_s=timeout_s,
-            mount=mount,
-            strict=strict,
-        )
-
-    def delete_endpoint(self, name: str) -> None:
-        """Delete an endpoint. Its backends stay, and its name and route can be used again."""
-        self._client.call("delete_endpoint", name=name)
-
-    def set_traffic(self, endpoint: str, traffic: Mapping[str, float]) -> None:
-        """Split an endpoint's traffic between backends.
-
-        Args:
-            endpoint: an endpoint's name.
-            traffic: weight by backend name; finite, not negative, summing to 1. Also understood, as the first Ray Serve
-                had it: a backend's name, and its shares by endpoint name.
-
-        Raises:
-            InvalidInputError: the old traffic stays, whole.
-        """
-        self._client.call("set_traffic", name=endpoint, shares=dict(_mapping("traffic", traffic)))
-
-    def get_traffic(self, endpoint: str) -> dict[str, float]:
-        """Weight by backend name; empty before `set_traffic`."""
-        traffic: dict[str, float] = self._client.call("get_traffic", name=endpoint)
-        return traffic
-
-    def list_endpoints(self) -> dict[str, dict[str, Any]]:
-        """Route, methods, policy and traffic of each endpoint, by name."""
-        endpoints: dict[str, dict[str, Any]] = self._client.call("list_endpoints")
-        return endpoints
-
-    def get_handle(self, endpoint: str) -> Handle:
-        """A handle of an endpoint, to call it with Python objects: ``handle.remote(21).result()``.
-
-        Raises:
-            NotFoundError: there is no such endpoint.
-        """
-        from servekit.handles.handle import Handle
-
-        return Handle(endpoint, self._caller_of(endpoint))
-
-    def _caller_of(self, endpoint: str) -> Caller:
-        ingresses = self._client.call("link_addresses", name=endpoint)
-        with self._caller_lock:
-            if self._caller is None:
-                self._caller = self._new_caller(ingresses)
-                atexit.register(self._close_caller)
-            return self._caller
-
-    def _new_caller(self, ingresses: list[list[str]]) -> Caller:
-        from servekit.handles.caller import Caller
-        from servekit.wire.loop_thread import LoopThread
-        from servekit.wire.network import SocketNetwork
-
-        links = LoopThread("servekit-handles")
-        token = bytes.fromhex(self.token)
-        return Caller(SocketNetwork(), token, f"client-{os.getpid()}", links.loop, ingresses, closed=links.close)
-
-    def _close_caller(self) -> None:
-        atexit.unregister(self._close_caller)
-        with self._caller_lock:
-            if self._caller is not None:
-                self._caller.close()
-
-    # -- backends ----------------------------------------------------------------------------------------------------
-
-    def create_backend(
-        self,
-        name: str,
-        target: Any,
-        *init_args: Any,
-        init_kwargs: Mapping[str, Any] | None = None,
-        config: Mapping[str, Any] | BackendConfig | None = None,
-        adapter: str | Any = DEFAULT_ADAPTER,
-        adapter_options: Mapping[str, Any] | None = None,
-        runtime: str | None = None,
-        runtime_options: Mapping[str, Any] | None = None,
-        ray_actor_options: Mapping[str, Any] | None = None,
-        wait: bool = True,
-    ) -> None:
-        """Create a backend: a handler, and processes that run it.
-
-        Args:
-            name: what `set_traffic` and others call it.
-            target: a function of one argument; a class whose instances are called with it, built once per replica; or
-                either as ``"module:attr"``, imported in the replica.
-            init_args, init_kwargs: for the class.
-            config: see `servekit.config.BackendConfig`, as a dict: ``{"num_replicas": 2}``.
-            adapter: what the handler receives, by name or as ``"module:attr"``; ``flask`` gives a `flask.Request`.
-            adapter_options: keyword arguments of the adapter.
-            runtime: where replicas live; default, the instance's runtime.
-            runtime_options: keyword arguments of that runtime.
-            ray_actor_options: passed on to Ray: ``{"num_gpus": 1}``.
-            wait: return when every replica is ready; False: at once.
-
-        Raises:
-            InvalidInputError: a part of it is not acceptable; nothing has changed.
-            BackendStartError: a replica could not start; the message has its traceback, and nothing is left behind.
-        """
-        from servekit.processes import own_sys_path
-        from servekit.targets import text_of
-
-        checked = backend_config(config)
-        arguments: dict[str, Any] = {
-            "name": name,
-            "target_data": self._pack_target(target, init_args, init_kwargs),
-            "target_text": text_of(target),
-            "sys_path": own_sys_path(),
-            "cwd": os.getcwd(),
-            "config": {field: getattr(checked, field) for field in BackendConfig.__struct_fields__},
-            "adapter": self._plugin("adapter", adapter),
-            "adapter_options": dict(adapter_options or {}),
-            "runtime": runtime,
-            "runtime_options": None if runtime_options is None else dict(runtime_options),
-            "worker_options": dict(ray_actor_options or {}),
-            "wait": wait,
-        }
-        self._client.call("create_backend", **arguments)
-
-    def delete_backend(self, name: str) -> None:
-        """Delete a backend and end its replicas, once they have answered what they have.
-
-        Raises:
-            InUseError: an endpoint has it in its traffic (a `ValueError`).
-        """
-        self._client.call("delete_backend", name=name)
-
-    def update_backend_config(self, name: str, config: Mapping[str, Any]) -> None:
-        """Change some keys of a backend's config; returns when that has come about, with no request lost.
-
-        Raises:
-            InvalidInputError: an unknown key or a bad value; nothing has changed.
-            BackendStartError: a new replica could not start, or a handler raised on its ``user_config``; the old config
-                is back.
-        """
-        changes = dict(_mapping("config", config))
-        backend_config(changes)
-        self._client.call("update_backend_config", name=name, changes=changes)
-
-    def get_backend_config(self, name: str) -> dict[str, Any]:
-        """Every key of a backend's config."""
-        config: dict[str, Any] = self._client.call("get_backend_config", name=name)
-        return config
-
-    def list_backends(self) -> dict[str, dict[str, Any]]:
-        """Target, adapter, runtime and config of each backend, by name."""
-        backends: dict[str, dict[str, Any]] = self._client.call("list_backends")
-        return backends
-
-    def _pack_target(self, target: Any, init_args: tuple[Any, ...], init_kwargs: Mapping[str, Any] | None) -> bytes:
-        from servekit.targets import pack_target
-
-        return pack_target(target, init_args, init_kwargs)
-
-    def _plugin(self, what: str, named: str | Any) -> str:
-        if not isinstance(named, str):
-            raise InvalidInputError(
-                f"{what} is a name or 'module:attr' here, not {type(named).__name__}: other processes are to load it"
-            )
-        return named
-
-    # -- the whole ---------------------------------------------------------------------------------------------------
-
-    def status(self) -> dict[str, Any]:
-        """Endpoints, ingress workers, and backends: how many replicas each is to have (``wanted_replicas``) and has
-        (``replicas``: id, state, pid, node, outstanding, started), its ``load``, where it autoscales, and why a
-        replica last could not start (``last_start_error``) or failed at all (``last_failure``)."""
-        status: dict[str, Any] = self._client.call("status")
-        return status
-
-    def stat(self) -> dict[str, Any]:
-        """Requests that ended, by endpoint and by backend: how many, with what status, in what mean time.
-
-        Ingress workers report about once a second, so the newest requests may be missing.
-        """
-        stat: dict[str, Any] = self._client.call("stat")
-        return stat
-
-    def shutdown(self) -> None:
-        """End the instance, with all its processes, once what is in flight has been answered. Again: nothing.
-
-        An instance that was attached to goes on: ``servekit stop`` ends it.
-        """
-        global _current
-        if _current is self:
-            _current = None
-        end, self._end = self._end, _nothing
-        with contextlib.suppress(Exception):
-            self._client.close()
-        try:
-            end()
-        finally:
-            self._close_caller()
-
-
-def _nothing() -> None:
-    pass
-
-
-def _mapping(what: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise InvalidInputError(f"{what} is a dict, not {type(value).__name__}: {value!r}")
-    return value
-
-
-# -- the current instance ------------------------------------------------------------------------------------------
 
 _current: Instance | None = None
 
@@ -365,7 +70,7 @@ def init(
     options = InstanceOptions(
         name,
         runtime,
-        dict(_mapping("runtime_options", runtime_options or {})),
+        dict(mapping("runtime_options", runtime_options or {})),
         http_host,
         http_port,
         ingress_workers,
@@ -410,7 +115,7 @@ def _attach(name: str, address: str) -> Instance:
         raise InvalidInputError(f"address is 'auto', for the standing instance {name!r}, or None; not {address!r}")
     found = find(name)
     client = AdminClient(f"{found.directory}/admin.sock", found.token)
-    return Instance(name, found.url, client, _nothing, found.directory, found.token.hex())
+    return Instance(name, found.url, client, lambda: None, found.directory, found.token.hex())
 
 
 AnInstance = TypeVar("AnInstance", bound=Instance)
@@ -422,7 +127,13 @@ def make_current(instance: AnInstance) -> AnInstance:
     if _current is not None:
         raise AlreadyRunningError(f"{_current!r} is current; call servekit.shutdown() first")
     _current = instance
+    instance._leave = _leave
     return instance
+
+
+def _leave(instance: Instance) -> None:
+    if _current is instance:
+        leave_current()
 
 
 def leave_current() -> None:

@@ -19,7 +19,6 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 import uvloop
 
-from servekit.api import Instance
 from servekit.config import HttpLimits
 from servekit.control.resolve import Resolver
 from servekit.control.service import Service
@@ -29,6 +28,7 @@ from servekit.factories import load_path
 from servekit.handles.caller import Caller
 from servekit.ingress.apply import build_policy
 from servekit.ingress.worker import IngressWorker
+from servekit.instance import Instance
 from servekit.interfaces import Exit, ReplicaRuntime, RequestAdapter, RoutingPolicy, WorkerHandle, WorkerSpec
 from servekit.plugins import Registry
 from servekit.replica.target import Target

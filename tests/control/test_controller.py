@@ -105,7 +105,7 @@ def test_a_replica_that_ends_is_replaced(run: Any) -> None:
         control.replicas.end(first, FAULT)
         await until(lambda: len(control.ready("b")) == 1)
         assert control.ready("b")[0].id != first.id
-        assert control.controller.start_error("b") == ""  # It had been ready.
+        assert control.controller.failures["b"].start_error is None  # It had been ready.
 
     run(test)
 
@@ -121,7 +121,7 @@ def test_they_are_replaced_later_and_later_when_they_keep_failing(
         await control.controller.create_backend(make.backend("c"), wait=False)
         await until(lambda: len(pauses) >= 5)
         assert pauses[:5] == pytest.approx([0.002, 0.003, 0.005, 0.006, 0.006])
-        assert control.controller.start_error("c") == "its __init__ raised"
+        assert str(control.controller.failures["c"].start_error) == "its __init__ raised"
         control.replicas.fails = None
         await until(lambda: len(control.ready("c")) == 1)
 
@@ -283,7 +283,7 @@ def test_a_reconfigure_that_does_not_end_has_its_replica_replaced(run: Any) -> N
         with pytest.raises(DeadlineError, match=r"did not return within 0.05 s"):
             await control.controller.update_backend_config("b", {"user_config": 1, "startup_timeout_s": 0.05})
         await until(lambda: [each.id != replica.id for each in control.ready("b")] == [True])
-        assert "reconfigure() did not return" in control.controller.last_failure("b")
+        assert "reconfigure() did not return" in str(control.controller.failures["b"].last)
         assert control.controller.desired.backend("b").config.user_config is None
 
     run(test)
@@ -301,8 +301,8 @@ def test_an_unhealthy_replica_gets_no_more_requests_and_is_replaced(run: Any) ->
         assert control.ingresses.contents[-1].backends["b"].replicas == ()
         await until(lambda: len(control.ready("b")) == 1)
         assert control.ready("b") != [replica]
-        assert "it fell off the bus" in control.controller.last_failure("b")
-        assert control.controller.start_error("b") == ""
+        assert "it fell off the bus" in str(control.controller.failures["b"].last)
+        assert control.controller.failures["b"].start_error is None
 
     run(test)
 

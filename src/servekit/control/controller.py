@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from servekit.config import DRAIN_TIMEOUT_S, REPLICA_FIELDS, backend_config
-from servekit.control import state, user_config
+from servekit.control import state
 from servekit.control.counts import Counts
 from servekit.control.failures import Failures
 from servekit.control.ingresses import IngressFleet
@@ -26,8 +27,9 @@ from servekit.control.replicas import ReplicaFleet
 from servekit.control.scaling import Autoscalers
 from servekit.control.snapshot import Content, content_of
 from servekit.control.state import BackendRecord, Desired, EndpointRecord
+from servekit.control.waits import Waits
 from servekit.control.writer import Writer
-from servekit.errors import BackendStartError, DeadlineError, InUseError, ServekitError
+from servekit.errors import BackendStartError, InUseError, ServekitError
 from servekit.interfaces import TrafficEvent
 from servekit.plugins import Registry
 from servekit.wire.frames import ReplicaEntry
@@ -57,12 +59,12 @@ class Controller:
         self.replicas = replicas
         self._writer = writer
         self._lock = asyncio.Lock()
-        self._failures: dict[str, Failures] = {}
+        self.failures: defaultdict[str, Failures] = defaultdict(Failures)
         self.autoscalers = Autoscalers(counts, ingresses, replicas, is_failing=self._is_failing, changed=self.wake)
+        self._waits = Waits(ingresses, replicas, self.autoscalers, lambda: self.desired)
         self._slots: dict[str, int] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping = False
-        self._progress = asyncio.Event()
         self._published: tuple[Desired, Content] | None = None
         replicas.ended = self._replica_ended
         replicas.unhealthy = self._replica_unhealthy
@@ -95,7 +97,7 @@ class Controller:
         if not wait:
             return
         try:
-            await self._wait_ready(record)
+            await self._waits.ready(record, self.failures[record.name])
         except ServekitError:
             with contextlib.suppress(InUseError):  # Somebody gave it traffic meanwhile; then it stays.
                 await self.delete_backend(record.name)
@@ -104,9 +106,9 @@ class Controller:
     async def delete_backend(self, name: str) -> None:
         """Returns when its replicas have ended."""
         await self._change(lambda desired: state.remove_backend(desired, name))
-        self._failures.pop(name, None)
+        self.failures.pop(name, None)
         self._slots.pop(name, None)
-        await self._wait_gone(name)
+        await self._waits.gone(name)
 
     async def update_backend_config(self, name: str, changes: dict[str, Any]) -> None:
         """Returns when as many replicas as asked for are ready, and each ready one has taken over its ``user_config``.
@@ -127,23 +129,13 @@ class Controller:
 
         await self._change(change)
         try:
-            await self._wait_ready(new)
-            await self._wait_taken(new, new.config.startup_timeout_s)
+            await self._waits.ready(new, self.failures[name])
+            await self._waits.taken(new, new.config.startup_timeout_s)
         except ServekitError:
             await self._change(lambda now: state.replace_backend(now, old) if now.backends.get(name) is new else now)
             with contextlib.suppress(ServekitError):  # The first error is the one to tell of.
-                await self._wait_taken(old, TAKEN_BACK_TIMEOUT_S)
+                await self._waits.taken(old, TAKEN_BACK_TIMEOUT_S)
             raise
-
-    def start_error(self, backend: str) -> str:
-        """Why a replica of the backend was last not able to start; empty when none was."""
-        failures = self._failures.get(backend)
-        return str(failures.start_error) if failures is not None and failures.start_error is not None else ""
-
-    def last_failure(self, backend: str) -> str:
-        """Why a replica of the backend last failed: in its start, by its end, or by its health check; or empty."""
-        failures = self._failures.get(backend)
-        return str(failures.last) if failures is not None and failures.last is not None else ""
 
     def slots(self, record: BackendRecord) -> int:
         """Calls of the handler at a time in one replica: what was set, else what replicas said; 1 before they did."""
@@ -175,7 +167,7 @@ class Controller:
 
     def wake(self) -> None:
         """Something may have to be done."""
-        self._progress.set()
+        self._waits.progress.set()
         if not self._stopping:
             self._reconcile()
 
@@ -184,7 +176,7 @@ class Controller:
         self._update_replicas()
         autoscaled = self.autoscalers.follow(self.desired.backends)
         now = time.monotonic()
-        held_back = {name for name, failures in self._failures.items() if failures.not_before > now}
+        held_back = {name for name, failures in self.failures.items() if failures.not_before > now}
         facts = [replica.facts for replica in self.replicas.replicas.values()]
         plan = make_plan(self.desired.backends, facts, frozenset(held_back), autoscaled)
         for name in plan.start:
@@ -209,24 +201,19 @@ class Controller:
                 self.replicas.update(replica, record)
 
     def _is_failing(self, backend: str) -> bool:
-        failures = self._failures.get(backend)
-        return failures is not None and failures.failed_starts > 0
+        return self.failures[backend].failed_starts > 0
 
     def _publish(self) -> int:
         ready: dict[str, list[ReplicaEntry]] = {}
         for replica in self.replicas.replicas.values():
             if replica.state is ReplicaState.READY:
-                self._saw_ready(replica)
-                ready.setdefault(replica.record.name, []).append(replica.entry)
+                name = replica.record.name
+                self._slots[name] = replica.slots
+                self.failures[name].failed_starts = 0
+                ready.setdefault(name, []).append(replica.entry)
         content = content_of(self.desired, ready, self._published)
         self._published = (self.desired, content)
         return self.ingresses.publish(content)
-
-    def _saw_ready(self, replica: Replica) -> None:
-        name = replica.record.name
-        self._slots[name] = replica.slots
-        if name in self._failures:
-            self._failures[name].failed_starts = 0
 
     async def _let_go(self, replica_ids: list[str], version: int, drain_timeout_s: float) -> None:
         """A replica ends only after every ingress worker knows that it is to get no more."""
@@ -239,10 +226,8 @@ class Controller:
 
     def _replica_ended(self, replica: Replica) -> None:
         """A replica ended by itself: another follows, later and later when they keep failing."""
-        name = replica.record.name
-        if name not in self.desired.backends or self._stopping:
-            return
-        self._failed(replica)
+        if replica.record.name in self.desired.backends and not self._stopping:
+            self._failed(replica)
 
     def _replica_unhealthy(self, replica: Replica, reason: str) -> None:
         """A replica's handler says that it cannot go on: it gets no more requests, and another takes its place."""
@@ -259,60 +244,9 @@ class Controller:
 
     def _failed(self, replica: Replica) -> None:
         ready_s = time.monotonic() - replica.ready_at if replica.ready_at else 0.0
-        pause_s = self._failures.setdefault(replica.record.name, Failures()).add(replica.failure, ready_s)
+        pause_s = self.failures[replica.record.name].add(replica.failure, ready_s)
         _log.error("replica %s: %s", replica.id, replica.failure)
         asyncio.get_running_loop().call_later(pause_s + 0.001, self.wake)
-
-    # -- waiting -----------------------------------------------------------------------------------------------------
-
-    async def _wait_ready(self, record: BackendRecord) -> None:
-        """Until as many replicas as asked for are ready and known to every ingress worker. Raises the first failure."""
-        failures = self._failures.setdefault(record.name, Failures())
-        seen = failures.start_error
-        while True:
-            current = self.desired.backends.get(record.name)
-            if current is None or current is not record:
-                return  # Changed again, or deleted, meanwhile.
-            own = [replica for replica in self.replicas.of(record.name) if replica.record.revision == record.revision]
-            if sum(replica.state is ReplicaState.READY for replica in own) >= self.autoscalers.replicas(record):
-                break
-            if failures.start_error is not None and failures.start_error is not seen:
-                raise failures.start_error
-            self._progress.clear()
-            await self._progress.wait()
-        await self.ingresses.wait_applied(self.ingresses.version)
-
-    async def _wait_taken(self, record: BackendRecord, timeout_s: float) -> None:
-        """Until every ready replica of the revision has the record's ``user_config``. Raises the first refusal.
-
-        One that takes longer than ``timeout_s`` is replaced.
-        """
-        ends = time.monotonic() + timeout_s
-        while self.desired.backends.get(record.name) is record:
-            own = [
-                replica
-                for replica in self.replicas.of(record.name)
-                if replica.record.revision == record.revision and replica.state is ReplicaState.READY
-            ]
-            for replica in own:
-                if trace := user_config.refused_todays(replica):
-                    raise user_config.refused(record, trace)
-            late = [replica for replica in own if not user_config.has_todays(replica)]
-            if not late:
-                return
-            if time.monotonic() >= ends:
-                for replica in late:
-                    self._replica_unhealthy(replica, f"reconfigure() did not return within {timeout_s:g} s")
-                raise DeadlineError(f"backend {record.name!r}: reconfigure() did not return within {timeout_s:g} s")
-            self._progress.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._progress.wait(), ends - time.monotonic())
-
-    async def _wait_gone(self, backend: str) -> None:
-        # Only those on their way out: the name may be taken again already.
-        while any(replica.state is ReplicaState.DRAINING for replica in self.replicas.of(backend)):
-            self._progress.clear()
-            await self._progress.wait()
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)

@@ -217,8 +217,9 @@ class Operations:
             backend["replicas"] = [replica_status(r, self._counts.outstanding(r.id)) for r in replicas]
             backend["wanted_replicas"] = autoscalers.replicas(self._controller.desired.backends[name])
             backend["load"] = round(autoscalers.load(name), 3)
-            backend["last_start_error"] = self._controller.start_error(name)
-            backend["last_failure"] = self._controller.last_failure(name)
+            failures = self._controller.failures[name]
+            backend["last_start_error"] = str(failures.start_error or "")
+            backend["last_failure"] = str(failures.last or "")
         workers = self._controller.ingresses.workers.values()
         return {
             **self._about(),

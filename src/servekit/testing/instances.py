@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 
 from servekit import api
-from servekit.api import Instance
 from servekit.errors import ServekitError
 from servekit.inprocess import InProcessInstance
+from servekit.instance import Instance
 from servekit.plugins import Registry, disabled_by_environment, discover
 from servekit.testing.clock import Clock, StandingTime
 from servekit.testing.decisions import Decision, Decisions

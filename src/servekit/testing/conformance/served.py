@@ -12,12 +12,12 @@ import httpx
 import msgspec
 import uvloop
 
-from servekit.api import Instance
 from servekit.config import HttpLimits
 from servekit.control import ingress_process
 from servekit.control.launch import bind_tcp
 from servekit.control.service import Service
 from servekit.control.setup import InstanceSetup
+from servekit.instance import Instance
 from servekit.interfaces import ReplicaRuntime, RuntimeContext
 from servekit.plugins import disabled_by_environment, discover
 from servekit.processes import own_sys_path

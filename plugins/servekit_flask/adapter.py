@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.sansio.request import Request as SansIORequest
 
 from servekit.interfaces import Handler, Request, RequestAdapter, Response
-from servekit_flask.context import LeanRequestContext
+from servekit_flask.context import LeanAppContext, LeanRequestContext
 from servekit_flask.environ import environ_of
 from servekit_flask.results import HandlerApp, encode, wire_response
 from servekit_flask.routes import rule_of
@@ -95,7 +95,7 @@ class FlaskAdapter(RequestAdapter):
 
     def batch_context(self) -> AbstractContextManager[object]:
         """An application context: ``current_app``, ``g`` and ``jsonify`` work, and there is no ``flask.request``."""
-        return self.app.app_context()
+        return LeanAppContext(self.app)
 
     def _response(self, context: LeanRequestContext, result: Any) -> Response:
         if context.touches_response:

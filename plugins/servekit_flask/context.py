@@ -29,6 +29,16 @@ class LeanAppContext(AppContext):
         self.g = app.app_ctx_globals_class()
         self._cv_tokens = []
 
+    def push(self) -> None:
+        self._cv_tokens.append(_cv_app.set(self))
+
+    def pop(self, exc: BaseException | None = None) -> None:
+        """Undo `push`; ``exc`` is what was raised meanwhile."""
+        if _has_teardown(self.app):
+            super().pop(exc)
+        else:
+            _cv_app.reset(self._cv_tokens.pop())
+
 
 class LeanRequestContext(RequestContext):
     """Holds ``request``, ``session``, and what `flask.after_this_request` was given."""
@@ -78,7 +88,7 @@ class LeanRequestContext(RequestContext):
     def enter(self) -> None:
         """Push, with an application context of its own: a call within a call has its own ``g``."""
         app_context = LeanAppContext(self.app)
-        app_context._cv_tokens.append(_cv_app.set(app_context))
+        app_context.push()
         self._cv_tokens.append((_cv_request.set(self), app_context))
 
     def leave(self, error: BaseException | None) -> None:

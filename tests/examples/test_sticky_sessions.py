@@ -10,9 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "examples" / "plugins" / "sticky_sessions"
 
 
-@pytest.mark.parametrize(
-    ("runtime", "chosen"),
-    [("inprocess", []), pytest.param("process", ["-k", "session_stays"], marks=pytest.mark.processes)],
-)
-def test_its_own_tests_pass(run_own_tests: Callable[..., str], runtime: str, chosen: list[str]) -> None:
-    assert "skipped" not in run_own_tests(runtime, *chosen)
+@pytest.mark.processes
+def test_its_own_tests_pass_on_processes(run_own_tests: Callable[..., str]) -> None:
+    """Those that an instance has a part in. All of them run where it is installed as a wheel: `tests/packaging`."""
+    assert "skipped" not in run_own_tests("process", "-k", "session_stays")

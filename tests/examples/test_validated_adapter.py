@@ -13,13 +13,11 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "examples" / "plugins" / "validated_adapter"
 
 
-@pytest.mark.parametrize(
-    ("runtime", "chosen"),
-    [("inprocess", []), pytest.param("process", ["-k", "test_an_endpoint"], marks=pytest.mark.processes)],
-)
-def test_its_own_tests_pass(run_own_tests: Callable[..., str], runtime: str, chosen: list[str]) -> None:
+@pytest.mark.processes
+def test_its_own_tests_pass_on_processes(run_own_tests: Callable[..., str]) -> None:
+    """Those that an instance has a part in. All of them run where it is installed as a wheel: `tests/packaging`."""
     pytest.importorskip("pydantic")
-    run_own_tests(runtime, *chosen)
+    run_own_tests("process", "-k", "test_an_endpoint")
 
 
 def test_structs_are_validated_where_there_is_no_pydantic(site: Path, tmp_path: Path) -> None:

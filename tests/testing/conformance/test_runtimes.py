@@ -118,7 +118,7 @@ def stop(self, handle, grace_s):
     ),
     Broken(
         "StopDoesNotAsk",
-        "def stop(self, handle, grace_s): super().stop(handle, 0)",
+        "def stop(self, handle, grace_s): signal_to(handle, signal.SIGKILL); super().stop(handle, 0)",
         "test_stop_asks_first",
         "stop() with a grace of 30 s ended an idle worker before that could close its handler. The contract: stop()",
     ),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.load import transfer_ms, wrk
+from benchmarks.load import answer_to, transfer_ms, wrk
 from benchmarks.processes import Server
 from benchmarks.servers import BATCH_SIZE, STREAMS
 from benchmarks.streams import streams
@@ -113,6 +113,15 @@ def batch(server: Server, effort: Effort, scratch: Path) -> Found:
     yield Figure(name, f"% of {BATCH_BOUND:,.0f}/s", "high"), 100 * load.rate / BATCH_BOUND
 
 
+def handle(server: Server, effort: Effort, scratch: Path) -> Found:
+    for at_once in (1, 64):
+        calls, took_s = 100, 0.0
+        while took_s < effort.seconds / 2:  # As many as take about so long: the next look is worth twice this one.
+            calls *= 2
+            took_s = float(answer_to(server.port, server.peer.call("compose", calls, at_once=at_once)))
+        yield Figure(f"a handle's calls in a handler, at once: {at_once}", "calls/s", "high"), calls / took_s
+
+
 def stream(server: Server, effort: Effort, scratch: Path) -> Found:
     made_by = {"stream": "generator", "astream": "async generator"}[server.handler]
     call = server.peer.call(server.handler, PACED_CHUNKS, PACE_MS)
@@ -134,6 +143,7 @@ CASES = {
     "json": Case((("json", 1),), json),
     "body": Case((("upload", 1), ("download", 1)), body),
     "batch": Case((("batch", 1),), batch),
+    "handle": Case((("compose", 1),), handle),
     "stream": Case((("stream", 1), ("astream", 1)), stream),
 }
 
@@ -144,5 +154,7 @@ def warm_up(server: Server, effort: Effort, scratch: Path) -> None:
         transfer_ms(server.port, server.peer.call(server.handler, 10**6), 10**6, 3)
     elif server.handler in STREAMS:
         streams(server.port, server.peer.call(server.handler, 100), 100, 16, effort.warmup_s)
+    elif server.handler == "compose":
+        answer_to(server.port, server.peer.call("compose", 500, at_once=16))
     else:
         wrk(server.port, server.peer.call(server.handler), 16, effort.warmup_s, scratch)

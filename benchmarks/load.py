@@ -94,6 +94,17 @@ def parse(output: str) -> Load:
     return Load(float(rate[1]), latencies["50"], latencies["99"])
 
 
+def answer_to(port: int, call: Call) -> bytes:
+    """The body of the answer to one request. Raises `LoadError`."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        return _ask(connection, call)
+    except (OSError, http.client.HTTPException) as error:
+        raise LoadError(repr(error)) from error
+    finally:
+        connection.close()
+
+
 def transfer_ms(port: int, call: Call, size: int, count: int) -> float:
     """The median time of ``count`` requests with a large body, up or down, on one connection. Raises `LoadError`."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
@@ -101,12 +112,8 @@ def transfer_ms(port: int, call: Call, size: int, count: int) -> float:
     try:
         for _ in range(count):
             began = time.perf_counter()
-            connection.request(call.method, call.path, call.body, call.headers)
-            answer = connection.getresponse()
-            body = answer.read()
+            body = _ask(connection, call)
             times.append(time.perf_counter() - began)
-            if answer.status >= 300:
-                raise LoadError(f"status {answer.status}: {body[:100]!r}")
             if not call.path.startswith("/upload") and len(body) != size:
                 raise LoadError(f"{len(body)} bytes came, not {size}")
     except (OSError, http.client.HTTPException) as error:
@@ -114,3 +121,12 @@ def transfer_ms(port: int, call: Call, size: int, count: int) -> float:
     finally:
         connection.close()
     return statistics.median(times) * 1000
+
+
+def _ask(connection: http.client.HTTPConnection, call: Call) -> bytes:
+    connection.request(call.method, call.path, call.body, call.headers)
+    answer = connection.getresponse()
+    body = answer.read()
+    if answer.status >= 300:
+        raise LoadError(f"status {answer.status}: {body[:100]!r}")
+    return body

@@ -21,7 +21,7 @@ from servekit.http1.server import HttpServer
 from servekit.interfaces import Request, Response
 from servekit.replica.render import render
 from servekit.routes import RouteTable
-from servekit.wire.frames import Answer, Call, data_codec
+from servekit.wire.data_frames import Answer, Call, data_codec
 from servekit_flask.adapter import FlaskAdapter
 from servekit_flask.environ import environ_of
 from servekit_weighted import WeightedSplit

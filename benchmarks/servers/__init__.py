@@ -6,6 +6,8 @@ Every server serves one of these handlers at a time, on ``/HANDLER``, in 1 or mo
 * ``json`` parses what it is sent and sends it back;
 * ``upload`` takes bytes and answers their number; ``download`` answers as many bytes as it is asked for;
 * ``batch`` answers ``hello`` to up to 16 calls at once, after 10 ms of ``time.sleep``;
+* ``compose`` calls another handler, which doubles a number, by a handle: as many times, and as many at a time, as it is
+  asked to, and answers how many seconds that took;
 * ``stream`` makes as many small chunks as it is asked for, by a generator; ``astream`` by an async generator.
 """
 
@@ -52,10 +54,13 @@ class Peer:
         """What starts it, in `FOLDER`."""
         return [python, *self.arguments.format(handler=handler, port=port, replicas=replicas).split()]
 
-    def call(self, handler: str, size: int = 0, pause_ms: float = 0) -> Call:
-        """What a client sends; ``size``: the body's length for upload and download, for streams the chunks in each.
+    def call(self, handler: str, size: int = 0, pause_ms: float = 0, at_once: int = 1) -> Call:
+        """What a client sends.
 
-        ``pause_ms``: between two chunks of a stream.
+        Args:
+            size: the body's length for upload and download, for streams the chunks in each, for compose the calls.
+            pause_ms: between two chunks of a stream.
+            at_once: calls that compose has under way at a time.
         """
         path = f"/{handler}"
         if handler == "json":
@@ -67,6 +72,8 @@ class Peer:
             options = {"bytes": size}
         elif handler in STREAMS:
             options = {"chunks": size, "pause_ms": pause_ms}
+        elif handler == "compose":
+            options = {"calls": size, "at_once": at_once}
         if self.takes_get:
             return Call("GET", f"{path}?{urlencode(options)}" if options else path)
         return Call("POST", path, json.dumps(options).encode(), JSON)
@@ -81,15 +88,23 @@ SERVEKIT = ("-e", f"{ROOT}[ray]", "ray==2.60.0", FLASK)
 NO_REPORTS = {"RAY_USAGE_STATS_ENABLED": "0", "BENTOML_DO_NOT_TRACK": "True"}
 
 EVERY = (*HANDLERS, "batch", *STREAMS)
+COMPOSING = (*EVERY, "compose")
+"""Of those that have handles."""
 
 PEERS = (
-    Peer("servekit-process", "servekit_server.py process {handler} {port} {replicas}", SERVEKIT, EVERY),
-    Peer("servekit-ray", "servekit_server.py ray {handler} {port} {replicas}", SERVEKIT, EVERY, environment=NO_REPORTS),
+    Peer("servekit-process", "servekit_server.py process {handler} {port} {replicas}", SERVEKIT, COMPOSING),
+    Peer(
+        "servekit-ray",
+        "servekit_server.py ray {handler} {port} {replicas}",
+        SERVEKIT,
+        COMPOSING,
+        environment=NO_REPORTS,
+    ),
     Peer(
         "rayserve",
         "rayserve_server.py {handler} {port} {replicas}",
         ("ray[serve]==2.60.0",),
-        EVERY,
+        COMPOSING,
         environment=NO_REPORTS,
     ),
     # Its streams are made by a method that sends, not by a generator.

@@ -5,6 +5,7 @@ import sys
 import time
 
 import ray
+from calls import time_calls
 from chunks import async_chunks, chunks
 from ray import serve
 from starlette.responses import StreamingResponse
@@ -55,15 +56,30 @@ class Astream:
         return StreamingResponse(async_chunks(int(options["chunks"]), float(options["pause_ms"]) / 1000))
 
 
+class Double:
+    async def __call__(self, number):
+        return 2 * number
+
+
+class Compose:
+    def __init__(self, double):
+        self.double = double
+
+    async def __call__(self, request):
+        options = request.query_params
+        return str(await time_calls(self.double.remote, int(options["calls"]), int(options["at_once"])))
+
+
 if __name__ == "__main__":
     handler, port, replicas = sys.argv[1:]
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
     serve.start(http_options={"host": "127.0.0.1", "port": int(port)}, logging_config={"enable_access_log": False})
-    deployment = serve.deployment(
-        globals()[handler.capitalize()],
-        num_replicas=int(replicas),
-        max_ongoing_requests=100,  # with the default of 5, requests wait for a replica, in steps that grow
-        ray_actor_options={"num_cpus": 0},  # so that 4 of them fit on any machine
-    )
-    serve.run(deployment.bind(), route_prefix=f"/{handler}")
+    options = {
+        "num_replicas": int(replicas),
+        "max_ongoing_requests": 100,  # with the default of 5, requests wait for a replica, in steps that grow
+        "ray_actor_options": {"num_cpus": 0},  # so that 4 of them fit on any machine
+    }
+    parts = [serve.deployment(Double, **options).bind()] if handler == "compose" else []
+    deployment = serve.deployment(globals()[handler.capitalize()], **options)
+    serve.run(deployment.bind(*parts), route_prefix=f"/{handler}")
     signal.pause()

@@ -4,6 +4,7 @@ import signal
 import sys
 import time
 
+from calls import time_calls
 from chunks import async_chunks, chunks
 
 import servekit
@@ -44,6 +45,15 @@ async def astream(request):
     return async_chunks(int(request.args["chunks"]), float(request.args["pause_ms"]) / 1000)
 
 
+async def compose(request):
+    double = servekit.get_handle("double")
+    return str(await time_calls(double.remote, int(request.args["calls"]), int(request.args["at_once"])))
+
+
+def double(request, number):
+    return 2 * number
+
+
 CONFIGS = {
     "batch": {"max_batch_size": 16, "batch_wait_timeout": 0.01},
     "stream": {"max_concurrent_queries": 64},
@@ -53,6 +63,9 @@ if __name__ == "__main__":
     runtime, handler, port, replicas = sys.argv[1:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with servekit.init(runtime=runtime, http_port=int(port)):
+        if handler == "compose":
+            servekit.create_backend("double", double)
+            servekit.create_endpoint("double", backend="double")
         config = {"num_replicas": int(replicas), **CONFIGS.get(handler, {})}
         servekit.create_backend("backend", globals()[handler], config=config)
         servekit.create_endpoint("endpoint", f"/{handler}", ["GET", "POST"], backend="backend")

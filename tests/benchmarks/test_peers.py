@@ -59,5 +59,14 @@ def test_a_stream_is_asked_for_in_a_query_or_in_json() -> None:
     assert mosec.call("batch").body == b"{}"
 
 
+def test_handles_are_asked_for_where_there_are_some() -> None:
+    assert [peer.name for peer in PEERS if "compose" in peer.handlers] == [
+        "servekit-process",
+        "servekit-ray",
+        "rayserve",
+    ]
+    assert PEERS[0].call("compose", 200, at_once=64).path == "/compose?calls=200&at_once=64"
+
+
 def test_the_document_is_10_kb() -> None:
     assert 10_000 <= len(DOCUMENT) <= 10_500

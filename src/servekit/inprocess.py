@@ -35,7 +35,7 @@ from servekit.replica.target import Target
 from servekit.replica.worker import ReplicaWorker
 from servekit.targets import pack_target
 from servekit.wire.bootstrap import WorkerBootstrap, unpack
-from servekit.wire.frames import PluginRef
+from servekit.wire.control_frames import PluginRef
 from servekit.wire.memory import MemoryNetwork, MemoryTransport
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from servekit.control.plan import ReplicaFacts, ReplicaState
 from servekit.control.replica import Taken
 from servekit.control.state import BackendRecord, Desired, EndpointRecord
 from servekit.errors import ServekitError
-from servekit.wire.frames import PluginRef, Reconfigured, ReplicaEntry, Report
+from servekit.wire.control_frames import PluginRef, Reconfigured, ReplicaEntry, Report
 
 
 class Make:

@@ -10,7 +10,7 @@ from servekit.control import ingresses as module
 from servekit.control.ingresses import IngressFleet
 from servekit.control.snapshot import Content, content_of
 from servekit.errors import DeadlineError, InternalError
-from servekit.wire.frames import Applied, LinkAddresses, ListenOn, Snapshot, Stop, WorkerHello
+from servekit.wire.control_frames import Applied, LinkAddresses, ListenOn, Snapshot, Stop, WorkerHello
 
 
 class Process:

@@ -13,7 +13,7 @@ from servekit.control.operations import Operations
 from servekit.control.state import Desired
 from servekit.errors import BackendStartError, InvalidInputError, NotFoundError, ServekitError
 from servekit.interfaces import ReplicaRuntime
-from servekit.wire.frames import PluginRef, RequestCount
+from servekit.wire.control_frames import PluginRef, RequestCount
 
 
 class Plugins:

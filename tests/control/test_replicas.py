@@ -16,7 +16,7 @@ from servekit.control.replicas import ReplicaFleet
 from servekit.control.store import WorkerRecord
 from servekit.errors import BackendStartError, DeadlineError, InternalError, ServekitError
 from servekit.interfaces import Exit, ReplicaEvent, WorkerHandle, WorkerSpec
-from servekit.wire.frames import (
+from servekit.wire.control_frames import (
     BLOB_PIECE_BYTES,
     Assign,
     Blob,

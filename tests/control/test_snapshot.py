@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from servekit.config import BackendConfig
 from servekit.control.snapshot import Content, content_of, difference
-from servekit.wire.frames import BackendEntry, EndpointEntry, PluginRef, ReplicaEntry, Snapshot, control_codec
+from servekit.wire.control_frames import BackendEntry, EndpointEntry, PluginRef, ReplicaEntry, Snapshot, control_codec
 
 NAMES = st.sampled_from("abcd")
 WEIGHTS = st.dictionaries(NAMES, st.sampled_from([0.0, 0.5, 1.0]), max_size=2)

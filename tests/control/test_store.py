@@ -11,7 +11,7 @@ import pytest
 from servekit.control.state import Desired
 from servekit.control.store import Store, WorkerRecord
 from servekit.errors import InternalError, NotFoundError
-from servekit.wire.frames import PluginRef
+from servekit.wire.control_frames import PluginRef
 
 WORKER = WorkerRecord("r1", "b", 2, b"\x00\xffstate", 7, 1700000000.5)
 

@@ -15,7 +15,7 @@ from servekit import errors
 from servekit.handles import answers, caller, failures, parcel
 from servekit.handles import call as call_module
 from servekit.handles.records import Kind, record
-from servekit.wire.frames import (
+from servekit.wire.data_frames import (
     BODY_WINDOW_BYTES,
     PIECE_BYTES,
     UNKNOWN,

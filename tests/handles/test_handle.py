@@ -16,7 +16,7 @@ from servekit.handles import callers
 from servekit.handles.future import CallFuture
 from servekit.handles.handle import Handle
 from servekit.handles.parcel import unpack
-from servekit.wire.frames import Invoke
+from servekit.wire.data_frames import Invoke
 
 
 class Asked:

@@ -16,16 +16,8 @@ from servekit.ingress.exchange import Exchange
 from servekit.ingress.replica import Replica
 from servekit.ingress.router import Router
 from servekit.interfaces import BackendView, Outcome, ReplicaView, RequestInfo, RequestRecord, RoutingPolicy
-from servekit.wire.frames import (
-    Answer,
-    BackendEntry,
-    Call,
-    Cancel,
-    EndpointEntry,
-    PluginRef,
-    ReplicaEntry,
-    Snapshot,
-)
+from servekit.wire.control_frames import BackendEntry, EndpointEntry, PluginRef, ReplicaEntry, Snapshot
+from servekit.wire.data_frames import Answer, Call, Cancel
 
 
 class Timer:

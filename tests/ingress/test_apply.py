@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from servekit.wire.frames import Answer, Bye, PluginRef
+from servekit.wire.control_frames import PluginRef
+from servekit.wire.data_frames import Answer, Bye
 
 
 def test_a_change_of_weights_keeps_the_policy(world: Any) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from servekit.http1.body import IncomingBody
 from servekit.ingress.bodies import Download, Upload
 from servekit.interfaces import Outcome
-from servekit.wire.frames import (
+from servekit.wire.data_frames import (
     BODY_WINDOW_BYTES,
     PIECE_BYTES,
     UNKNOWN,

@@ -9,7 +9,7 @@ import pytest
 
 from servekit.ingress.callers import CallerLink, Callers
 from servekit.interfaces import Outcome
-from servekit.wire.frames import (
+from servekit.wire.data_frames import (
     BODY_WINDOW_BYTES,
     PIECE_BYTES,
     UNKNOWN,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from servekit.ingress.callers import CallerLink, Callers
 from servekit.ingress.cycles import open_to
-from servekit.wire.frames import Answer, Invoke
+from servekit.wire.data_frames import Answer, Invoke
 
 
 class Asking:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from servekit.interfaces import BackendView, RequestInfo, RoutingPolicy
-from servekit.wire.frames import Answer, Load, PluginRef
+from servekit.wire.control_frames import PluginRef
+from servekit.wire.data_frames import Answer, Load
 
 TWO = {"a": 0.5, "b": 0.5}
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from servekit.interfaces import Outcome
-from servekit.wire.frames import Bye, Call, Refusal
+from servekit.wire.data_frames import Bye, Call, Refusal
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from servekit.config import BackendConfig
 from servekit.ingress.backend import Backend
 from servekit.ingress.links import ReplicaLinks
 from servekit.ingress.replica import Replica
-from servekit.wire.frames import ReplicaEntry
+from servekit.wire.control_frames import ReplicaEntry
 from servekit.wire.network import Listener
 
 

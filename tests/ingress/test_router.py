@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from servekit.wire.frames import data_codec
+from servekit.wire.data_frames import data_codec
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from servekit.interfaces import Request, RequestAdapter, Response
 from servekit.replica import executor as executor_module
 from servekit.replica.executor import Executor
 from servekit.replica.target import Handlers, Target
-from servekit.wire.frames import Answer, Call
+from servekit.wire.data_frames import Answer, Call
 
 DEADLINE_S = 10.0
 

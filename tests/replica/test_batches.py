@@ -15,7 +15,7 @@ from servekit import accept_batch
 from servekit.context import current_call
 from servekit.handles.parcel import pack
 from servekit.interfaces import Request, RequestAdapter, Response
-from servekit.wire.frames import Answer, Chunk, End, Refusal
+from servekit.wire.data_frames import Answer, Chunk, End, Refusal
 
 DEADLINE_S = 10.0
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from servekit.replica.executor import TURN_S
-from servekit.wire.frames import Answer, Refusal
+from servekit.wire.data_frames import Answer, Refusal
 
 
 def path(request: Any) -> bytes:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servekit.replica.incoming import IncomingStream
-from servekit.wire.frames import BODY_WINDOW_BYTES, PIECE_BYTES
+from servekit.wire.data_frames import BODY_WINDOW_BYTES, PIECE_BYTES
 
 DEADLINE_S = 10.0
 FIRST = b"f" * 65_537

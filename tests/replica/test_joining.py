@@ -11,7 +11,7 @@ import pytest
 
 from servekit.interfaces import RequestAdapter, Response
 from servekit.replica import joining
-from servekit.wire.frames import BODY_WINDOW_BYTES, Answer, Chunk, End
+from servekit.wire.data_frames import BODY_WINDOW_BYTES, Answer, Chunk, End
 
 LONG_S = 3600.0
 

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from servekit.replica.server import DataServer
-from servekit.wire.frames import Bye, Cancel, Refusal
+from servekit.wire.data_frames import Bye, Cancel, Refusal
 
 
 class Served:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from servekit.interfaces import Response
 from servekit.replica import replies
-from servekit.wire.frames import BODY_WINDOW_BYTES, PIECE_BYTES, UNKNOWN, Answer, Chunk, Credit, End, Refusal
+from servekit.wire.data_frames import BODY_WINDOW_BYTES, PIECE_BYTES, UNKNOWN, Answer, Chunk, Credit, End, Refusal
 
 DEADLINE_S = 10.0
 FIRST = bytes(65_537)

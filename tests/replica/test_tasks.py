@@ -14,7 +14,7 @@ import pytest
 
 from servekit.context import current_call
 from servekit.interfaces import Request, RequestAdapter, Response
-from servekit.wire.frames import BODY_WINDOW_BYTES, PIECE_BYTES, Answer, Chunk, Credit, End, Refusal
+from servekit.wire.data_frames import BODY_WINDOW_BYTES, PIECE_BYTES, Answer, Chunk, Credit, End, Refusal
 
 DEADLINE_S = 10.0
 FIRST = bytes(65_537)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servekit.wire.credit import Debt
-from servekit.wire.frames import BODY_WINDOW_BYTES, PIECE_BYTES
+from servekit.wire.data_frames import BODY_WINDOW_BYTES, PIECE_BYTES
 
 LONGEST = 256 * 1024
 """A piece of a request's body, as it was read."""

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from servekit.errors import AuthenticationError, InvalidInputError, LinkError
 from servekit.interfaces import Request
-from servekit.wire.frames import Answer, Bye, Call, Cancel, data_codec, extended
+from servekit.wire.data_frames import Answer, Bye, Call, Cancel, data_codec
+from servekit.wire.frames import extended
 from servekit.wire.handshake import Handshake
 from servekit.wire.link import Link
 from servekit.wire.memory import MemoryNetwork

@@ -32,7 +32,7 @@ from servekit.control.writer import Writer
 from servekit.errors import BackendStartError, InUseError, ServekitError
 from servekit.interfaces import TrafficEvent
 from servekit.plugins import Registry
-from servekit.wire.frames import ReplicaEntry
+from servekit.wire.control_frames import ReplicaEntry
 
 _log = logging.getLogger("servekit.control")
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from servekit.wire.frames import RequestCount
+from servekit.wire.control_frames import RequestCount
 
 
 class Counts:

@@ -11,7 +11,7 @@ from typing import Protocol
 from servekit.config import SNAPSHOT_TIMEOUT_S
 from servekit.control.snapshot import Content, difference
 from servekit.errors import DeadlineError, InternalError
-from servekit.wire.frames import Applied, LinkAddresses, ListenOn, Snapshot, Stop, WorkerHello
+from servekit.wire.control_frames import Applied, LinkAddresses, ListenOn, Snapshot, Stop, WorkerHello
 from servekit.wire.link import Link
 
 _log = logging.getLogger("servekit.control")

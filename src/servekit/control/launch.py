@@ -23,7 +23,7 @@ from servekit.control.setup import InstanceSetup, ProcessSetup, Ready
 from servekit.control.state import check_name
 from servekit.errors import InstanceStartError, InvalidInputError, PortInUseError
 from servekit.processes import memory_file, own_sys_path
-from servekit.wire.frames import DATA_FRAME_BYTES
+from servekit.wire.data_frames import DATA_FRAME_BYTES
 
 START_TIMEOUT_S = 120.0
 """A local Ray alone may take long on a busy machine."""

@@ -12,7 +12,7 @@ import msgspec
 from servekit.control.counts import Counts
 from servekit.control.ingresses import IngressFleet
 from servekit.control.replicas import ReplicaFleet
-from servekit.wire.frames import CONTROL_FRAME_BYTES, Applied, LinkAddresses, Report, WorkerHello, control_codec
+from servekit.wire.control_frames import CONTROL_FRAME_BYTES, Applied, LinkAddresses, Report, WorkerHello, control_codec
 from servekit.wire.handshake import Handshake
 from servekit.wire.link import Link
 

@@ -11,7 +11,7 @@ from servekit.control.plan import ReplicaFacts, ReplicaState
 from servekit.control.state import BackendRecord
 from servekit.errors import ServekitError
 from servekit.interfaces import ReplicaRuntime, WorkerHandle
-from servekit.wire.frames import ReplicaEntry, Report
+from servekit.wire.control_frames import ReplicaEntry, Report
 from servekit.wire.link import Link
 
 FIRST_POLL_S = 0.002

@@ -12,7 +12,7 @@ from servekit.control.plan import ReplicaState
 from servekit.control.replica import Replica
 from servekit.errors import BackendStartError, ServekitError
 from servekit.interfaces import ReplicaEvent
-from servekit.wire.frames import (
+from servekit.wire.control_frames import (
     BLOB_PIECE_BYTES,
     Assign,
     Blob,

@@ -19,7 +19,7 @@ from servekit.control.state import BackendRecord
 from servekit.control.store import WorkerRecord
 from servekit.errors import BackendStartError, DeadlineError, ServekitError
 from servekit.interfaces import Exit, ReplicaEvent, ReplicaRuntime, WorkerSpec
-from servekit.wire.frames import Drain
+from servekit.wire.control_frames import Drain
 
 _log = logging.getLogger("servekit.control")
 

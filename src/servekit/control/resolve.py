@@ -7,7 +7,7 @@ from typing import Any
 
 from servekit.interfaces import RoutingPolicy
 from servekit.plugins import Kind, Registry, build
-from servekit.wire.frames import PluginRef
+from servekit.wire.control_frames import PluginRef
 
 
 class Resolver:

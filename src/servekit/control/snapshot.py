@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from servekit.control.state import Desired, EndpointRecord
-from servekit.wire.frames import BackendEntry, EndpointEntry, ReplicaEntry, Snapshot
+from servekit.wire.control_frames import BackendEntry, EndpointEntry, ReplicaEntry, Snapshot
 
 
 class Content(msgspec.Struct, frozen=True):

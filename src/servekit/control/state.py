@@ -15,7 +15,7 @@ import msgspec
 from servekit.config import BackendConfig, nearest
 from servekit.errors import AlreadyExistsError, InUseError, InvalidInputError, NotFoundError
 from servekit.routes import canonical, check_route
-from servekit.wire.frames import PluginRef
+from servekit.wire.control_frames import PluginRef
 
 WEIGHTS_TOLERANCE = 1e-6
 _is_name = re.compile(r"[^\s/\x00-\x1f\x7f](?:[^/\x00-\x1f\x7f]*[^\s/\x00-\x1f\x7f])?").fullmatch

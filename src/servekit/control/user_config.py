@@ -6,7 +6,7 @@ from servekit.config import config_digest
 from servekit.control.replica import Replica
 from servekit.control.state import BackendRecord
 from servekit.errors import BackendStartError
-from servekit.wire.frames import Reconfigure, Reconfigured
+from servekit.wire.control_frames import Reconfigure, Reconfigured
 
 
 def has_todays(replica: Replica) -> bool:

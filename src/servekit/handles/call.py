@@ -13,7 +13,7 @@ from servekit.handles.failures import refused
 from servekit.handles.future import CallFuture, Sealed
 from servekit.handles.stream import Inflow, ResultStream
 from servekit.wire.credit import Debt
-from servekit.wire.frames import BODY_WINDOW_BYTES, PIECE_BYTES, Answer, Chunk, Credit, End, Invoke
+from servekit.wire.data_frames import BODY_WINDOW_BYTES, PIECE_BYTES, Answer, Chunk, Credit, End, Invoke
 from servekit.wire.link import Link
 
 

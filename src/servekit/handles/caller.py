@@ -17,7 +17,7 @@ from servekit.errors import DeadlineError, LinkError, NotRunningError, Unavailab
 from servekit.handles.call import Call
 from servekit.handles.future import CallFuture
 from servekit.handles.links import IngressLink, key_of
-from servekit.wire.frames import Invoke, data_codec
+from servekit.wire.data_frames import Invoke, data_codec
 from servekit.wire.mailbox import Mailbox
 from servekit.wire.network import Network
 

@@ -8,18 +8,8 @@ from typing import Any, Protocol
 
 from servekit.errors import LinkError
 from servekit.handles.call import Call
-from servekit.wire.frames import (
-    DATA_FRAME_BYTES,
-    Answer,
-    Bye,
-    Cancel,
-    Chunk,
-    Codec,
-    Credit,
-    End,
-    Invoke,
-    Refusal,
-)
+from servekit.wire.data_frames import DATA_FRAME_BYTES, Answer, Bye, Cancel, Chunk, Credit, End, Invoke, Refusal
+from servekit.wire.frames import Codec
 from servekit.wire.handshake import Handshake
 from servekit.wire.link import Link
 from servekit.wire.network import Network, keep_dialled

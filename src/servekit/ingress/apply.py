@@ -12,7 +12,7 @@ from servekit.ingress.links import ReplicaLinks
 from servekit.ingress.replica import Replica
 from servekit.ingress.router import Router
 from servekit.interfaces import RoutingPolicy
-from servekit.wire.frames import BackendEntry, EndpointEntry, PluginRef, Snapshot
+from servekit.wire.control_frames import BackendEntry, EndpointEntry, PluginRef, Snapshot
 
 _log = logging.getLogger("servekit.ingress")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from servekit.http1.body import IncomingBody
 from servekit.wire.credit import Debt
-from servekit.wire.frames import BODY_WINDOW_BYTES, Chunk, Credit, End
+from servekit.wire.data_frames import BODY_WINDOW_BYTES, Chunk, Credit, End
 from servekit.wire.link import Link
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from servekit.http1.body import IncomingBody
 from servekit.ingress.exchange import HandleExchange
 from servekit.wire.credit import Debt
-from servekit.wire.frames import (
+from servekit.wire.data_frames import (
     BODY_WINDOW_BYTES,
     DATA_FRAME_BYTES,
     UNKNOWN,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from servekit.wire.frames import RequestCount
+from servekit.wire.control_frames import RequestCount
 
 
 class Counters:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from servekit.ingress.backend import Backend, Target
 from servekit.interfaces import RoutingPolicy
-from servekit.wire.frames import EndpointEntry
+from servekit.wire.control_frames import EndpointEntry
 
 if TYPE_CHECKING:
     from servekit.ingress.exchange import Exchange

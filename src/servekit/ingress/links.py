@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from servekit.ingress.replica import Replica
-from servekit.wire.frames import DATA_FRAME_BYTES, data_codec
+from servekit.wire.data_frames import DATA_FRAME_BYTES, data_codec
 from servekit.wire.handshake import Handshake
 from servekit.wire.link import Link
 from servekit.wire.network import Network, keep_dialled

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from servekit.ingress.window import Window
-from servekit.wire.frames import Answer, Bye, Call, Cancel, Chunk, Credit, End, Load, Refusal, ReplicaEntry
+from servekit.wire.control_frames import ReplicaEntry
+from servekit.wire.data_frames import Answer, Bye, Call, Cancel, Chunk, Credit, End, Load, Refusal
 from servekit.wire.link import Link
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from servekit.ingress.exchange import Exchange, HandleExchange
 from servekit.ingress.refusals import Refused
 from servekit.interfaces import Outcome, RequestRecord
 from servekit.routes import RESERVED, RouteTable
-from servekit.wire.frames import UNKNOWN, Answer
+from servekit.wire.data_frames import UNKNOWN, Answer
 from servekit.wire.link import Link
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})

@@ -23,7 +23,16 @@ from servekit.interfaces import RoutingPolicy
 from servekit.processes import extend_sys_path
 from servekit.wire.bootstrap import WorkerBootstrap
 from servekit.wire.control import ControlClient
-from servekit.wire.frames import Applied, LinkAddresses, ListenOn, PluginRef, Report, Snapshot, Stop, WorkerHello
+from servekit.wire.control_frames import (
+    Applied,
+    LinkAddresses,
+    ListenOn,
+    PluginRef,
+    Report,
+    Snapshot,
+    Stop,
+    WorkerHello,
+)
 from servekit.wire.network import Listener, Network
 from servekit.wire.polling import BusyPoll
 

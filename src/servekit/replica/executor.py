@@ -24,7 +24,7 @@ from servekit.replica.replies import Replies
 from servekit.replica.runner import Runner
 from servekit.replica.slots import Slots
 from servekit.replica.target import Handlers
-from servekit.wire.frames import Call, Credit
+from servekit.wire.data_frames import Call, Credit
 from servekit.wire.link import Link
 
 _clock = time.perf_counter

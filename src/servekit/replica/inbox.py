@@ -9,7 +9,7 @@ from servekit.interfaces import RequestAdapter
 from servekit.replica.call import Job
 from servekit.replica.groups import Group, Groups
 from servekit.replica.incoming import IncomingPieces, IncomingStream
-from servekit.wire.frames import Chunk, Credit, End
+from servekit.wire.data_frames import Chunk, Credit, End
 from servekit.wire.link import Link
 
 

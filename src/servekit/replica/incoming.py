@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, BinaryIO
 
 from servekit.wire.credit import Debt
-from servekit.wire.frames import BODY_WINDOW_BYTES, PIECE_BYTES
+from servekit.wire.data_frames import BODY_WINDOW_BYTES, PIECE_BYTES
 
 
 class _Incoming:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from servekit.replica.joining import Joiner
-from servekit.wire.frames import BODY_WINDOW_BYTES, PIECE_BYTES, Chunk
+from servekit.wire.data_frames import BODY_WINDOW_BYTES, PIECE_BYTES, Chunk
 from servekit.wire.link import Link
 
 TURN_S = 100e-6

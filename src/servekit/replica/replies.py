@@ -9,7 +9,7 @@ from servekit.replica.load import Load
 from servekit.replica.outgoing import LongBody
 from servekit.replica.render import Rendered
 from servekit.replica.slots import Slots
-from servekit.wire.frames import PIECE_BYTES, Answer, Credit, End, Refusal
+from servekit.wire.data_frames import PIECE_BYTES, Answer, Credit, End, Refusal
 from servekit.wire.link import Link
 
 UNSENT_BYTES = 64 * 1024 * 1024

@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from servekit.replica.executor import Executor
-from servekit.wire.frames import DATA_FRAME_BYTES, Bye, Call, Cancel, Chunk, Credit, End, Load, data_codec
+from servekit.wire.data_frames import DATA_FRAME_BYTES, Bye, Call, Cancel, Chunk, Credit, End, Load, data_codec
 from servekit.wire.handshake import Handshake
 from servekit.wire.link import Link, finish_all
 from servekit.wire.polling import BusyPoll

@@ -9,7 +9,7 @@ from servekit.replica.call import Job
 from servekit.replica.joining import Joiner
 from servekit.replica.outgoing import AsyncPieceSender, PieceSender, StoppedError
 from servekit.replica.render import Rendered, aclose_body, close_body
-from servekit.wire.frames import PIECE_BYTES, UNKNOWN, Answer
+from servekit.wire.data_frames import PIECE_BYTES, UNKNOWN, Answer
 
 Post = Callable[[Callable[[], None]], None]
 Failure = Callable[[Job, BaseException], Rendered]

@@ -34,7 +34,7 @@ from servekit.replica.server import DataServer
 from servekit.replica.target import Handlers, Target, load
 from servekit.wire.bootstrap import WorkerBootstrap
 from servekit.wire.control import ControlClient
-from servekit.wire.frames import (
+from servekit.wire.control_frames import (
     Assign,
     Blob,
     Drain,

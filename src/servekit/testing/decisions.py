@@ -13,7 +13,7 @@ from servekit.errors import InvalidInputError
 from servekit.factories import load_path
 from servekit.inprocess import BY_INSTANCE
 from servekit.interfaces import BackendView, Outcome, ReplicaView, RequestInfo, RoutingPolicy
-from servekit.wire.frames import PluginRef
+from servekit.wire.control_frames import PluginRef
 
 MOST_DECISIONS = 100_000
 """Of an instance, that are kept: the last ones."""

@@ -12,7 +12,7 @@ import msgspec
 
 from servekit.errors import AuthenticationError
 from servekit.wire.bootstrap import WorkerBootstrap
-from servekit.wire.frames import CONTROL_FRAME_BYTES, WorkerHello, control_codec
+from servekit.wire.control_frames import CONTROL_FRAME_BYTES, WorkerHello, control_codec
 from servekit.wire.handshake import Handshake
 from servekit.wire.link import Link
 from servekit.wire.network import FIRST_REDIAL_S, LONGEST_REDIAL_S, Network, dial

@@ -14,7 +14,7 @@ The first part of a body, in the frame that begins it, differs:
 
 from __future__ import annotations
 
-from servekit.wire.frames import PIECE_BYTES
+from servekit.wire.data_frames import PIECE_BYTES
 
 
 class Debt:

@@ -18,7 +18,7 @@ from servekit.interfaces import ReplicaRuntime
 from servekit.targets import pack_target
 from servekit.testing.conformance import probes
 from servekit.wire.bootstrap import WorkerBootstrap, pack
-from servekit.wire.frames import (
+from servekit.wire.control_frames import (
     CONTROL_FRAME_BYTES,
     Assign,
     Blob,

@@ -49,8 +49,15 @@ class HttpCall:
             await end_within(self._task, GONE_GRACE_S)
 
     async def _let_go(self) -> None:
-        if not self._complete:
-            await self.abandon()
+        """The core takes no more. What answers a HEAD is first let come to its end, which nobody is sent."""
+        try:
+            if self._head_only and not self._complete:
+                await asyncio.wait_for(self._over.wait(), GONE_GRACE_S)
+        except asyncio.TimeoutError:
+            pass
+        finally:
+            if not self._complete:
+                await self.abandon()
 
     async def _run(self, application: Any, scope: dict[str, Any]) -> None:
         try:
@@ -121,15 +128,15 @@ class HttpCall:
         if not more:
             outlet.end()
             self._over.set()
-        elif not self._head_only:
-            await outlet.room()
+        else:
+            await (asyncio.sleep(0) if self._head_only else outlet.room())
 
     def _first_body(self, body: bytes, more: bool) -> bytes | Outlet:
         """The body of the response: bytes, where all of it has come in one piece."""
         if self._head_only:
             if not more and all(name.lower() != "content-length" for name, _ in self._headers):
                 return body
-            nothing = Outlet()  # The length of a body that nobody sends: only what is no bytes keeps it.
+            nothing = Outlet(0, self._let_go)  # The length of a body that nobody sends: only what is no bytes keeps it.
             nothing.end()
             return nothing
         if more:

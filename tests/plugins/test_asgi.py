@@ -208,6 +208,29 @@ def test_head_has_the_length_and_no_body(more: bool) -> None:
     assert (response.body, response.headers) == (b"", [("content-length", "5")])
 
 
+@pytest.mark.parametrize("gives_in", [False, True])
+def test_an_answer_to_head_that_has_no_end_is_ended(gives_in: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("servekit_asgi.call.GONE_GRACE_S", 0.05)
+    ended = []
+
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await send(start())
+        try:
+            while True:
+                try:
+                    await send(body(b"x", True))
+                except OSError:
+                    if gives_in:
+                        raise
+                    await asyncio.sleep(1000)
+        except BaseException as error:
+            ended.append(type(error).__name__)
+            raise
+
+    assert run(ask(app, request(method="HEAD"))).body == b""
+    assert ended == ["ClientGoneError" if gives_in else "CancelledError"]
+
+
 def test_an_application_goes_on_after_its_answer() -> None:
     done = []
 

@@ -10,7 +10,8 @@ import pytest
 
 from servekit.interfaces import Request, Response
 from servekit.testing.conformance import exchanges
-from servekit.testing.conformance.exchanges import Answer, Got, Sent, Source, echo, named
+from servekit.testing.conformance.exchanges import Answer, Got, Sent, echo, named
+from servekit.testing.conformance.sources import Source
 from servekit.testing.conformance.ways import Http, Way
 
 
@@ -75,7 +76,8 @@ def check_data(way: Way, whose: str, sent: bytes, came: bytes) -> None:
         return
     same = next((n for n, pair in enumerate(zip(sent, came, strict=False)) if pair[0] != pair[1]), None)
     where = f"the first {len(came)}" if same is None else f"{len(came)}, other ones from byte {same} on"
-    hint = " (streams_body: is Request.stream read?)" if way.adapter.streams_body else ""
+    claim = "is_async" if way.adapter.is_async else "streams_body"
+    hint = f" ({claim}: is {way.reads} read?)" if getattr(way.adapter, claim) else ""
     way.fail(
         f"of the {len(sent)} bytes in the body of {whose} came {where}",
         f"every body passes whole, whatever bytes it has{hint if whose == 'a request' else ''}",
@@ -132,9 +134,11 @@ def check_same(way: Way, plain: Got, when: str) -> None:
 
 def check_closed(way: Way, source: Source, after: str) -> None:
     __tracebackhide__ = True
-    source.was_closed.wait(exchanges.PATIENCE_S if isinstance(way, Http) else 0)
+    is_async = way.adapter.is_async
+    source.was_closed.wait(exchanges.PATIENCE_S if is_async or isinstance(way, Http) else 0)
     if source.times_closed != 1:
         way.fail(
             f"a streamed answer that ended after {after} was closed {source.times_closed} times",
-            "the body of the Response has a close that closes what the handler gave, once, read to its end or not",
+            f"the body of the Response has {'an aclose' if is_async else 'a close'} that closes what the handler gave, "
+            "once, read to its end or not",
         )

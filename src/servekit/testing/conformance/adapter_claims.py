@@ -49,7 +49,8 @@ class AdapterClaims:
 
     def result(self, answer: Response) -> Any:
         """What a handler returns to answer so. ``answer.body`` is bytes; where ``streams``, also an iterator of bytes
-        with a ``close``. Where ``sets_status`` or ``sets_headers`` is False, the rest does not matter.
+        with a ``close``, or an async one with an ``aclose`` where the adapter ``is_async``. Where ``sets_status`` or
+        ``sets_headers`` is False, the rest does not matter.
         """
         raise NotImplementedError(f"{type(self).__name__} needs a method result: what a handler returns")
 
@@ -62,7 +63,9 @@ class AdapterClaims:
         return body
 
     def handler(self, act: Answer) -> Handler:
-        """A handler that does what ``act`` says. Override it where a handler is no plain function of one argument."""
+        """A handler that does what ``act`` says. Override it where a handler is no plain function of one argument. For
+        an adapter that ``is_async`` it may be an ``async def``; the kit makes one of what is none.
+        """
 
         def handler(argument: Any) -> Any:
             body = self.body_of(argument)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import inspect
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from servekit.interfaces import Response
+from servekit.interfaces import Handler, Response
 
 PATIENCE_S = 10.0
 """How long a case waits for what must happen, before it says that it did not."""
@@ -82,44 +85,20 @@ class Got:
         return dict(self.headers).get(name)
 
 
-class Source:
-    """The iterator of a streamed answer. After its first piece it waits for ``waits_for``; ``fails``: at its end."""
-
-    def __init__(self, pieces: list[bytes], *, waits_for: threading.Event | None = None, fails: bool = False) -> None:
-        self.pieces = pieces
-        self.taken = 0
-        self.times_closed = 0
-        self.was_closed = threading.Event()
-        self.waited_in_vain = False
-        self._waits_for = waits_for
-        self._fails = fails
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        if self.taken == 1 and self._waits_for is not None and not self._waits_for.wait(PATIENCE_S):
-            self.waited_in_vain, self._waits_for = True, None
-        if self.taken == len(self.pieces):
-            if self._fails:
-                raise Fault("for the kit, in a streamed answer")
-            raise StopIteration
-        self.taken += 1
-        return self.pieces[self.taken - 1]
-
-    def close(self) -> None:
-        self.times_closed += 1
-        self.was_closed.set()
-
-
 class Act:
     """What the handler of a way does now. Pickled, it is nothing: in process the original runs."""
 
     def __init__(self) -> None:
         self.answer: Answer = echo
-        self.before: Callable[[], object] = lambda: None
+        self.before: Callable[[], object] | None = None
+        self.after: Callable[[], object] | None = None
+        """Called when the handler begins, and before it returns; they may block."""
         self.instead: Any = NOTHING
         self.calls: list[Seen] = []
+        self.began = threading.Event()
+        """Set when a handler is held."""
+        self.ended = threading.Event()
+        """Set whenever a handler that is async has ended."""
 
     def __call__(self, seen: Seen) -> Response:
         if seen.headers is not None:
@@ -131,9 +110,44 @@ class Act:
         return object, ()
 
 
+def watched(act: Act, handler: Handler) -> Handler:
+    """``handler``, which calls ``act``, with what else is to happen around it."""
+
+    @functools.wraps(handler)
+    def wrapped(*arguments: Any, **keywords: Any) -> Any:
+        if act.before is not None:
+            act.before()
+        result = handler(*arguments, **keywords)
+        if act.after is not None:
+            act.after()
+        return result if act.instead is NOTHING else act.instead
+
+    return wrapped
+
+
+def watched_async(act: Act, handler: Handler) -> Handler:
+    """The same as an ``async def``, whatever the handler is."""
+
+    @functools.wraps(handler)
+    async def wrapped(*arguments: Any, **keywords: Any) -> Any:
+        try:
+            if act.before is not None:
+                await asyncio.to_thread(act.before)
+            result = handler(*arguments, **keywords)
+            if inspect.isawaitable(result):
+                result = await result
+            if act.after is not None:
+                await asyncio.to_thread(act.after)
+        finally:
+            act.ended.set()
+        return result if act.instead is NOTHING else act.instead
+
+    return wrapped
+
+
 def named(error: BaseException) -> str:
     """Its class, and what it says."""
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def lasting(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -17,7 +17,28 @@ from servekit.interfaces import Request, RequestAdapter, Response
 from servekit.replica.incoming import IncomingStream
 from servekit.replica.render import close_body, render
 from servekit.testing.conformance.adapter_claims import AdapterClaims
-from servekit.testing.conformance.exchanges import NOTHING, Act, Answer, Fault, Got, Sent, lasting, named
+from servekit.testing.conformance.adapter_life import Life
+from servekit.testing.conformance.exchanges import (
+    NOTHING,
+    Act,
+    Answer,
+    Fault,
+    Got,
+    Sent,
+    lasting,
+    named,
+    watched,
+    watched_async,
+)
+from servekit.testing.conformance.sources import AsyncSource, Source, SyncSource
+
+
+def made(tests: AdapterClaims) -> RequestAdapter:
+    """A new adapter of the author's."""
+    adapter = tests.make_adapter()
+    if not isinstance(adapter, RequestAdapter):
+        raise AssertionError(f"make_adapter returned {adapter!r}, no servekit.interfaces.RequestAdapter")  # noqa: TRY004
+    return adapter
 
 
 class Way:
@@ -27,21 +48,16 @@ class Way:
     takes_pieces: bool
     slots: int = 1
 
-    def __init__(self, tests: AdapterClaims) -> None:
-        self.adapter = tests.make_adapter()
-        if not isinstance(self.adapter, RequestAdapter):
-            raise AssertionError(f"make_adapter returned {self.adapter!r}, no servekit.interfaces.RequestAdapter")  # noqa: TRY004
-        self.act = act = Act()
+    def __init__(self, tests: AdapterClaims, adapter: RequestAdapter) -> None:
+        self.adapter = adapter
         self.tests = tests
-        handler = tests.handler(act)
+        self.act = Act()
+        self.handler = (watched_async if adapter.is_async else watched)(self.act, tests.handler(self.act))
 
-        @functools.wraps(handler)
-        def wrapped(*arguments: Any, **keywords: Any) -> Any:
-            act.before()
-            result = handler(*arguments, **keywords)
-            return result if act.instead is NOTHING else act.instead
-
-        self.handler = wrapped
+    @property
+    def reads(self) -> str:
+        """How the adapter gets at a body that is still arriving."""
+        return "Request.pieces" if self.adapter.is_async else "Request.stream"
 
     def start(self) -> None:
         """Make everything ready for the first request."""
@@ -54,6 +70,14 @@ class Way:
         """The pieces of an answer; what has not been read when the context ends is given up."""
         raise NotImplementedError
 
+    def source(self, pieces: list[bytes], *, waits_for: threading.Event | None = None, fails: bool = False) -> Source:
+        """The body of a streamed answer, of the kind that the adapter's handlers make."""
+        kind = AsyncSource if self.adapter.is_async else SyncSource
+        return kind(pieces, waits_for=waits_for, fails=fails)
+
+    def close(self) -> None:
+        """No more requests."""
+
     def fail(self, what: str, contract: str, error: Exception | None = None) -> NoReturn:
         __tracebackhide__ = True
         raise AssertionError(f"{type(self.adapter).__name__} {self.name}: {what}. The contract: {contract}.") from error
@@ -62,11 +86,20 @@ class Way:
 class Direct(Way):
     """By the methods of the adapter."""
 
-    def __init__(self, tests: AdapterClaims, parts: bool) -> None:
-        super().__init__(tests)
+    read_by = "the core reads them in a thread of its own, after the call"
+
+    def __init__(self, tests: AdapterClaims, adapter: RequestAdapter, parts: bool = False) -> None:
+        super().__init__(tests, adapter)
         self._parts = parts
         self.name = "by decode() and encode()" if parts else "by call()"
-        self.takes_pieces = self.adapter.streams_body
+        self.takes_pieces = adapter.streams_body
+        self.life = Life(adapter, self.fail)
+
+    def start(self) -> None:
+        self.life.start(self.handler)
+
+    def close(self) -> None:
+        self.life.close()
 
     def request(self, sent: Sent) -> Request:
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in sent.headers]
@@ -76,24 +109,26 @@ class Direct(Way):
         body, incoming = sent.body, None
         if sent.piece_bytes:
             body, *more = sent.pieces or [b""]
-            arriving = IncomingStream(body, lambda size_bytes: None)
-            for piece in more[: len(more) // 2] if sent.breaks_off else more:
-                arriving.feed(piece)
-            arriving.end("the client is gone" if sent.breaks_off else None)
-            incoming = arriving.as_file()
+            broken = "the client is gone" if sent.breaks_off else None
+            incoming = self.incoming(body, more[: len(more) // 2] if broken else more, broken)
         return Request(
             sent.method, sent.path, sent.query, head + headers, body, "kit", "/kit", "request-1", "127.0.0.1",
             mount=True, incoming=incoming,
         )  # fmt: skip
 
+    def incoming(self, first: bytes, more: Sequence[bytes], broken: str | None) -> Any:
+        arriving = IncomingStream(first, lambda size_bytes: None)
+        for piece in more:
+            arriving.feed(piece)
+        arriving.end(broken)
+        return arriving.as_file()
+
     def respond(self, request: Request, answer: Answer) -> Response:
         """What the adapter answers, its form checked."""
         __tracebackhide__ = True
+        self.start()
         self.act.answer = answer
-        if self._parts:
-            response = self.adapter.encode(self.handler(self.adapter.decode(request)))
-        else:
-            response = self.adapter.call(self.handler, request)
+        response = self.call(request)
         contract = "an answer is a servekit.interfaces.Response: status, headers of str, a body of bytes or an iterable"
         if not isinstance(response, Response):
             self.fail(f"the answer is {response!r}", contract)
@@ -102,6 +137,11 @@ class Direct(Way):
         except (TypeError, ValueError, AttributeError) as error:
             self.fail(f"the core cannot send the answer ({error})", contract)
         return response
+
+    def call(self, request: Request) -> Response:
+        if self._parts:
+            return self.adapter.encode(self.handler(self.adapter.decode(request)))
+        return self.adapter.call(self.handler, request)
 
     def ask(self, sent: Sent, answer: Answer) -> Got:
         __tracebackhide__ = True
@@ -134,11 +174,10 @@ class Direct(Way):
         while True:
             try:
                 piece = thread.submit(next, pieces, NOTHING).result()
-            except Fault:
+            except (Fault, AssertionError):
                 raise
             except Exception as error:
-                contract = "the core reads them in a thread of its own, after the call"
-                self.fail(f"the pieces of a streamed answer raised {named(error)}", contract, error)
+                self.fail(f"the pieces of a streamed answer raised {named(error)}", self.read_by, error)
             if piece is NOTHING:
                 return
             if not isinstance(piece, (bytes, bytearray, memoryview)):
@@ -155,7 +194,7 @@ class Http(Way):
     def __init__(self, tests: AdapterClaims, served: Any) -> None:
         if not isinstance(served.instance, InProcessInstance):
             pytest.skip("the kit gives the adapter by instance, and looks at the handler: in process only")
-        super().__init__(tests)
+        super().__init__(tests, made(tests))
         self._served = served
         self._started = False
 

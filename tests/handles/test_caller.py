@@ -372,6 +372,21 @@ def test_one_that_leaves_still_takes_what_a_handler_calls(rig: Any) -> None:
     assert by_script.cancel()
 
 
+def test_what_one_that_ends_has_not_begun_is_sent_elsewhere(rig: Any) -> None:
+    future = rig.call("handler", chain=("r1",))
+    rig.ingress.wait_invoked()
+    other = rig.new_ingress("memory:other")
+    rig.caller.set_ingresses([[rig.ingress.address], [other.address]])
+    rig.until(lambda: other.links)
+    rig.ingress.stop_listening()
+    rig.ingress.send(Bye(last=True))
+    again = other.wait_invoked()
+    assert parcel.unpack(again.body)[0] == ("handler",)
+    other.answer(again, 1)
+    assert future.result(LIMIT_S) == 1
+    rig.until(lambda: not rig.ingress.links)
+
+
 def test_an_ingress_worker_that_is_no_more_is_let_go_after_its_answers(rig: Any) -> None:
     future = rig.call()
     invoke = rig.ingress.wait_invoked()

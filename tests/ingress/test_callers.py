@@ -296,6 +296,9 @@ def test_a_worker_that_leaves_takes_only_what_handlers_call_and_waits_for_it(ser
         assert not dialled.link.lost.is_set()
         await asyncio.wait_for(dialled.callers.finish(), 10.0)
         assert dialled.link.lost.is_set()
+        assert [bye.last for bye in dialled.link.of(Bye)] == [False, True]
+        dialled.receive(Invoke(4, "e", b"", chain=("r1", "r7")))
+        assert len(served.calls("r1")) == 2, "its caller will look elsewhere"
 
     served.apply(served.backend(replicas=["r1"], max_concurrent_queries=4), served.endpoint())
     served.replica("r1").slots = 4
@@ -308,6 +311,11 @@ def test_draining_is_bounded(served: Any, dialled: Dialled, caplog: pytest.LogCa
         dialled.receive(Invoke(1, "e", b""))
         dialled.callers.leave()
         await asyncio.wait_for(dialled.callers.drain(0.01), 10.0)
+        finishing = asyncio.ensure_future(dialled.callers.finish())
+        await asyncio.sleep(0)
+        finishing.cancel()
+        assert dialled.link.aborted
+        assert not any(bye.last for bye in dialled.link.of(Bye)), "it was begun, and is not to be begun elsewhere"
 
     asyncio.run(leave())
     assert "1 calls of handles are cut off" in caplog.text
@@ -318,4 +326,8 @@ def test_a_link_that_opens_meanwhile_is_told(served: Any, dialled: Dialled) -> N
     late = CallerLink(dialled.callers)
     link: Any = HandleLink()
     late.link_opened(link)
-    assert link.of(Bye)
+    assert [bye.last for bye in link.of(Bye)] == [False]
+    asyncio.run(dialled.callers.finish())
+    last: Any = HandleLink()
+    CallerLink(dialled.callers).link_opened(last)
+    assert [bye.last for bye in last.of(Bye)] == [True]

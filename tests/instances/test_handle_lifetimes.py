@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import instance_handlers
 import pytest
-from instance_tools import Scripts, descendants, told, until
+from instance_tools import Process, Scripts, descendants, told, until
 
 import servekit as serve
 from servekit import errors
@@ -137,6 +137,22 @@ def test_what_is_in_flight_at_the_end_is_answered_whole(instance: serve.Instance
         thread.join(LIMIT_S)
     assert found == ["42"] * len(asking)
     assert future.result(LIMIT_S) == "42"
+
+
+def test_no_call_of_a_handler_is_lost_when_an_ingress_worker_has_nothing_more_to_do(tmp_path: Path) -> None:
+    """At the end the worker that has no request of its own ends first, with calls on their way to it at any moment."""
+    gate = tmp_path / "gate"
+    with serve.init(runtime="process", http_port=0, ingress_workers=2) as instance:
+        deploy(instance, "answer", instance_handlers.answer)
+        future = deploy(instance, "on", instance_handlers.CallsOn, str(gate)).remote()
+        until(lambda: (tmp_path / "began").exists())
+        workers = [Process(worker["pid"]) for worker in instance.status()["ingress"]]
+        ending = threading.Thread(target=instance.shutdown)
+        ending.start()
+        until(lambda: not all(worker.is_there for worker in workers))
+        gate.touch()
+        ending.join(LIMIT_S)
+    assert future.result(LIMIT_S) > 0
 
 
 def _takes_no_more(handle: Any) -> bool:

@@ -107,6 +107,8 @@ class IngressLink:
         kind = type(frame)
         if kind is Bye:
             self._leaving = True
+            if frame.last:
+                self._left(link)
             return
         call = self.calls.get(frame.id)
         if call is None:
@@ -125,6 +127,13 @@ class IngressLink:
             del self.calls[frame.id]
             self._leaving = True
             self._owner.again([call])
+
+    def _left(self, link: Link) -> None:
+        """The ingress worker has begun none of the calls that are here, nor will it."""
+        self._link = None
+        link.close()
+        calls, self.calls = self.calls, {}
+        self._owner.again(list(calls.values()))
 
     def frames_done(self, link: Link) -> None:
         if self._retired and not self.calls:

@@ -49,6 +49,8 @@ class Callers:
         self._links: set[CallerLink] = set()
         self._idle = asyncio.Event()
         self.leaving = False
+        self.over = False
+        """No call is begun any more."""
 
     def new_link(self) -> Link:
         handshake = Handshake(self._token, self._hello, dialing=False)
@@ -75,7 +77,10 @@ class Callers:
                 break
 
     async def finish(self) -> None:
-        """Close the links, behind the last answers."""
+        """Close the links, behind the last answers. Where one is missing the link is cut, for its call was begun."""
+        self.over = True
+        for caller in list(self._links):
+            caller.finish()
         await finish_all([caller.link for caller in self._links])
 
     def close(self) -> None:
@@ -87,7 +92,9 @@ class Callers:
 
     def opened(self, link: CallerLink) -> None:
         self._links.add(link)
-        if self.leaving:
+        if self.over:
+            link.finish()
+        elif self.leaving:
             link.say_bye()
 
     def lost(self, link: CallerLink) -> None:
@@ -108,6 +115,12 @@ class CallerLink:
 
     def say_bye(self) -> None:
         self.link.send(Bye())
+
+    def finish(self) -> None:
+        if self.calls:
+            self.link.abort()
+        else:
+            self.link.send(Bye(last=True))
 
     def abort(self) -> None:
         self.link.abort()
@@ -150,6 +163,8 @@ class CallerLink:
         self._callers.lost(self)
 
     def _invoked(self, link: Link, invoke: Invoke) -> None:
+        if self._callers.over:
+            return  # Its caller has yet to read that no call is begun any more, and will look elsewhere.
         if self._callers.leaving and not invoke.chain:
             link.send(Refusal(invoke.id, "draining"))
             return

@@ -63,7 +63,13 @@ class Refusal(Frame, tag=4):
 
 
 class Bye(Frame, tag=5):
-    """Either way, in order behind the calls: none will follow (ingress), send no more (replica)."""
+    """Either way, in order behind the calls: none will follow (ingress), send no more (replica, or ingress to handle).
+
+    A handle may send on what handlers call that the ingress waits for, until it gets the last one.
+    """
+
+    last: bool = False
+    """Ingress to handle: this is its last frame. What it has not answered, it has not begun."""
 
 
 class Chunk(Frame, tag=6):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Protocol
 
 from servekit.config import HttpLimits
@@ -11,6 +12,9 @@ from servekit.http1.request import HttpRequest
 from servekit.http1.responses import Endings, render_endings
 
 _SWEEP_S = 0.5
+GOING_ON_S = 0.1
+"""While a server drains, a client that asks again within this time of the beginning is answered, and told by that that
+the connection ends. Closed at once, it would lose a request that is on its way, which HTTP/1.1 has no word for."""
 _REFUSALS = 256
 """Connections beyond the limit that are told so; those beyond these are aborted."""
 
@@ -72,17 +76,20 @@ class HttpServer:
     async def drain(self, timeout_s: float) -> int:
         """Answer what is in flight, and close every connection.
 
-        Idle ones are closed at once. Returns when all are closed; after ``timeout_s`` seconds it aborts the others,
-        and returns how many.
+        Idle ones are closed after `GOING_ON_S`. Returns when all are closed; after ``timeout_s`` seconds it aborts the
+        others, and returns how many.
         """
         self.draining = True
-        for connection in list(self.connections):
-            connection.close_if_idle(spare_fresh=True)
-        self._empty = asyncio.Event()
         if not self.connections:
             return 0
+        self._empty = asyncio.Event()
+        ends = self.loop.time() + timeout_s
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._empty.wait(), min(GOING_ON_S, timeout_s))
+        for connection in list(self.connections):
+            connection.close_if_idle(spare_fresh=True)
         try:
-            await asyncio.wait_for(self._empty.wait(), timeout_s)
+            await asyncio.wait_for(self._empty.wait(), ends - self.loop.time())
         except asyncio.TimeoutError:
             left = list(self.connections)
             for connection in left:

@@ -69,6 +69,9 @@ class IngressWorker:
         self._callers_listen: dict[str, Listener] = {}
         """Where handles dial, by host; the machine's own socket under an empty one."""
         self._ending = asyncio.Event()
+        self._begun = asyncio.Event()
+        """The first snapshot is applied, or there will be none. Before it the worker knows no endpoint, and would say
+        so to whoever asks."""
         self._demand = Demand()
         self._report_planned: asyncio.TimerHandle | None = None
         self._wanted_at = 0.0
@@ -80,7 +83,7 @@ class IngressWorker:
         assert self._bootstrap.http is not None
         if self._own_process:
             extend_sys_path(self._bootstrap.http.sys_path)
-            loop.add_signal_handler(signal.SIGTERM, self._ending.set)
+            loop.add_signal_handler(signal.SIGTERM, self._end)
             loop.add_signal_handler(signal.SIGINT, lambda: None)
         observers = Observers(self._bootstrap.http.observers)
         self.router = Router(self._clock or loop, observers.add if observers else None)
@@ -94,15 +97,15 @@ class IngressWorker:
             self._bootstrap, self._network, hello=self._hello, received=self._received, report=self._report
         )
         self.server.start()
-        await self._listen_for_handles("", self._link_address())
         tasks = [
             asyncio.ensure_future(self._follow_controller()),
             asyncio.ensure_future(self._apply_snapshots(applier)),
             asyncio.ensure_future(self._listen_on_hosts()),
             asyncio.ensure_future(observers.run()),
         ]
-        listening = await self._listen(loop)
         try:
+            await self._begun.wait()
+            listening = await self._listen(loop)
             await self._ending.wait()
             await self._drain(listening)
         finally:
@@ -121,11 +124,15 @@ class IngressWorker:
 
     async def _listen(self, loop: asyncio.AbstractEventLoop) -> asyncio.Server | None:
         assert self._bootstrap.http is not None
-        if not self._own_process:
+        if not self._own_process or self._ending.is_set():
             return None
         sock = socket.socket(fileno=self._bootstrap.http.listen_fd)
         sock.setblocking(False)
         return await loop.create_server(self.server.protocol_factory, sock=sock)
+
+    def _end(self) -> None:
+        self._ending.set()
+        self._begun.set()
 
     async def _drain(self, listening: asyncio.Server | None) -> None:
         """Not ready, then no new connections, then the end of what is in flight."""
@@ -153,6 +160,7 @@ class IngressWorker:
 
     async def _listen_on_hosts(self) -> None:
         """Replicas on other machines dial by TCP."""
+        await self._begun.wait()
         while True:
             host = await self._hosts.get()
             try:
@@ -160,7 +168,10 @@ class IngressWorker:
                     await self._listen_for_handles(host, f"tcp:{host}:0")
             except OSError:
                 _log.exception("handles on other machines cannot dial: %s cannot be listened on", host)
-            self._control.send(LinkAddresses(self._link_addresses()))
+            self._tell_link_addresses()
+
+    def _tell_link_addresses(self) -> None:
+        self._control.send(LinkAddresses(self._link_addresses()))
 
     def _link_addresses(self) -> list[str]:
         return [listener.address for listener in self._callers_listen.values()]
@@ -177,7 +188,7 @@ class IngressWorker:
         reason = await self._control.run()
         if not self._ending.is_set():
             _log.warning("ending: %s", reason)
-            self._ending.set()
+            self._end()
 
     def _hello(self) -> WorkerHello:
         return WorkerHello(
@@ -195,18 +206,26 @@ class IngressWorker:
             self._hosts.put_nowait(frame.host)
         elif isinstance(frame, Stop):
             self._stop_timeout_s = frame.timeout_s
-            self._ending.set()
+            self._end()
 
     async def _apply_snapshots(self, applier: Applier) -> None:
         while True:
             snapshot = await self._snapshots.get()
             try:
                 error = await applier.apply(snapshot)
+                await self._begin()
             except Exception as problem:
                 _log.exception("snapshot %d could not be applied", snapshot.version)
                 error = f"{type(problem).__name__}: {problem}"
             self.router.builtin.ready = not self._ending.is_set()
             self._control.send(Applied(snapshot.version, error))
+
+    async def _begin(self) -> None:
+        """After the first snapshot: let requests and calls come."""
+        if not self._begun.is_set():
+            await self._listen_for_handles("", self._link_address())
+            self._tell_link_addresses()
+            self._begun.set()
 
     def _report(self) -> Report:
         outstanding = {

@@ -41,12 +41,8 @@ class Dispatcher:
         if not choices:
             self._park(exchange, endpoint)
             return
-        try:
-            target: Any = endpoint.policy.choose_backend(exchange, choices)
-            if target not in choices:
-                raise _not_given("choose_backend", target)
-        except Exception:
-            self._policy_failed(exchange)
+        target = self._chosen("choose_backend", exchange, choices)
+        if target is None:
             return
         exchange.target = target
         backend: Backend = target.backend
@@ -99,16 +95,25 @@ class Dispatcher:
             free = [replica for replica in ready if replica.has_room]
             if not free:
                 return False
-            try:
-                chosen: Any = endpoint.policy.choose_replica(exchange, free)
-                if chosen not in free:
-                    raise _not_given("choose_replica", chosen)
-            except Exception:
-                self._policy_failed(exchange)
+            replica = self._chosen("choose_replica", exchange, free)
+            if replica is None:
                 return True
-            replica = chosen
         replica.send(exchange, self._now())
         return True
+
+    def _chosen(self, method: str, exchange: Exchange, among: list[Any]) -> Any:
+        """What the endpoint's policy chooses; None: it failed, and the request has been refused."""
+        endpoint = exchange.owner
+        try:
+            chosen = getattr(endpoint.policy, method)(exchange, among)
+            if chosen not in among:
+                # A policy that remembers an earlier choice may hold what has no traffic by now, or is gone.
+                raise ValueError(f"{method} returned {chosen!r}, which is none of those that it was given")
+        except Exception:
+            _log.exception("the routing policy of endpoint %r failed (request id %s)", endpoint.name, exchange.id)
+            self._refuse(exchange, refusals.policy_failed(endpoint.name))
+            return None
+        return chosen
 
     def _park(self, exchange: Exchange, endpoint: Endpoint) -> None:
         """No backend has a ready replica: wait for one that is coming, else say at once that there is none."""
@@ -136,16 +141,14 @@ class Dispatcher:
                 if exchange.chain:
                     self._pump_past_chains(backend)
                 return
-            waiting.pop(exchange, None)
-            exchange.queue = None
+            self.unqueue(exchange)
 
     def _pump_past_chains(self, backend: Backend) -> None:
         """The first call that waits may not have the room there is, for that is in its own chain: others may."""
         for exchange in list(backend.waiting):
             assert exchange.target is not None
             if self._send(exchange, exchange.target):
-                backend.waiting.pop(exchange, None)
-                exchange.queue = None
+                self.unqueue(exchange)
             elif not exchange.chain or len(open_to(exchange.chain, backend.ready)) == len(backend.ready):
                 return
 
@@ -187,21 +190,10 @@ class Dispatcher:
             exchange.queue.pop(exchange, None)
             exchange.queue = None
 
-    # -- refusals --------------------------------------------------------------------------------------------------
-
     def _refuse_cycle(self, exchange: Exchange, backend: Backend) -> None:
         """All its replicas wait for this very call: so would it for them."""
         assert exchange.chain is not None
         self._refuse(exchange, refusals.call_cycle(backend.name, way_of(exchange.chain, self._backends.values())))
-
-    def _policy_failed(self, exchange: Exchange) -> None:
-        _log.exception("the routing policy of endpoint %r failed (request id %s)", exchange.owner.name, exchange.id)
-        self._refuse(exchange, refusals.policy_failed(exchange.owner.name))
-
-
-def _not_given(method: str, choice: object) -> ValueError:
-    # A policy that remembers an earlier choice may hold what has no traffic by now, or is gone.
-    return ValueError(f"{method} returned {choice!r}, which is none of those that it was given")
 
 
 def _nothing() -> None: ...

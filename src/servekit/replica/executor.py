@@ -164,12 +164,10 @@ class Executor:
         if now >= job.expires:
             self._refuse(job, "expired")
         elif job.entry.on_loop or self._adapter.is_async:
-            self._open[job.link, job.id] = job
-            self._slots.hold(job)
+            self._replies.hold(job)
             self._runner.begin_task(job)
         elif self._uses_threads or job.body is not None:
-            self._open[job.link, job.id] = job
-            self._slots.hold(job)
+            self._replies.hold(job)
             self._runner.begin_thread(job)
         else:
             now = self._context.copy().run(self._run_inline, job, now)

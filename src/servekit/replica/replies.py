@@ -38,13 +38,17 @@ class Replies:
         """Readers leave so much untaken that no more is to be made."""
         return self._unsent_bytes > UNSENT_BYTES
 
+    def hold(self, job: Job) -> None:
+        """A call takes a slot, and from now on frames may come for it."""
+        self._open[job.link, job.id] = job
+        self._slots.hold(job)
+
     def send(self, job: Job, rendered: Rendered, failed: bool, ended: float) -> None:
         """Send an answer that is there; one that is yet to be made goes on in this context, elsewhere."""
         status, head, body, _ = rendered
         if type(body) is not bytes:
             if job.batch is None:
-                self._open[job.link, job.id] = job
-                self._slots.hold(job)
+                self.hold(job)
             self._stream(job, rendered)
             return
         service_us = self._handler_over(job, ended)

@@ -11,6 +11,7 @@ from tests.testing.conformance.broken_adapters import Asked, Reply
 
 from servekit.interfaces import RequestAdapter, Response
 from servekit.testing.conformance import RequestAdapterTests
+from servekit.testing.conformance.ways import Http
 
 BODIES = "test_bodies_arrive_whole_and_come_back"
 ANY_BODY = "test_any_body_comes_back"
@@ -74,4 +75,10 @@ def run_case(kit: RequestAdapterTests, case: str, parts: bool = False) -> None:
 def failure_of(kit: RequestAdapterTests, case: str, parts: bool = False) -> str:
     with pytest.raises(AssertionError) as raised:
         run_case(kit, case, parts)
+    return str(raised.value)
+
+
+def failure_over_http(kit: RequestAdapterTests, case: str, served: Any) -> str:
+    with pytest.raises(AssertionError) as raised:
+        getattr(kit, case)(Http(kit, served))
     return str(raised.value)

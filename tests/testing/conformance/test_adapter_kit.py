@@ -33,6 +33,7 @@ from tests.testing.conformance.adapter_kit import (
     UNWANTED,
     Kit,
     failure_of,
+    failure_over_http,
     kit_for,
     run_case,
 )
@@ -41,6 +42,8 @@ from tests.testing.conformance.broken_adapters import Right, RightStreaming, Rig
 from servekit.interfaces import RequestAdapter, Response
 from servekit.testing.conformance import RequestAdapterTests, Seen
 from servekit.testing.conformance.ways import Http
+
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 class TestRight(Kit):
@@ -93,11 +96,6 @@ class TestWsgi(RequestAdapterTests):
             return [answer.body] if isinstance(answer.body, bytes) else answer.body
 
         return application
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("servekit.testing.conformance.exchanges.PATIENCE_S", 1.0)
 
 
 ONLY_ONE = Right()
@@ -207,11 +205,9 @@ OVER_HTTP = [
 def test_a_broken_adapter_fails_over_http_too(
     factory: Callable[[], Any], case: str, said: str, serve_instance: Any
 ) -> None:
-    kit = kit_for(factory)
-    with pytest.raises(AssertionError) as raised:
-        getattr(kit, case)(Http(kit, serve_instance))
-    assert str(raised.value).startswith(f"{factory.__name__} over HTTP: ")  # type: ignore[attr-defined]
-    assert said in str(raised.value)
+    found = failure_over_http(kit_for(factory), case, serve_instance)
+    assert found.startswith(f"{factory.__name__} over HTTP: ")  # type: ignore[attr-defined]
+    assert said in found
 
 
 @pytest.mark.parametrize(

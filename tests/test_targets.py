@@ -56,19 +56,29 @@ def test_a_function_takes_no_init_arguments(args: tuple[Any, ...], kwargs: dict[
 
 
 def test_what_cannot_be_pickled_is_named() -> None:
-    lock = threading.Lock()
+    thread = threading.Thread()
 
-    def holds_a_lock(value: Any) -> Any:
-        return lock
+    def holds_a_thread(value: Any) -> Any:
+        return thread
 
     for target, args, kwargs, culprit in [
-        (holds_a_lock, (), {}, "the target .*holds_a_lock cannot"),
-        (Model, (1, lock), {}, "init argument 2 cannot"),
-        (Model, (1,), {"fine": 1, "bad": lock}, "init argument 'bad' cannot"),
+        (
+            holds_a_thread,
+            (),
+            {},
+            "the target .*holds_a_thread uses the variable 'thread', a threading.Thread, which cannot",
+        ),
+        (Model, (1, thread), {}, "init argument 2, a threading.Thread, cannot"),
+        (
+            Model,
+            (1,),
+            {"fine": 1, "bad": [thread]},
+            "init argument 'bad' has the item 0, a threading.Thread, which cannot",
+        ),
     ]:
         with pytest.raises(UnpicklableTargetError, match=culprit) as caught:
             pack_target(target, args, kwargs)
-        assert "lock" in str(caught.value)
+        assert "process that made it" in str(caught.value)
         assert "__init__" in str(caught.value)
         assert isinstance(caught.value, TypeError)
         assert isinstance(caught.value, ValueError)
@@ -140,6 +150,9 @@ def test_an_application_that_has_no_name_travels_as_a_copy() -> None:
 
 def test_an_application_that_cannot_travel_says_how_it_could() -> None:
     app = flask.Flask("stays")
-    assert app.jinja_env is not None  # It holds context variables.
-    with pytest.raises(UnpicklableTargetError, match=r"'module:attribute' instead.*\"factory\": True"):
+    app.thread = threading.Thread()  # type: ignore[attr-defined]
+    with pytest.raises(UnpicklableTargetError) as caught:
         pack_target(app, (), None)
+    assert "Flask has the attribute 'thread', a threading.Thread, which cannot be pickled" in str(caught.value)
+    assert "'module:attribute' instead" in str(caught.value)
+    assert '"factory": True' in str(caught.value)

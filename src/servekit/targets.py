@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import io
 from collections.abc import Mapping
 from typing import Any
 
-import cloudpickle
-
-from servekit import copies
 from servekit.errors import InvalidInputError, UnpicklableTargetError
-from servekit.handles.pickling import by_value
+from servekit.handles.culprit import blame
+from servekit.handles.pickling import PROTOCOL, Pickler
+from servekit.rebuild import name_of
 from servekit.replica.target import Target
 
 
@@ -44,10 +44,9 @@ def pack_target(target: Any, init_args: tuple[Any, ...], init_kwargs: Mapping[st
     try:
         if _is_object(target):
             return _pack_object(target)
-        with by_value(target):
-            return bytes(cloudpickle.dumps(Target(target, tuple(init_args), kwargs)))
+        return _packed(Target(target, tuple(init_args), kwargs))[0]
     except Exception as error:
-        raise UnpicklableTargetError(_culprit(target, init_args, kwargs, error)) from error
+        raise UnpicklableTargetError(_refusal(target, init_args, kwargs, error)) from error
 
 
 def _is_object(target: Any) -> bool:
@@ -55,41 +54,46 @@ def _is_object(target: Any) -> bool:
     return not isinstance(target, str) and not inspect.isclass(target) and not inspect.isroutine(target)
 
 
+def _packed(target: Target) -> tuple[bytes, Pickler]:
+    with io.BytesIO() as file:
+        pickler = Pickler(file, PROTOCOL)
+        pickler.dump(target)
+        return file.getvalue(), pickler
+
+
 def _pack_object(target: Any) -> bytes:
-    """As plain pickling does it; and where that does not do, by its name in a module, or else as a copy."""
-    failure: Exception | None = None
-    helped = False
+    """As plain pickling does it; and where that does not do, by its name in a module, or else as a copy.
+
+    What a module holds under a name has, under that name, all of it fitting together.
+    """
+    packed, failure = b"", None
     try:
-        packed, helped = copies.dumps(Target(target))
+        packed, pickler = _packed(Target(target))
+        if not pickler.helped:
+            return packed
     except Exception as error:
         failure = error
-    if helped or failure is not None:
-        name = copies.name_of(target)
-        if name is not None:
-            return bytes(cloudpickle.dumps(Target(name)))
+    name = name_of(target, Pickler(io.BytesIO()).by_value)
+    if name is not None:
+        return _packed(Target(":".join(name)))[0]
     if failure is not None:
         raise failure
     return packed
 
 
-def _culprit(target: Any, init_args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> str:
+def _refusal(target: Any, init_args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> str:
+    """What cannot travel, where it hangs, and what to do about it."""
     parts = {
         f"the target {text_of(target)}": target,
         **{f"init argument {n}": value for n, value in enumerate(init_args, 1)},
         **{f"init argument {name!r}": value for name, value in kwargs.items()},
     }
-    for name, part in parts.items():
-        try:
-            cloudpickle.dumps(part)
-        except Exception as own:
-            name, error = name, own
-            break
-    else:
-        name = f"the target {text_of(target)}"
-    advice = "make what it holds in the __init__ of a class target, which runs in the replica"
+    blamed = next(filter(None, (blame(name, part) for name, part in parts.items())), None)
+    what, reason = blamed or (f"the target {text_of(target)}", f"{type(error).__name__}: {error}")
+    advice = "make it in the __init__ of a class target, which runs in the replica, or in the function that uses it"
     if _is_object(target):
         advice = (
             "give create_backend 'module:attribute' instead, which a replica imports; or, for an application, a "
             'function that makes it, with adapter_options={"factory": True}'
         )
-    return f"{name} cannot be pickled, and so cannot travel to a replica ({type(error).__name__}: {error}); {advice}"
+    return f"{what} cannot be pickled, and so cannot travel to a replica ({reason}); {advice}"

@@ -232,10 +232,10 @@ class OwnError(Exception):
         return OwnError, (self.code,)
 
 
-class LockedError(Exception):
+class ThreadedError(Exception):
     def __init__(self) -> None:
-        super().__init__("holds a lock")
-        self.lock = threading.Lock()
+        super().__init__("holds a thread")
+        self.thread = threading.Thread()
 
 
 def fail(request: Any, how: str) -> Any:
@@ -243,13 +243,13 @@ def fail(request: Any, how: str) -> Any:
         raise KeyError("missing")
     if how == "own":
         raise OwnError(42)
-    if how == "locked":
-        raise LockedError
+    if how == "threaded":
+        raise ThreadedError
     if how == "exit":
         raise SystemExit(3)
     if how == "abort":
         flask.abort(404)
-    return threading.Lock()
+    return threading.Thread()
 
 
 def test_what_the_handler_raises_is_raised_here_with_its_traceback(serve: ServedInstance) -> None:
@@ -273,12 +273,12 @@ def test_what_the_handler_raises_is_raised_here_with_its_traceback(serve: Served
 
 def test_what_cannot_be_raised_here_is_told_in_words(serve: ServedInstance) -> None:
     handle = deploy(serve, "fail", fail)
-    with pytest.raises(errors.HandlerError, match="holds a lock") as locked:
-        handle.remote("locked").result(LIMIT_S)
-    assert "LockedError" in str(locked.value.__cause__)
+    with pytest.raises(errors.HandlerError, match="holds a thread") as threaded:
+        handle.remote("threaded").result(LIMIT_S)
+    assert "ThreadedError" in str(threaded.value.__cause__)
     with pytest.raises(errors.HandlerError, match="SystemExit: 3"):
         handle.remote("exit").result(LIMIT_S)
-    with pytest.raises(errors.HandlerError, match=r"result.*cannot be pickled.*lock"):
+    with pytest.raises(errors.HandlerError, match=r"result.*cannot be pickled.*Thread"):
         handle.remote("result").result(LIMIT_S)
     with pytest.raises(Exception, match="404"):
         handle.remote("abort").result(LIMIT_S)
@@ -286,8 +286,8 @@ def test_what_cannot_be_raised_here_is_told_in_words(serve: ServedInstance) -> N
 
 def test_arguments_that_cannot_be_pickled_are_refused_here(serve: ServedInstance) -> None:
     handle = deploy(serve, "add", add)
-    with pytest.raises(errors.InvalidInputError, match="argument 2 of this call, a lock"):
-        handle.remote(1, threading.Lock())
+    with pytest.raises(errors.InvalidInputError, match="argument 2 of this call, a threading.Thread,"):
+        handle.remote(1, threading.Thread())
     with pytest.raises(TypeError, match="missing"):
         handle.remote().result(LIMIT_S)
 

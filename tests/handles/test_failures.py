@@ -23,10 +23,10 @@ class TwoPartsError(Exception):
         super().__init__(f"{one} and {two}")
 
 
-class LockedError(Exception):
+class ThreadedError(Exception):
     def __init__(self) -> None:
-        super().__init__("locked")
-        self.lock = threading.Lock()
+        super().__init__("threaded")
+        self.thread = threading.Thread()
 
 
 def raised(error: BaseException) -> Exception:
@@ -48,7 +48,7 @@ def test_an_exception_is_itself_with_its_traceback_as_cause() -> None:
     ("error", "text"),
     [
         (TwoPartsError("here", "there"), "TwoPartsError: here and there .*could not be unpickled"),
-        (LockedError(), "LockedError: locked .*could not be pickled"),
+        (ThreadedError(), "ThreadedError: threaded .*could not be pickled"),
         (SystemExit(2), "SystemExit: 2"),
         (KeyboardInterrupt(), "KeyboardInterrupt"),
         (StopIteration(), "StopIteration"),

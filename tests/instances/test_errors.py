@@ -195,9 +195,9 @@ REFUSED = {
         ["backend 'model' exists", "delete_backend('model')"],
     ),
     "unpicklable target": (
-        lambda: serve.create_backend("new", _with_a_lock()),
+        lambda: serve.create_backend("new", _with_a_thread()),
         errors.UnpicklableTargetError,
-        ["the target", "cannot be pickled", "lock", "__init__"],
+        ["the target", "'thread'", "cannot be pickled", "Thread", "__init__"],
     ),
     "unpicklable argument": (
         lambda: serve.create_backend("new", H.Named, "name", Unpicklable()),
@@ -257,12 +257,11 @@ REFUSED = {
 }
 
 
-def _with_a_lock():
-    lock = threading.Lock()
+def _with_a_thread():
+    thread = threading.Thread()
 
     def handler(request):
-        with lock:
-            return "never"
+        return str(thread)
 
     return handler
 

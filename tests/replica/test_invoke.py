@@ -177,11 +177,11 @@ def test_an_http_exception_is_raised_at_the_caller_and_not_made_a_page(way: Way)
 @ways
 def test_a_result_that_cannot_be_pickled_is_told(way: Way) -> None:
     async def handler_async(decoded: Any) -> Any:
-        return threading.Lock()
+        return threading.Thread()
 
-    found = error_of(way(handler_async if way is call_async else lambda decoded: threading.Lock()))
+    found = error_of(way(handler_async if way is call_async else lambda decoded: threading.Thread()))
     assert type(found) is HandlerError
-    assert "its result, a lock, cannot be pickled" in str(found)
+    assert "its result, a Thread, cannot be pickled" in str(found)
 
 
 @ways
@@ -302,18 +302,18 @@ def test_a_generator_that_raises_ends_with_that(way: Way) -> None:
 @ways
 def test_an_item_that_cannot_be_pickled_ends_the_stream_and_the_generator(way: Way) -> None:
     source = Source()
-    found = read(way(_locks(source, call is way)))
+    found = read(way(_threads(source, call is way)))
     assert [kind for kind, _ in found] == [Kind.ITEM, Kind.FAILURE]
-    assert "an item of its stream, a lock, cannot be pickled" in str(found[1][1])
+    assert "an item of its stream, a Thread, cannot be pickled" in str(found[1][1])
     assert source.over
 
 
-def _locks(source: Source, sync: bool) -> Any:
+def _threads(source: Source, sync: bool) -> Any:
     def handler(decoded: Any) -> Iterator[Any]:
-        return source.items(decoded, 1, threading.Lock(), 3)
+        return source.items(decoded, 1, threading.Thread(), 3)
 
     def handler_async(decoded: Any) -> AsyncIterator[Any]:
-        return source.items_async(decoded, 1, threading.Lock(), 3)
+        return source.items_async(decoded, 1, threading.Thread(), 3)
 
     return handler if sync else handler_async
 

@@ -10,6 +10,7 @@ from servekit.context import current_call
 from servekit.errors import DeadlineError, InvalidInputError
 from servekit.handles import callers
 from servekit.handles.caller import Caller
+from servekit.handles.culprit import blame
 from servekit.handles.future import CallFuture
 from servekit.handles.parcel import pack
 from servekit.wire.data_frames import Invoke
@@ -89,20 +90,11 @@ def _packed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     except InvalidInputError:
         raise
     except Exception as error:
-        raise InvalidInputError(
-            f"{_culprit(args, kwargs)} cannot be pickled, and so cannot travel to a replica: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-
-
-def _culprit(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    named = {**{f"argument {n}": value for n, value in enumerate(args, 1)}, **{f"{k!r}": v for k, v in kwargs.items()}}
-    for name, value in named.items():
-        try:
-            pack(value)
-        except Exception:
-            return f"{name} of this call, a {type(value).__qualname__},"
-    return "what this call was given"
+        named = [(f"argument {n}", value) for n, value in enumerate(args, 1)]
+        named += [(repr(name), value) for name, value in kwargs.items()]
+        blamed = (blame(f"{name} of this call", value) for name, value in named)
+        what, why = next(filter(None, blamed), ("what this call was given", f"{type(error).__name__}: {error}"))
+        raise InvalidInputError(f"{what} cannot be pickled, and so cannot travel to a replica: {why}") from error
 
 
 def _too_late(endpoint: str) -> CallFuture:

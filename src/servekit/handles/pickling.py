@@ -7,52 +7,82 @@ import functools
 import io
 import pickle
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import cloudpickle
 
+from servekit.rebuild import reduced, remade
+
 PROTOCOL = 5
 """PEP 574: large buffers leave the pickle, and are copied once less."""
+_registry = threading.RLock()
+"""What cloudpickle is to pickle by value, it is told by a table of the process."""
 
 
 def dumps(value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:
-    """``value`` as cloudpickle pickles it; ``buffer_callback`` as in `pickle.dumps`. Raises what pickling raises."""
+    """``value`` as `Pickler` pickles it; ``buffer_callback`` as in `pickle.dumps`. Raises what pickling raises."""
     with io.BytesIO() as file:
-        _Pickler(file, PROTOCOL, buffer_callback).dump(value)
+        Pickler(file, PROTOCOL, buffer_callback).dump(value)
         return file.getvalue()
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """cloudpickle's, which also takes whole what comes from a module that no import would find."""
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    """cloudpickle's, which also takes whole what comes from a module that no import would find, and knows of more
+    objects how they are rebuilt (`servekit.rebuild`)."""
+
+    helped = False
+    """Whether some object took more than plain pickling has."""
+
+    def by_value(self, module: str) -> bool:
+        """Whether what the module of this name holds is pickled whole. Asked of every module that the pickle would
+        otherwise refer to by name, so a subclass hears of them all, and may decide otherwise."""
+        return is_main(module) or not is_found(module.partition(".")[0])
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, (type, types.FunctionType)):
-            with by_value(obj):
-                return super().reducer_override(obj)
-        return super().reducer_override(obj)
+        kind = type(obj)  # A weak proxy says that it is what it leads to.
+        if issubclass(kind, (type, types.FunctionType)):
+            with self._registered(obj.__module__):
+                reduction = super().reducer_override(obj)
+            return reduction if reduction is NotImplemented or len(reduction) < 6 else remade(obj, reduction)
+        if issubclass(kind, (types.ModuleType, types.BuiltinFunctionType)):
+            name = obj.__name__ if issubclass(kind, types.ModuleType) else obj.__module__
+            if isinstance(name, str):
+                self.by_value(name)  # It is told; a module as a whole, and what C defines, go by name at any rate.
+            return NotImplemented
+        reduction = reduced(obj, self.by_value)
+        if reduction is NotImplemented:
+            return super().reducer_override(obj)
+        self.helped = True
+        return reduction
+
+    @contextlib.contextmanager
+    def _registered(self, name: Any) -> Iterator[None]:
+        """While this lasts, cloudpickle takes whole what is in that module, if it is to.
+
+        pytest's ``--import-mode=importlib`` makes modules that no import finds: another process could not import what
+        refers to them.
+        """
+        module = sys.modules.get(name) if isinstance(name, str) else None
+        if module is None or not self.by_value(str(name)) or is_main(str(name)):
+            yield
+            return
+        with _registry:
+            if name in cloudpickle.list_registry_pickle_by_value():  # By the user.
+                yield
+                return
+            cloudpickle.register_pickle_by_value(module)
+            try:
+                yield
+            finally:
+                cloudpickle.unregister_pickle_by_value(module)
 
 
-@contextlib.contextmanager
-def by_value(target: Any) -> Iterator[None]:
-    """While this lasts, what is in the target's module is pickled whole, if no import would find the module.
-
-    pytest's ``--import-mode=importlib`` makes such modules: another process could not import what refers to them.
-    """
-    name = getattr(target, "__module__", None)
-    module = sys.modules.get(name or "")
-    if module is None or name == "__main__" or is_found(str(name).partition(".")[0]):
-        yield
-        return
-    if name in cloudpickle.list_registry_pickle_by_value():  # Further out already, or by the user.
-        yield
-        return
-    cloudpickle.register_pickle_by_value(module)
-    try:
-        yield
-    finally:
-        cloudpickle.unregister_pickle_by_value(module)
+def is_main(module: str) -> bool:
+    """The script's own, under the name that it has, or that a child of `multiprocessing` gives it."""
+    return module in ("__main__", "__mp_main__")
 
 
 @functools.lru_cache(maxsize=4096)

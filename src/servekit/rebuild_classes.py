@@ -1,0 +1,147 @@
+"""Classes that go by value: what cloudpickle's reduction of a class leaves out.
+
+cloudpickle makes an empty class first, and then sets what it has. That is too late for `msgspec.Struct`, which lays its
+fields out when the class is made, and loses what an enum's ``__init__`` did to its members.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import inspect
+import pickle
+import typing
+from typing import Any, TypeAlias
+
+import msgspec
+
+Reduction: TypeAlias = "tuple[Any, ...]"
+
+
+def remade_class(cls: type, reduction: Reduction) -> Reduction:
+    """cloudpickle's reduction, amended. Raises `pickle.PicklingError` for a class that could not be made again."""
+    _, attributes = reduction[1], reduction[2][0]
+    if "__annotations__" in attributes:
+        attributes["__annotations__"] = _annotations(cls)
+    if isinstance(cls, msgspec.StructMeta):
+        return _struct(cls, reduction)
+    if isinstance(cls, enum.EnumMeta):
+        return _enum(cls, reduction)
+    _check_keywords(cls)
+    return reduction
+
+
+def _annotations(cls: type) -> dict[str, Any]:
+    """Those of the class itself, as types where they are text: elsewhere its module does not have what they name."""
+    own = inspect.get_annotations(cls)
+    if not any(isinstance(value, str) for value in own.values()):
+        return own
+    try:
+        found = typing.get_type_hints(cls, include_extras=True)
+    except Exception:
+        return own  # They name what is imported for type checkers alone, say.
+    return {name: found.get(name, value) for name, value in own.items()}
+
+
+def _check_keywords(cls: type) -> None:
+    inherited = super(cls, cls).__init_subclass__  # type: ignore[arg-type]
+    try:
+        inspect.signature(inherited).bind()
+    except ValueError:
+        return
+    except TypeError as error:
+        raise pickle.PicklingError(
+            f"the class {cls.__qualname__} was made with keyword arguments, which nobody knows any more: its "
+            f"__init_subclass__ is {error}"
+        ) from None
+
+
+# -- msgspec.Struct --------------------------------------------------------------------------------------------------
+
+_KEPT = ("eq", "order", "frozen", "array_like", "gc", "omit_defaults", "repr_omit_defaults", "forbid_unknown_fields")
+_ADDED = ("weakref", "dict", "cache_hash")
+"""Options that a class has from its base already, if that has them."""
+
+
+def _struct(cls: Any, reduction: Reduction) -> Reduction:
+    make, arguments, (attributes, slots), *rest = reduction
+    meta, name, bases, namespace, *more = arguments
+    own = [field for field in inspect.get_annotations(cls) if field in cls.__struct_fields__]
+    config = cls.__struct_config__
+    options = {option: getattr(config, option) for option in _KEPT}
+    inherited = [base.__struct_config__ for base in cls.__bases__ if isinstance(base, msgspec.StructMeta)]
+    for option in _ADDED:
+        if getattr(config, option) and not any(getattr(base, option) for base in inherited):
+            options[option] = True
+    options["tag"] = False if config.tag is None else config.tag
+    if config.tag is not None:
+        options["tag_field"] = config.tag_field
+    encoded = dict(zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True))
+    options["rename"] = {field: encoded[field] for field in own if encoded[field] != field} or None
+    options["kw_only"] = bool(own) and own[0] not in cls.__match_args__
+    early = {key: attributes.pop(key) for key in ("__post_init__", "__match_args__") if key in attributes}
+    attributes.pop("__slots__", None)
+    metaclass = functools.partial(_make_struct, meta, options, _fields(cls, own))
+    return make, (metaclass, name, bases, {**namespace, **early}, *more), (attributes, slots), *rest
+
+
+def _fields(cls: Any, own: list[str]) -> list[tuple[str, tuple[Any, ...]]]:
+    """Name and default: nothing, a value, or a function that makes one, behind a mark."""
+    without = len(cls.__struct_fields__) - len(cls.__struct_defaults__)
+    found: list[tuple[str, tuple[Any, ...]]] = []
+    for name in own:
+        at = cls.__struct_fields__.index(name) - without
+        default = cls.__struct_defaults__[at] if at >= 0 else msgspec.NODEFAULT
+        if default is msgspec.NODEFAULT:
+            found.append((name, ()))
+        elif type(default) is _FACTORY:
+            found.append((name, (default.factory, True)))
+        else:
+            found.append((name, (default, False)))
+    return found
+
+
+def _make_struct(
+    meta: Any,
+    options: dict[str, Any],
+    fields: list[tuple[str, tuple[Any, ...]]],
+    name: str,
+    bases: tuple[type, ...],
+    namespace: dict[str, Any],
+) -> Any:
+    namespace["__annotations__"] = {field: object for field, _ in fields}
+    for field, default in fields:
+        if default:
+            value, is_factory = default
+            namespace[field] = msgspec.field(default_factory=value) if is_factory else msgspec.field(default=value)
+    return meta(name, bases, namespace, **options)
+
+
+class _Sample(msgspec.Struct):
+    items: list[Any] = []
+
+
+_FACTORY = type(_Sample.__struct_defaults__[0])
+
+# -- enums -----------------------------------------------------------------------------------------------------------
+
+_OF_ENUM = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_"})
+
+
+def _enum(cls: Any, reduction: Reduction) -> Reduction:
+    """With aliases, and with the attributes that members have of their own."""
+    make, arguments, (attributes, slots), *rest, setter = reduction
+    bases, name, qualname, members, *more = arguments
+    aliases = {alias: member.value for alias, member in cls.__members__.items() if alias not in members}
+    for alias in aliases:
+        attributes.pop(alias, None)
+    own = {member.name: {key: value for key, value in vars(member).items() if key not in _OF_ENUM} for member in cls}
+    state = ((attributes, slots), {member: kept for member, kept in own.items() if kept}, setter)
+    return make, (bases, name, qualname, {**members, **aliases}, *more), state, *rest, _set_enum
+
+
+def _set_enum(cls: Any, state: tuple[Any, dict[str, dict[str, Any]], Any]) -> None:
+    attributes, members, setter = state
+    setter(cls, attributes)
+    for name, own in members.items():
+        vars(cls[name]).update(own)

@@ -9,13 +9,13 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import cloudpickle
 import msgspec
 
 from servekit.config import ASYNC_SLOTS, BackendConfig
 from servekit.errors import InvalidInputError
 from servekit.interfaces import Handler, RequestAdapter
 from servekit.marks import accepts_batches, function_of
+from servekit.replica import pools
 
 
 class Target(msgspec.Struct):
@@ -29,7 +29,7 @@ class Target(msgspec.Struct):
 
 def load(data: bytes) -> Target:
     """The target in its pickled form; raises whatever its modules raise on import."""
-    target = cloudpickle.loads(data)
+    target = pools.loads(data)
     assert isinstance(target, Target)
     if isinstance(target.target, str):
         module, _, attribute = target.target.partition(":")

@@ -28,6 +28,7 @@ from servekit.handles import callers
 from servekit.handles.caller import Caller
 from servekit.interfaces import RequestAdapter
 from servekit.processes import extend_sys_path
+from servekit.replica import pools
 from servekit.replica.executor import Executor
 from servekit.replica.life import Life, trace_of
 from servekit.replica.server import DataServer
@@ -183,6 +184,7 @@ class ReplicaWorker:
             if self._own_process:
                 _enter(assign)
                 callers.in_worker = self._caller
+                pools.install()
             adapter = self._load_plugin(assign.adapter.path)(**assign.adapter.options)
             handlers = Handlers(self._load_target(blob))
             handlers.check(adapter, assign.config)

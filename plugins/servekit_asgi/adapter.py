@@ -43,7 +43,10 @@ class AsgiAdapter(RequestAdapter):
 
         Raises ``TypeError`` for what is no ASGI 3 application, ``RuntimeError`` where the application does not start.
         """
-        application = self._application = handler() if self._factory else handler
+        application: Any = handler() if self._factory else handler
+        if self._factory and inspect.isawaitable(application):
+            application = await application
+        self._application = application
         _check(application)
         if self._mode != "off":
             self._lifespan = Lifespan(application, required=self._mode == "on")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, cast
 
@@ -53,6 +54,12 @@ class HandlerApp(flask.Flask):
             body = body.get_response(_environ())
         if isinstance(body, WerkzeugResponse):
             return self.response_class.force_type(body)
+        if inspect.iscoroutine(body):
+            body.close()
+            raise TypeError(
+                "The handler returned a coroutine, which nobody awaits here: it is a def that calls an async def, or a "
+                "decorator hides that it is an async def. Make it an async def, and await the call in it."
+            )
         if callable(body):  # a WSGI application, or so Flask takes it
             return body
         raise TypeError(f"The handler returned {type(body).__name__}, which is no response. It may return {_ACCEPTED}.")

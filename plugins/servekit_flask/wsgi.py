@@ -22,7 +22,8 @@ class WsgiAdapter(RequestAdapter):
     streams_body = True
 
     def __init__(self, *, factory: bool = False) -> None:
-        """``factory``: the target is no application, but makes one when it is called without arguments."""
+        """``factory``: the target is no application, but makes one when it is called without arguments. It may be an
+        ``async def``."""
         self._factory = factory
         self._made: Application | None = None
         self._loop_thread = 0
@@ -30,10 +31,13 @@ class WsgiAdapter(RequestAdapter):
     async def start(self, handler: Handler) -> None:
         """Make the application, where the target is a factory. Raises ``TypeError`` for what cannot be one."""
         self._loop_thread = threading.get_ident()
-        application = self._made = handler() if self._factory else handler
+        application: Any = handler
+        if self._factory:
+            made = handler()
+            application = self._made = await made if inspect.isawaitable(made) else made
         if not callable(application):
-            made = type(application).__name__
-            raise TypeError(f"the factory made an object of {made}, which cannot be called and so is no application")
+            kind = type(application).__name__
+            raise TypeError(f"the factory made an object of {kind}, which cannot be called and so is no application")
         call = application if inspect.isroutine(application) else type(application).__call__
         if inspect.iscoroutinefunction(call):
             raise TypeError(f'{application!r} is called with `await`, so it is no WSGI application; try adapter="asgi"')

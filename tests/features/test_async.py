@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,7 +16,7 @@ import flask
 import httpx
 import pytest
 
-from servekit import get_context
+from servekit import accept_batch, get_context, get_handle
 from servekit.testing.instances import ServedInstance
 
 DEADLINE_S = 30.0
@@ -289,3 +290,33 @@ def test_context_variables(serve: ServedInstance, slots: int) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(ask, range(40))) == [["none", True, "/x"]] * 40
+
+
+def hiding(function: Any) -> Any:
+    """As ``torch.no_grad()`` does it."""
+
+    @functools.wraps(function)
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return inner
+
+
+class HiddenBehindDecorators:
+    @hiding
+    async def __call__(self, request: Any) -> str:
+        return "never"
+
+    @hiding
+    @accept_batch
+    async def several(self, requests: Any) -> list[str]:
+        return ["never"] * len(requests)
+
+
+def test_an_async_def_that_a_decorator_hides_is_told(serve: ServedInstance) -> None:
+    create(serve, HiddenBehindDecorators)
+    assert serve.client.get("/x").status_code == 500
+    handle = get_handle("e")
+    for called, name in ((handle, "__call__"), (handle.options(method_name="several"), "several")):
+        with pytest.raises(TypeError, match=f"{name}' is an async def, and a decorator hides that"):
+            called.remote().result(DEADLINE_S)

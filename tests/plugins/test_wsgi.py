@@ -261,6 +261,15 @@ def test_a_factory_makes_the_application_once() -> None:
     assert made == [1]
 
 
+def test_a_factory_may_be_an_async_def() -> None:
+    async def make() -> Any:
+        return plain
+
+    adapter = create_wsgi_adapter(factory=True)
+    asyncio.run(adapter.start(make))
+    assert adapter.call(make, request()).body == b"onetwo"
+
+
 def test_what_is_no_wsgi_application_is_refused_at_the_start() -> None:
     async def asgi(scope: Any, receive: Any, send: Any) -> None: ...
 

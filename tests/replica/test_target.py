@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar
@@ -210,6 +211,53 @@ def test_slots(target: Any, adapter: Any, config: dict[str, Any], slots: int) ->
 def test_what_does_not_go_together(target: Any, adapter: Any, config: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         Handlers(Target(target)).check(adapter(), BackendConfig(**config))
+
+
+def quiet(function: Any) -> Any:
+    """As ``torch.no_grad()`` does it."""
+
+    @functools.wraps(function)
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return inner
+
+
+class Hidden:
+    @quiet
+    async def __call__(self, value: int) -> int:
+        return value
+
+    @quiet
+    @accept_batch
+    async def several(self, values: list[int]) -> list[int]:
+        return values
+
+    @quiet
+    def plain(self, value: int) -> int:
+        return value
+
+
+@pytest.mark.parametrize(
+    ("target", "method", "named"),
+    [
+        (quiet(coroutine), None, "'coroutine'"),
+        (functools.partial(quiet(quiet(coroutine))), None, "'coroutine'"),
+        (Hidden, None, "'Hidden.__call__'"),
+        (Hidden, "several", "'Hidden.several'"),
+    ],
+)
+def test_an_async_def_that_a_decorator_hides_is_told(target: Any, method: str | None, named: str) -> None:
+    entry = Handlers(Target(target)).find(method)
+    assert not entry.on_loop
+    with pytest.raises(TypeError, match=f"{named} is an async def, and a decorator hides that"):
+        entry.blocking(1)  # type: ignore[misc]
+
+
+def test_a_decorator_may_run_an_async_def_to_its_end() -> None:
+    run = functools.wraps(coroutine)(lambda value: asyncio.run(coroutine(value)))
+    assert Handlers(Target(run)).main.blocking(3) == 3  # type: ignore[misc]
+    assert Handlers(Target(Hidden)).find("plain").blocking(3) == 3  # type: ignore[misc]
 
 
 def test_other_callables() -> None:

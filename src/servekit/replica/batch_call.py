@@ -52,13 +52,13 @@ class BatchCall:
     def call(self) -> None:
         """Call the handler. Raises what it raises, and `InvalidInputError` if it did not return one item for each."""
         with self._adapter.batch_context():
-            self._results = self._called()
+            self._results = self._called(self.batch.entry.blocking)
         self._check()
 
     async def call_async(self) -> None:
         """The same, for an ``async def``."""
         with self._adapter.batch_context():
-            self._results = await self._called()
+            self._results = await self._called(self.batch.entry.handler)
         self._check()
 
     @property
@@ -79,8 +79,7 @@ class BatchCall:
             return invoke.failure_of(item) if isinstance(item, BaseException) else invoke.response_of(item)
         return self._adapter.call(lambda _: _returned(item), job.request)
 
-    def _called(self) -> Any:
-        handler: Any = self.batch.entry.handler
+    def _called(self, handler: Any) -> Any:
         arguments = [job.arguments for job in self.asked if job.arguments is not None]
         if not arguments:  # They came by HTTP.
             return handler(self._decoded)

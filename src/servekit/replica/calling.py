@@ -40,7 +40,7 @@ class Caller:
 
     def call(self, job: Job) -> Reply:
         """Answer one request; whatever goes wrong is in the reply."""
-        request, handler = job.request, job.entry.handler
+        request, handler = job.request, job.entry.blocking
         try:
             if handler is None or (job.entry.name is not None and self._adapter.whole_application):
                 return self._no_method(job)

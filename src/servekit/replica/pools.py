@@ -64,6 +64,10 @@ def loads(data: bytes) -> Any:
     """What `servekit.targets` has pickled. In a replica's process its script is remembered."""
     loader = _Loader(io.BytesIO(data))
     loaded = loader.load()
+    target = getattr(loaded, "target", None)
+    namespace = loader.modules.get(getattr(target, "__module__", ""))
+    if namespace is not None and isinstance(target, _NAMED):  # It need not name itself.
+        namespace.setdefault(target.__name__, target)
     if _script is not None and loader.modules:
         _script.modules.update(loader.modules)
         if not _script.path:

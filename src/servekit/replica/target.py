@@ -52,6 +52,8 @@ class Entry(NamedTuple):
     """An ``async def``, or one that yields: it runs on the data loop, which it does not block."""
     batches: bool = False
     """It is marked by `servekit.accept_batch`."""
+    blocking: Handler | None = None
+    """The handler, for where nothing awaits what it returns."""
 
 
 class Handlers:
@@ -129,4 +131,31 @@ def _entry(name: str | None, handler: Handler | None) -> Entry:
     function = function_of(handler)
     is_coroutine = inspect.iscoroutinefunction(function)
     on_loop = is_coroutine or inspect.isasyncgenfunction(function)
-    return Entry(name, handler, is_coroutine, on_loop, accepts_batches(handler))
+    blocking = handler if on_loop else _unless_hidden(handler, function)
+    return Entry(name, handler, is_coroutine, on_loop, accepts_batches(handler), blocking)
+
+
+def _unless_hidden(handler: Handler, function: object) -> Handler:
+    """The handler; one that raises `TypeError` where a decorator hides that it is an ``async def``.
+
+    Not before its call makes a coroutine: the decorator may run it to its end.
+    """
+    try:
+        hidden: Any = inspect.unwrap(function) if callable(function) else None
+    except ValueError:  # A circle.
+        return handler
+    if not inspect.iscoroutinefunction(hidden):
+        return handler
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = handler(*args, **kwargs)
+        if inspect.iscoroutine(result):
+            result.close()
+            raise TypeError(
+                f"the handler {hidden.__qualname__!r} is an async def, and a decorator hides that: it made a def of "
+                "it, so nothing awaits the coroutine that the call returned. Do in its body what the decorator does "
+                "(`with torch.no_grad():`, say), or let the decorator return an async def that awaits it"
+            )
+        return result
+
+    return call

@@ -41,7 +41,9 @@ def reduced(obj: Any, by_value: ByValue) -> Any:
     Raises `pickle.PicklingError` for what pickling would take, and what would be of no use elsewhere.
     """
     kind = type(obj)
-    reduce: _Reduce | None = _BY_TYPE.get(kind) or _BY_NAME.get(f"{kind.__module__}.{kind.__qualname__}")
+    reduce: _Reduce | None = _BY_TYPE.get(kind)
+    if reduce is None and kind.__module__ in _MODULES:
+        reduce = _BY_NAME.get(f"{kind.__module__}.{kind.__qualname__}")
     if reduce is not None:
         return reduce(obj, by_value)
     if issubclass(kind, _BOUND_HERE):
@@ -359,3 +361,4 @@ _BY_NAME: dict[str, _Reduce] = {
     "jinja2.environment.Template": _template,
 }
 """Types that are not imported here, or that not every Python has."""
+_MODULES = frozenset(name.rpartition(".")[0] for name in _BY_NAME)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import pickle
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
@@ -44,8 +43,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)  # A weak proxy says that it is what it leads to.
         if issubclass(kind, (type, types.FunctionType)):
-            with self._registered(obj.__module__):
-                reduction = super().reducer_override(obj)
+            reduction = self._by_reference_or_whole(obj)
             return reduction if reduction is NotImplemented or len(reduction) < 6 else remade(obj, reduction)
         if issubclass(kind, (types.ModuleType, types.BuiltinFunctionType)):
             name = obj.__name__ if issubclass(kind, types.ModuleType) else obj.__module__
@@ -58,24 +56,22 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         self.helped = True
         return reduction
 
-    @contextlib.contextmanager
-    def _registered(self, name: Any) -> Iterator[None]:
-        """While this lasts, cloudpickle takes whole what is in that module, if it is to.
+    def _by_reference_or_whole(self, obj: Any) -> Any:
+        """What cloudpickle makes of a function or a class, which takes whole what is to go by value.
 
         pytest's ``--import-mode=importlib`` makes modules that no import finds: another process could not import what
         refers to them.
         """
+        name = obj.__module__
         module = sys.modules.get(name) if isinstance(name, str) else None
-        if module is None or not self.by_value(str(name)) or is_main(str(name)):
-            yield
-            return
+        if module is None or not self.by_value(name) or is_main(name):
+            return super().reducer_override(obj)
         with _registry:
             if name in cloudpickle.list_registry_pickle_by_value():  # By the user.
-                yield
-                return
+                return super().reducer_override(obj)
             cloudpickle.register_pickle_by_value(module)
             try:
-                yield
+                return super().reducer_override(obj)
             finally:
                 cloudpickle.unregister_pickle_by_value(module)
 

@@ -614,7 +614,7 @@ def main() -> None:
 
 def _packed(function: Callable[[], Any]) -> bytes | str:
     try:
-        return pack_target(function, (), None)
+        return pack_target(function, (), None).data
     except Exception as error:
         return str(error)
 

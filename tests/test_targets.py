@@ -31,10 +31,10 @@ class Model:
 
 
 def test_what_was_packed_can_be_called() -> None:
-    assert Handlers(load(pack_target(double, (), None))).call(2) == 4
-    assert Handlers(load(pack_target(lambda value: value + 1, (), None))).call(2) == 3
-    assert Handlers(load(pack_target(Model, (3,), {"other": 1}))).call(2) == 6
-    assert Handlers(load(pack_target("math:sqrt", (), None))).call(4) == 2
+    assert Handlers(load(pack_target(double, (), None).data)).call(2) == 4
+    assert Handlers(load(pack_target(lambda value: value + 1, (), None).data)).call(2) == 3
+    assert Handlers(load(pack_target(Model, (3,), {"other": 1}).data)).call(2) == 6
+    assert Handlers(load(pack_target("math:sqrt", (), None).data)).call(4) == 2
 
 
 @pytest.mark.parametrize("target", [None, 3, [], {}, object()])
@@ -115,7 +115,7 @@ class Holding:
 
 
 def test_an_object_with_locks_and_weak_references_travels_as_a_copy() -> None:
-    copy = load(pack_target(Holding(), (), None)).target
+    copy = load(pack_target(Holding(), (), None).data).target
     assert copy() == (copy, None)
 
 
@@ -132,7 +132,7 @@ def apps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("name", ["flask_app", "fast_app"])
 def test_an_application_in_a_module_travels_by_its_name(apps: Any, name: str) -> None:
-    packed = pack_target(getattr(apps, name), (), None)
+    packed = pack_target(getattr(apps, name), (), None).data
     assert f"apps_of_targets:{name}".encode() in packed
     assert load(packed).target is getattr(apps, name)
 
@@ -140,12 +140,12 @@ def test_an_application_in_a_module_travels_by_its_name(apps: Any, name: str) ->
 def test_an_application_that_has_no_name_travels_as_a_copy() -> None:
     app = flask.Flask("copied")
     app.get("/<name>")(lambda name: f"hello {name}")
-    copy = load(pack_target(app, (), None)).target
+    copy = load(pack_target(app, (), None).data).target
     assert copy is not app
     assert copy.test_client().get("/x").text == "hello x"
     state = fastapi.FastAPI()
     state.state.model = "m"
-    assert load(pack_target(state, (), None)).target.state.model == "m"
+    assert load(pack_target(state, (), None).data).target.state.model == "m"
 
 
 def test_an_application_that_cannot_travel_says_how_it_could() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from servekit.config import nearest
 from servekit.errors import InvalidInputError
+from servekit.interfaces import WorkerSpec
 
 USER_OPTIONS = frozenset(
     {
@@ -54,6 +56,19 @@ def check_names(options: Mapping[str, Any]) -> None:
             raise InvalidInputError(f"ray_actor_options: servekit sets {name!r} itself; leave it out")
         if name not in USER_OPTIONS:
             raise InvalidInputError(f"ray_actor_options: Ray has no option {name!r}{nearest(name, USER_OPTIONS)}")
+
+
+def with_code(spec: WorkerSpec) -> dict[str, Any]:
+    """The options of a worker's actor. Ray tasks of code that imports Ray are to run the frozen code as well: they
+    inherit the actor's environment. It costs the first actor about a second, so others go without it."""
+    options = dict(spec.options)
+    if spec.code_folders and "ray" in spec.distributions:
+        runtime_env = dict(options.get("runtime_env") or {})
+        variables = dict(runtime_env.get("env_vars") or {})
+        own = variables.get("PYTHONPATH", "${PYTHONPATH}")
+        variables["PYTHONPATH"] = os.pathsep.join([*spec.code_folders, own])
+        options["runtime_env"] = {**runtime_env, "env_vars": variables}
+    return options
 
 
 def demand(options: Mapping[str, Any]) -> dict[str, float]:

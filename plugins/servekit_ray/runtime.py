@@ -116,7 +116,7 @@ class RayRuntime(ReplicaRuntime):
             raise ResourcesUnavailableError(self._no_place(spec, "no node has that even when idle"))
         name = f"servekit:{self._context.instance_id}:{spec.worker_id}"
         options = {
-            **spec.options,
+            **resources.with_code(spec),
             "name": name,
             "namespace": NAMESPACE,
             "lifetime": "detached" if self._context.standing else None,

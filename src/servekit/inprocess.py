@@ -33,7 +33,7 @@ from servekit.interfaces import Exit, ReplicaRuntime, RequestAdapter, RoutingPol
 from servekit.plugins import Registry
 from servekit.replica.target import Target
 from servekit.replica.worker import ReplicaWorker
-from servekit.targets import pack_target
+from servekit.targets import Packed, pack_target
 from servekit.wire.bootstrap import WorkerBootstrap, unpack
 from servekit.wire.control_frames import PluginRef
 from servekit.wire.memory import MemoryNetwork, MemoryTransport
@@ -56,17 +56,20 @@ class Originals:
         self._targets: dict[bytes, Target] = {}
         self._plugins: dict[str, Any] = {}
 
-    def pack_target(self, target: Any, init_args: tuple[Any, ...], init_kwargs: Mapping[str, Any] | None) -> bytes:
+    def pack_target(
+        self, target: Any, init_args: tuple[Any, ...], init_kwargs: Mapping[str, Any] | None, *more: Any
+    ) -> Packed:
         """The pickle, with a number behind it that leads back to the original."""
-        pickled = pack_target(target, init_args, init_kwargs)
+        packed = pack_target(target, init_args, init_kwargs, *more)
         mark = next(self._numbers).to_bytes(8, "big")
         self._targets[mark] = Target(target, init_args, dict(init_kwargs or {}))
-        return pickled + mark
+        return packed._replace(data=packed.data + mark)
 
     def load_target(self, data: bytes) -> Target:
         original = self._targets[data[-8:]]
         if isinstance(original.target, str):
-            return Target(load_path(original.target), original.init_args, original.init_kwargs)
+            # Kept, so that every replica of the backend has what the first had.
+            original.target = load_path(original.target)
         return original
 
     def keep_plugin(self, plugin: Any) -> str:
@@ -168,6 +171,8 @@ class _DirectClient:
 
 class InProcessInstance(Instance):
     """An instance without processes and sockets. It has no port: `connect` gives what a client would dial."""
+
+    _code_travels = False
 
     def __init__(
         self,
@@ -279,8 +284,8 @@ class InProcessInstance(Instance):
     def _new_caller(self, ingresses: list[list[str]]) -> Caller:
         return Caller(self._network, bytes.fromhex(self.token), "in-process", self._loop, ingresses)
 
-    def _pack_target(self, target: Any, init_args: tuple[Any, ...], init_kwargs: Mapping[str, Any] | None) -> bytes:
-        return self._originals.pack_target(target, init_args, init_kwargs)
+    def _pack_target(self, *arguments: Any) -> Packed:
+        return self._originals.pack_target(*arguments)
 
     def _plugin(self, what: str, named: str | Any) -> str:
         return named if isinstance(named, str) else self._originals.keep_plugin(named)

@@ -6,7 +6,7 @@ import atexit
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from servekit.config import DEFAULT_ADAPTER, DEFAULT_POLICY, DEFAULT_TIMEOUT_S, BackendConfig, backend_config
@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from servekit.client import Client
     from servekit.handles.caller import Caller
     from servekit.handles.handle import Handle
+    from servekit.targets import Packed
 
 
 class Instance:
     """A running servekit instance, and the way to change it. Usable as a context manager, which shuts it down."""
+
+    _code_travels = True
+    """Replicas run frozen code, and not the very objects of this process."""
 
     def __init__(
         self, name: str, url: str, client: Client, end: Callable[[], None], directory: str = "", token: str = ""
@@ -170,9 +174,15 @@ class Instance:
         runtime: str | None = None,
         runtime_options: Mapping[str, Any] | None = None,
         ray_actor_options: Mapping[str, Any] | None = None,
+        freeze: bool = True,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
         wait: bool = True,
     ) -> None:
         """Create a backend: a handler, and processes that run it.
+
+        The local modules that the target needs are frozen: every replica, now and later, on this machine or another,
+        runs them as they are at this moment.
 
         Args:
             name: what `set_traffic` and others call it.
@@ -185,29 +195,39 @@ class Instance:
             runtime: where replicas live; default, the instance's runtime.
             runtime_options: keyword arguments of that runtime.
             ray_actor_options: passed on to Ray: ``{"num_gpus": 1}``.
+            freeze: False: replicas import local modules as they find them.
+            include: what else to freeze: names of modules that nothing imports by name, and patterns of data files,
+                relative to the folders that the target's modules are in: ``"package/templates/*.html"``.
+            exclude: what not to freeze of that, likewise.
             wait: return when every replica is ready; False: at once.
 
         Raises:
             InvalidInputError: a part of it is not acceptable; nothing has changed.
             BackendStartError: a replica could not start; the message has its traceback, and nothing is left behind.
         """
+        from servekit.code import freezing
         from servekit.processes import own_sys_path
         from servekit.targets import text_of
 
         checked = backend_config(config)
+        adapter_path = self._plugin("adapter", adapter)
+        modules = [adapter_path.partition(":")[0]] if ":" in adapter_path else []
+        packed = self._pack_target(target, init_args, init_kwargs, freezing.check(freeze, include, exclude), modules)
         arguments: dict[str, Any] = {
             "name": name,
-            "target_data": self._pack_target(target, init_args, init_kwargs),
+            "target_data": packed.data,
             "target_text": text_of(target),
             "sys_path": own_sys_path(),
             "cwd": os.getcwd(),
             "config": {field: getattr(checked, field) for field in BackendConfig.__struct_fields__},
-            "adapter": self._plugin("adapter", adapter),
+            "adapter": adapter_path,
             "adapter_options": dict(adapter_options or {}),
             "runtime": runtime,
             "runtime_options": None if runtime_options is None else dict(runtime_options),
             "worker_options": dict(ray_actor_options or {}),
             "wait": wait,
+            "code_data": b"" if packed.code.is_empty or not self._code_travels else packed.code.encode(),
+            "code_digest": "" if packed.code.is_empty else packed.code.digest,
         }
         self._client.call("create_backend", **arguments)
 
@@ -241,10 +261,10 @@ class Instance:
         backends: dict[str, dict[str, Any]] = self._client.call("list_backends")
         return backends
 
-    def _pack_target(self, target: Any, init_args: tuple[Any, ...], init_kwargs: Mapping[str, Any] | None) -> bytes:
+    def _pack_target(self, *arguments: Any) -> Packed:
         from servekit.targets import pack_target
 
-        return pack_target(target, init_args, init_kwargs)
+        return pack_target(*arguments)
 
     def _plugin(self, what: str, named: str | Any) -> str:
         if not isinstance(named, str):

@@ -153,6 +153,11 @@ class WorkerSpec:
     """Opaque, and secret: it holds the instance's token. Never in argv or the environment."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """The backend's placement options (``ray_actor_options``), checked by `check_worker_options`."""
+    code_folders: Sequence[str] = ()
+    """Where the backend's frozen code stands, or will stand, on whatever machine: the first that is there. The worker
+    and its children find it by themselves; other processes that run code for the worker do with ``PYTHONPATH``."""
+    distributions: Sequence[str] = ()
+    """The installed distributions that this code imports."""
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import inspect
 import io
-from collections.abc import Mapping
-from typing import Any
+import operator
+import pickle
+import sys
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
+from servekit.code.bundle import Code
+from servekit.code.freezing import Freezing, freeze, is_carried
+from servekit.code.modules import is_main
+from servekit.code.references import References, named_code
 from servekit.errors import InvalidInputError, UnpicklableTargetError
 from servekit.handles.culprit import blame
 from servekit.handles.pickling import PROTOCOL, Pickler
 from servekit.rebuild import name_of
 from servekit.replica.target import Target
+
+NOT_FROZEN = Freezing(freeze=False)
 
 
 def text_of(target: Any) -> str:
@@ -22,31 +32,66 @@ def text_of(target: Any) -> str:
     return f"{getattr(target, '__module__', '?')}:{name}"
 
 
-def pack_target(target: Any, init_args: tuple[Any, ...], init_kwargs: Mapping[str, Any] | None) -> bytes:
-    """The target and the arguments of its ``__init__``, pickled.
+class Packed(NamedTuple):
+    """A target, as it travels."""
 
-    Raises `InvalidInputError` for what is no target, and `UnpicklableTargetError` naming what cannot be pickled.
+    data: bytes
+    """The target and the arguments of its ``__init__``, pickled."""
+    code: Code
+    """What the pickle refers to of the client's own modules."""
+
+
+def pack_target(
+    target: Any,
+    init_args: tuple[Any, ...],
+    init_kwargs: Mapping[str, Any] | None,
+    freezing: Freezing = NOT_FROZEN,
+    modules: Iterable[str] = (),
+) -> Packed:
+    """The target, and the code that it needs.
+
+    Args:
+        modules: others that the replica imports, such as the adapter's.
+
+    Raises:
+        InvalidInputError: what is given is no target, or needs more code than may be frozen.
+        UnpicklableTargetError: something cannot be pickled; named.
     """
     kwargs = dict(init_kwargs or {})
+    references = References(modules)
     if isinstance(target, str):
         module, colon, attribute = target.partition(":")
         if not (colon and module and attribute):
             raise InvalidInputError(f"the target {target!r} is not 'module:attribute'")
-    elif not callable(target):
+        if is_main(module):  # Replicas have another one.
+            return pack_target(_of_main(module, attribute), init_args, init_kwargs, freezing, modules)
+        references.note_module(module)
+    else:
+        _check_object(target, init_args, kwargs)
+    try:
+        data = _pack(Target(target, tuple(init_args), kwargs), references, freezing)
+    except Exception as error:
+        raise UnpicklableTargetError(_refusal(target, init_args, kwargs, error)) from error
+    return Packed(data, freeze(references, freezing))
+
+
+def _check_object(target: Any, init_args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if not callable(target):
         raise InvalidInputError(
             f"the target {target!r} is neither a function nor a class, and cannot be called; "
             "give create_backend a function, a class, or 'module:attribute'"
         )
-    elif not inspect.isclass(target) and (init_args or kwargs):
+    if not inspect.isclass(target) and (init_args or kwargs):
         raise InvalidInputError(
             f"the target {text_of(target)} is not a class, so it takes no init arguments; leave them out"
         )
+
+
+def _of_main(module: str, attribute: str) -> Any:
     try:
-        if _is_object(target):
-            return _pack_object(target)
-        return _packed(Target(target, tuple(init_args), kwargs))[0]
-    except Exception as error:
-        raise UnpicklableTargetError(_refusal(target, init_args, kwargs, error)) from error
+        return operator.attrgetter(attribute)(sys.modules[module])
+    except AttributeError:
+        raise InvalidInputError(f"the main script has no {attribute!r}") from None
 
 
 def _is_object(target: Any) -> bool:
@@ -54,31 +99,47 @@ def _is_object(target: Any) -> bool:
     return not isinstance(target, str) and not inspect.isclass(target) and not inspect.isroutine(target)
 
 
-def _packed(target: Target) -> tuple[bytes, Pickler]:
-    with io.BytesIO() as file:
-        pickler = Pickler(file, PROTOCOL)
-        pickler.dump(target)
-        return file.getvalue(), pickler
+class _TargetPickler(Pickler):
+    """Tells ``references`` what it meets, and refers by name to whatever the code that travels has."""
+
+    def __init__(self, file: io.BytesIO, references: References, freezing: Freezing) -> None:
+        super().__init__(file, PROTOCOL)
+        self._references = references
+        self._freezing = freezing
+
+    def by_value(self, module: str) -> bool:
+        self._references.note_module(module)
+        return super().by_value(module) and not (self._freezing.freeze and is_carried(module))
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is types.CodeType:
+            self._references.note_code(obj)
+            return named_code, (obj.co_filename, self.dispatch_table[types.CodeType](obj)[1])
+        if type(obj) is types.FunctionType:
+            self._references.note_function(obj)
+        return super().reducer_override(obj)
 
 
-def _pack_object(target: Any) -> bytes:
-    """As plain pickling does it; and where that does not do, by its name in a module, or else as a copy.
+def _pack(packed: Target, references: References, freezing: Freezing) -> bytes:
+    """As plain pickling does it; and an object that it does not do for, by its name in a module, or else as a copy.
 
     What a module holds under a name has, under that name, all of it fitting together.
     """
-    packed, failure = b"", None
-    try:
-        packed, pickler = _packed(Target(target))
-        if not pickler.helped:
-            return packed
-    except Exception as error:
-        failure = error
-    name = name_of(target, Pickler(io.BytesIO()).by_value)
-    if name is not None:
-        return _packed(Target(":".join(name)))[0]
+    data, failure = b"", None
+    with io.BytesIO() as file:
+        pickler = _TargetPickler(file, references, freezing)
+        try:
+            pickler.dump(packed)
+            data = file.getvalue()
+        except Exception as error:
+            failure = error
+    if _is_object(packed.target) and (pickler.helped or failure is not None):
+        name = name_of(packed.target, pickler.by_value)
+        if name is not None:
+            return pickle.dumps(Target(":".join(name)), PROTOCOL)
     if failure is not None:
         raise failure
-    return packed
+    return data
 
 
 def _refusal(target: Any, init_args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> str:

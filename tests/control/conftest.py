@@ -58,6 +58,9 @@ class Make:
 
 
 class FakeLink:
+    local_address: Any = ""
+    """As a Unix socket's; a pair where the worker is on another machine."""
+
     def __init__(self) -> None:
         self.sent: list[Any] = []
 
@@ -91,10 +94,10 @@ class FakeStore:
             raise self.fault
         self.saved.append(after)
 
-    def put_target(self, data: bytes, digest: str) -> None:
+    def put_blob(self, data: bytes, digest: str) -> None:
         self.targets[digest] = data
 
-    def drop_targets_except(self, digests: set[str]) -> None:
+    def drop_blobs_except(self, digests: set[str]) -> None:
         self.targets = {digest: data for digest, data in self.targets.items() if digest in digests}
 
 

@@ -90,7 +90,7 @@ class Bench:
         self.fleet = ReplicaFleet(
             runtimes,
             bootstrap=self._bootstrap,
-            target=self._target,
+            blobs=self._blobs,
             save=self._save,
             forget=self._forget,
             changed=self._changed,
@@ -104,10 +104,10 @@ class Bench:
     async def _bootstrap(self, worker_id: str, runtime: Any) -> bytes:
         return b"secret"
 
-    async def _target(self, digest: str) -> bytes:
+    async def _blobs(self, record: Any, remote: bool) -> tuple[bytes, bytes]:
         if isinstance(self.target, ServekitError):
             raise self.target
-        return self.target
+        return self.target, b""
 
     async def _save(self, record: WorkerRecord) -> None:
         self.saved.append(record)

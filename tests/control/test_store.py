@@ -34,7 +34,7 @@ def again(tmp_path: Path) -> tuple[Desired, list[WorkerRecord]]:
 
 def put(store: Store, data: bytes) -> str:
     digest = hashlib.sha256(data).hexdigest()
-    store.put_target(data, digest)
+    store.put_blob(data, digest)
     return digest
 
 
@@ -95,13 +95,13 @@ def test_workers_are_forgotten(store: Store, tmp_path: Path) -> None:
 def test_targets_by_their_hash(store: Store, tmp_path: Path) -> None:
     one, other = put(store, b"one"), put(store, b"\x00" * 100_000)
     assert put(store, b"one") == one
-    assert (store.get_target(one), store.get_target(other)) == (b"one", b"\x00" * 100_000)
-    store.drop_targets_except({other})
+    assert (store.get_blob(one), store.get_blob(other)) == (b"one", b"\x00" * 100_000)
+    store.drop_blobs_except({other})
     with pytest.raises(NotFoundError, match=one):
-        store.get_target(one)
-    assert store.get_target(other)
+        store.get_blob(one)
+    assert store.get_blob(other)
     later = Store(str(tmp_path))
-    assert later.get_target(other)
+    assert later.get_blob(other)
     later.close()
 
 
@@ -109,7 +109,7 @@ def test_bytes_that_were_damaged_on_the_disk(store: Store, tmp_path: Path) -> No
     digest = put(store, b"one")
     (tmp_path / "targets" / digest).write_bytes(b"on")
     with pytest.raises(InternalError, match="damaged"):
-        store.get_target(digest)
+        store.get_blob(digest)
 
 
 def test_the_files_are_the_users_alone(store: Store, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ except AttributeError as error:
 
 
 def test_what_came_with_the_target_is_referred_to_and_the_rest_is_as_ever() -> None:
-    packed = pack_target(_of_main(), (), None)
+    packed = pack_target(_of_main(), (), None).data
     ran = subprocess.run([sys.executable, "-c", SCRIPT], input=packed, capture_output=True, check=False)
     assert ran.returncode == 0, ran.stderr.decode()
     assert ran.stdout == b"the script of this replica has no 'nothing'\n"
@@ -46,7 +46,7 @@ def _of_main() -> Any:
 
 
 def test_processes_that_are_no_replicas_pickle_as_ever() -> None:
-    assert load(pack_target(_of_main(), (), None)).target(2) == 4
+    assert load(pack_target(_of_main(), (), None).data).target(2) == 4
     assert "reducer_override" not in vars(ForkingPickler)
     with pytest.raises((pickle.PicklingError, AttributeError)):
         ForkingPickler.dumps(lambda: Target)

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from servekit.code import bundle
+from servekit.code.bundle import Code
 from servekit.config import (
     DEFAULT_ADAPTER,
     DEFAULT_METHODS,
@@ -56,6 +58,9 @@ class CreateBackend(msgspec.Struct, forbid_unknown_fields=True):
     runtime_options: dict[str, Any] | None = None
     worker_options: dict[str, Any] = {}
     wait: bool = True
+    code_data: bytes = b""
+    """Frozen code, encoded; empty: there is none, or it need not travel."""
+    code_digest: str = ""
 
 
 class Named(msgspec.Struct, forbid_unknown_fields=True):
@@ -96,8 +101,8 @@ class Operations:
         self._counts = counts
         self._default_runtime = default_runtime
         self._about = about
-        self._pending: list[str] = []
-        """Targets of backends that are being created."""
+        self._pending: list[BackendRecord] = []
+        """Backends that are being created."""
         self._table: dict[str, tuple[type[Any], Callable[[Any], Awaitable[Any]]]] = {
             "create_endpoint": (CreateEndpoint, self._create_endpoint),
             "delete_endpoint": (Named, lambda a: controller.delete_endpoint(a.name)),
@@ -105,6 +110,7 @@ class Operations:
             "delete_backend": (Named, self._delete_backend),
             "update_backend_config": (UpdateConfig, lambda a: controller.update_backend_config(a.name, a.changes)),
             "get_backend_config": (Named, self._get_backend_config),
+            "get_code": (Named, self._get_code),
             "set_traffic": (SetTraffic, lambda a: controller.set_traffic(a.name, a.shares)),
             "get_traffic": (Named, self._get_traffic),
             "list_endpoints": (Nothing, self._list_endpoints),
@@ -153,10 +159,11 @@ class Operations:
 
     async def _create_backend(self, a: CreateBackend) -> None:
         runtime_name, runtime_options = self._runtime_of(a)
-        digest = hashlib.sha256(a.target_data).hexdigest()
+        blobs = {hashlib.sha256(data).hexdigest(): data for data in (a.target_data, a.code_data) if data}
+        target, *code = blobs
         record = BackendRecord(
             name=a.name,
-            target=digest,
+            target=target,
             target_text=a.target_text,
             sys_path=tuple(a.sys_path),
             cwd=a.cwd,
@@ -166,18 +173,22 @@ class Operations:
             runtime=runtime_name,
             runtime_options=runtime_options,
             worker_options=a.worker_options,
+            code=code[0] if code else "",
+            code_digest=a.code_digest,
+            distributions=bundle.decode(a.code_data).distributions if a.code_data else {},
         )
         state.add_backend(self._controller.desired, record)  # Before a runtime is opened for nothing.
         self._runtimes.check(runtime_name, runtime_options)
         runtime = await self._runtimes.get(runtime_name, runtime_options)
         await self._runtimes.check_worker_options(runtime_name, runtime, a.worker_options)
-        self._pending.append(digest)
+        self._pending.append(record)
         try:
-            await self._writer.call(lambda store: store.put_target(a.target_data, digest))
+            for digest, data in blobs.items():
+                await self._writer.call(lambda store, data=data, digest=digest: store.put_blob(data, digest))  # type: ignore[misc]
             await self._controller.create_backend(record, wait=a.wait)
         finally:
-            self._pending.remove(digest)
-            await self._drop_unused_targets()
+            self._pending.remove(record)
+            await self._drop_unused_blobs()
 
     def _runtime_of(self, a: CreateBackend) -> tuple[str, dict[str, Any]]:
         default, default_options = self._default_runtime
@@ -188,13 +199,26 @@ class Operations:
 
     async def _delete_backend(self, a: Named) -> None:
         await self._controller.delete_backend(a.name)
-        await self._drop_unused_targets()
+        await self._drop_unused_blobs()
 
-    async def _drop_unused_targets(self) -> None:
+    async def _drop_unused_blobs(self) -> None:
         def used() -> set[str]:
-            return {record.target for record in self._controller.desired.backends.values()}.union(self._pending)
+            records = [*self._controller.desired.backends.values(), *self._pending]
+            return {digest for record in records for digest in (record.target, record.code)}
 
-        await self._writer.call(lambda store: store.drop_targets_except(used()))
+        await self._writer.call(lambda store: store.drop_blobs_except(used()))
+
+    async def _get_code(self, a: Named) -> dict[str, Any]:
+        record = self._controller.desired.backend(a.name)
+        code = Code()
+        if record.code:
+            code = bundle.decode(await self._writer.call(lambda store: store.get_blob(record.code)))
+        return {
+            "digest": record.code_digest,
+            "files": code.listing(),
+            "distributions": code.distributions,
+            "python": code.python,
+        }
 
     async def _get_backend_config(self, a: Named) -> Any:
         return self._config(self._controller.desired.backend(a.name))
@@ -247,6 +271,7 @@ def _endpoint_status(record: EndpointRecord) -> dict[str, Any]:
 def _backend_status(record: BackendRecord, config: BackendConfig) -> dict[str, Any]:
     return {
         "target": record.target_text,
+        "code_digest": record.code_digest,
         "adapter": record.adapter,
         "runtime": record.runtime,
         "config": msgspec.to_builtins(config, str_keys=True),

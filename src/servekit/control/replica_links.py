@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from servekit.config import config_digest
 from servekit.control import user_config
 from servekit.control.plan import ReplicaState
 from servekit.control.replica import Replica
+from servekit.control.state import BackendRecord
 from servekit.errors import BackendStartError, ServekitError
 from servekit.interfaces import ReplicaEvent
 from servekit.wire.control_frames import (
@@ -33,13 +33,13 @@ class ReplicaLinks:
 
     def __init__(
         self,
-        target: Callable[[str], Any],
+        blobs: Callable[[BackendRecord, bool], Awaitable[tuple[bytes, bytes]]],
         changed: Callable[[], None],
         observe: Callable[[ReplicaEvent], None],
         *,
         debug: bool,
     ) -> None:
-        self._target = target
+        self._blobs = blobs
         self._changed = changed
         self._observe = observe
         self._debug = debug
@@ -64,7 +64,8 @@ class ReplicaLinks:
             return
         record = replica.record
         try:
-            blob = await self._target(record.target)
+            # Only what is on this machine dials a Unix socket, or memory.
+            target, code = await self._blobs(record, isinstance(link.local_address, tuple))
         except ServekitError as error:
             replica.failure = error
             replica.moved.set()
@@ -74,15 +75,18 @@ class ReplicaLinks:
         link.send(
             Assign(
                 record.name,
-                len(blob),
+                len(target),
                 list(record.sys_path),
                 record.cwd,
                 record.adapter_ref,
                 record.config,
                 self._debug,
                 self._ingresses_for(replica),
+                record.code,
+                len(code),
             )
         )
+        blob = target + code
         for at in range(0, len(blob), BLOB_PIECE_BYTES):
             link.send(Blob(blob[at : at + BLOB_PIECE_BYTES]))
             link.flush()

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+from servekit.code import place
 from servekit.config import STOP_GRACE_S
 from servekit.control import user_config
 from servekit.control.plan import ReplicaState
@@ -37,18 +38,21 @@ class ReplicaFleet(ReplicaLinks):
         runtimes: Runtimes,
         *,
         bootstrap: Callable[[str, ReplicaRuntime], Any],
-        target: Callable[[str], Any],
+        blobs: Callable[[BackendRecord, bool], Awaitable[tuple[bytes, bytes]]],
         save: Callable[[WorkerRecord], Any],
         forget: Callable[[str], Any],
         changed: Callable[[], None],
         observe: Callable[[ReplicaEvent], None],
         debug: bool,
+        directory: str = "",
     ) -> None:
-        super().__init__(target, changed, observe, debug=debug)
+        """``directory``: of the instance."""
+        super().__init__(blobs, changed, observe, debug=debug)
         self._runtimes = runtimes
         self._bootstrap = bootstrap
         self._save = save
         self._forget = forget
+        self._directory = directory
         self._numbers = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.ended: Callable[[Replica], None] = lambda replica: None
@@ -154,7 +158,12 @@ class ReplicaFleet(ReplicaLinks):
     async def _begin(self, replica: Replica) -> None:
         record = replica.record
         spec = WorkerSpec(
-            replica.id, record.name, await self._bootstrap(replica.id, replica.runtime), record.worker_options
+            replica.id,
+            record.name,
+            await self._bootstrap(replica.id, replica.runtime),
+            record.worker_options,
+            place.folders(self._directory, record.code) if record.code else (),
+            tuple(record.distributions),
         )
         replica.handle = await self._runtimes.start(replica.runtime, spec)
         await self._save(

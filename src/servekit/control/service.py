@@ -19,6 +19,7 @@ from servekit.control.replicas import ReplicaFleet
 from servekit.control.resolve import Resolver
 from servekit.control.runtimes import Runtimes
 from servekit.control.setup import InstanceSetup
+from servekit.control.state import BackendRecord
 from servekit.control.store import Store, WorkerRecord
 from servekit.control.writer import Writer
 from servekit.interfaces import ReplicaEvent, ReplicaRuntime, RuntimeContext
@@ -64,12 +65,13 @@ class Service:
         self._replicas = ReplicaFleet(
             self._runtimes,
             bootstrap=self._replica_bootstrap,
-            target=self._target,
+            blobs=self._blobs,
             save=lambda record: self._writer.call(lambda store: store.save_worker(record)),
             forget=lambda worker_id: self._writer.call(lambda store: store.forget_worker(worker_id)),
             changed=lambda: self._controller.wake(),
             observe=self._observe,
             debug=setup.debug,
+            directory=setup.directory,
         )
         self._replicas.ingresses = lambda: self._ingresses.link_addresses
         self._ingresses.addresses_changed = self._replicas.tell_ingresses
@@ -168,8 +170,15 @@ class Service:
             control = [*control, self._remote[host]] if runtime.local_links else [self._remote[host]]
         return pack(self._bootstrap("replica", worker_id, control))
 
-    async def _target(self, digest: str) -> bytes:
-        return await self._writer.call(lambda store: store.get_target(digest))
+    async def _blobs(self, record: BackendRecord, remote: bool) -> tuple[bytes, bytes]:
+        """The target, and the code for a replica that is on another machine; on this one it is put in its place."""
+        target = await self._writer.call(lambda store: store.get_blob(record.target))
+        if not record.code:
+            return target, b""
+        if remote:
+            return target, await self._writer.call(lambda store: store.get_blob(record.code))
+        await self._writer.call(lambda store: store.unpack_code(record.code))
+        return target, b""
 
     def _observe(self, event: ReplicaEvent) -> None:
         self._registry.notify("servekit_replica_state_changed", event=event)

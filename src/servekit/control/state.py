@@ -59,6 +59,12 @@ class BackendRecord(msgspec.Struct, frozen=True):
     """``ray_actor_options``."""
     revision: int = 1
     """Raised by every change that running replicas do not take over."""
+    code: str = ""
+    """SHA-256 of the frozen code's bytes; empty: there is none."""
+    code_digest: str = ""
+    """By what people tell one code from another."""
+    distributions: dict[str, str] = {}
+    """What the code imports of installed distributions: name and version."""
 
 
 class Desired(msgspec.Struct, frozen=True):

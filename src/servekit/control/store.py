@@ -1,16 +1,18 @@
-"""Where the desired state outlives the controller: rows in SQLite, the targets' bytes in files named by their hash."""
+"""Where the desired state outlives the controller: rows in SQLite; targets and code in files named by their hash."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
+from servekit.code import bundle, place
 from servekit.control.state import BackendRecord, Desired, EndpointRecord
 from servekit.errors import InternalError, NotFoundError
 
@@ -34,8 +36,10 @@ class Store:
     """Not for two threads at once: the controller calls it from its one writer thread."""
 
     def __init__(self, directory: str) -> None:
-        self._targets = Path(directory) / "targets"
-        self._targets.mkdir(mode=0o700, exist_ok=True)
+        self._blobs = Path(directory) / "targets"
+        self._blobs.mkdir(mode=0o700, exist_ok=True)
+        self._folders = Path(directory) / place.FOLDER
+        self._folders.mkdir(mode=0o700, exist_ok=True)
         self._db = sqlite3.connect(Path(directory) / "state.db", isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode=WAL")
         # A crash of the machine may lose the last changes, one of the process none: workers die with the machine.
@@ -62,31 +66,40 @@ class Store:
     def forget_worker(self, worker_id: str) -> None:
         self._db.execute("DELETE FROM records WHERE kind = 'worker' AND name = ?", (worker_id,))
 
-    def put_target(self, data: bytes, digest: str) -> None:
-        """Keep a target's bytes, whose SHA-256 is ``digest``."""
-        path = self._targets / digest
+    def put_blob(self, data: bytes, digest: str) -> None:
+        """Keep the bytes of a target or of its code, whose SHA-256 is ``digest``."""
+        path = self._blobs / digest
         if not path.exists():
             part = path.with_suffix(".part")
-            part.write_bytes(data)
+            part.unlink(missing_ok=True)
+            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(data)
             os.replace(part, path)
 
-    def get_target(self, digest: str) -> bytes:
+    def get_blob(self, digest: str) -> bytes:
         """Raises `NotFoundError`, and `InternalError` where the bytes are not those that were kept."""
         try:
-            data = (self._targets / digest).read_bytes()
+            data = (self._blobs / digest).read_bytes()
         except FileNotFoundError:
-            raise NotFoundError(f"no target with the SHA-256 {digest!r} was uploaded") from None
+            raise NotFoundError(f"no target or code with the SHA-256 {digest!r} was uploaded") from None
         if hashlib.sha256(data).hexdigest() != digest:
-            raise InternalError(
-                f"the file of the target with the SHA-256 {digest!r} is damaged; create the backend anew"
-            )
+            raise InternalError(f"the file with the SHA-256 {digest!r} is damaged; create the backend anew")
         return data
 
-    def drop_targets_except(self, digests: set[str]) -> None:
-        """Delete the bytes that no backend refers to."""
-        for path in self._targets.iterdir():
+    def unpack_code(self, digest: str) -> None:
+        """Let frozen code stand in the instance's directory, for replicas on this machine and their children."""
+        folder = self._folders / digest
+        if not folder.exists():
+            bundle.unpack(bundle.decode(self.get_blob(digest)), folder)
+
+    def drop_blobs_except(self, digests: set[str]) -> None:
+        """Delete the bytes, and the folders of code, that no backend refers to."""
+        for path in self._blobs.iterdir():
             if path.name not in digests:
                 path.unlink()
+        for path in self._folders.iterdir():
+            if path.name not in digests:
+                shutil.rmtree(path)
 
     def close(self) -> None:
         self._db.close()

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from servekit.handles.pickling import PROTOCOL, Pickler, is_found, is_main
+from servekit.code.modules import is_importable, is_main
+from servekit.handles.pickling import PROTOCOL, Pickler
 from servekit.rebuild import reduced
 
 PARTS = 1_000
@@ -82,7 +83,7 @@ def _is_own(holder: Any) -> bool:
     """Whether it is of the user's own code: a function or class that goes by value, or an object of such a class."""
     described = holder if isinstance(holder, (type, types.FunctionType)) else type(holder)
     module = described.__module__
-    return isinstance(module, str) and (is_main(module) or not is_found(module.partition(".")[0]))
+    return isinstance(module, str) and (is_main(module) or not is_importable(module))
 
 
 def _sentence(name: str, value: Any, steps: list[_Step]) -> str:

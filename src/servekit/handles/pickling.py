@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import io
 import pickle
 import sys
@@ -13,6 +14,8 @@ from typing import Any
 
 import cloudpickle
 
+from servekit.code.finder import is_frozen
+from servekit.code.modules import is_importable, is_main
 from servekit.rebuild import reduced, remade
 
 PROTOCOL = 5
@@ -24,7 +27,7 @@ _registry = threading.RLock()
 def dumps(value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:
     """``value`` as `Pickler` pickles it; ``buffer_callback`` as in `pickle.dumps`. Raises what pickling raises."""
     with io.BytesIO() as file:
-        Pickler(file, PROTOCOL, buffer_callback).dump(value)
+        _PeerPickler(file, PROTOCOL, buffer_callback).dump(value)
         return file.getvalue()
 
 
@@ -38,7 +41,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
     def by_value(self, module: str) -> bool:
         """Whether what the module of this name holds is pickled whole. Asked of every module that the pickle would
         otherwise refer to by name, so a subclass hears of them all, and may decide otherwise."""
-        return is_main(module) or not is_found(module.partition(".")[0])
+        return is_main(module) or not is_importable(module)
 
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)  # A weak proxy says that it is what it leads to.
@@ -76,13 +79,24 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
                 cloudpickle.unregister_pickle_by_value(module)
 
 
-def is_main(module: str) -> bool:
-    """The script's own, under the name that it has, or that a child of `multiprocessing` gives it."""
-    return module in ("__main__", "__mp_main__")
+class _PeerPickler(Pickler):
+    """For the other end of a handle, whose frozen code may have what no import here would find: then that is meant."""
+
+    def _by_reference_or_whole(self, obj: Any) -> Any:
+        module, name = obj.__module__, obj.__qualname__
+        if is_main(module) or not self.by_value(module) or attribute_of(sys.modules.get(module), name) is not obj:
+            return super()._by_reference_or_whole(obj)
+        with io.BytesIO() as file:
+            Pickler(file, PROTOCOL).dump(obj)
+            return frozen_or_whole, (module, name, file.getvalue())
 
 
-@functools.lru_cache(maxsize=4096)
-def is_found(module: str) -> bool:
-    # Not importlib.util.find_spec, which looks into sys.modules first.
-    finders = (getattr(finder, "find_spec", None) for finder in sys.meta_path)
-    return any(find(module, None) is not None for find in finders if find is not None)
+def frozen_or_whole(module: str, name: str, whole: bytes) -> Any:
+    """What this process's frozen code calls so, or else what ``whole`` makes."""
+    found = attribute_of(importlib.import_module(module), name) if is_frozen(module) else None
+    return pickle.loads(whole) if found is None else found
+
+
+def attribute_of(module: object, qualname: str) -> Any:
+    """None where there is none, as of what a function has made."""
+    return functools.reduce(lambda found, part: getattr(found, part, None), qualname.split("."), module)

@@ -19,7 +19,8 @@ from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
-from servekit.handles.pickling import dumps, is_main
+from servekit.code.modules import is_main
+from servekit.handles.pickling import dumps
 
 _NAMED = (type, types.FunctionType, functools._lru_cache_wrapper, typing.NewType)
 

@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import uvloop
 
+from servekit.code.place import CodePlace
 from servekit.config import DRAIN_TIMEOUT_S, config_digest
 from servekit.factories import load_path
 from servekit.handles import callers
@@ -72,7 +73,7 @@ class ReplicaWorker:
         self._load_plugin = load_plugin
         self._own_process = own_process
         self._hello = WorkerHello(bootstrap.worker_id, os.getpid(), socket.gethostname())
-        self._assigned: queue.SimpleQueue[tuple[Assign, bytes] | None] = queue.SimpleQueue()
+        self._assigned: queue.SimpleQueue[tuple[Assign, bytes, bytes] | None] = queue.SimpleQueue()
         self._assign: Assign | None = None
         self._blob = bytearray()
         self._control: ControlClient
@@ -84,6 +85,7 @@ class ReplicaWorker:
         """For the handles in this process; in process, the instance has one."""
         self._tasks: set[asyncio.Task[None]] = set()
         """On the data loop, beside the calls."""
+        self._code: CodePlace | None = None
         self._ended = False
 
     def run(self, control_loop: asyncio.AbstractEventLoop) -> str:
@@ -98,6 +100,8 @@ class ReplicaWorker:
             self._ended = True
             if self._caller is not None:
                 self._caller.close("the replica has ended")
+            if self._code is not None:
+                self._code.leave()
             control_loop.call_soon_threadsafe(self._close_control)
             with contextlib.suppress(concurrent.futures.TimeoutError):
                 reason = f"{reason}; control link: {control.result(_FLUSH_TIMEOUT_S)}"
@@ -157,9 +161,11 @@ class ReplicaWorker:
             reconfigure = frame
             self._on_data_loop(lambda _: self._spawn(self._reconfigure(reconfigure)))
             return
-        if self._assign is not None and len(self._blob) == self._assign.target_bytes:
-            self._assigned.put((self._assign, bytes(self._blob)))
-            self._assign = None
+        assign = self._assign
+        if assign is not None and len(self._blob) == assign.target_bytes + assign.code_bytes:
+            target, code = self._blob[: assign.target_bytes], self._blob[assign.target_bytes :]
+            self._assigned.put((assign, bytes(target), bytes(code)))
+            self._assign, self._blob = None, bytearray()
 
     def _report(self) -> Report:
         executor, life = self._executor, self._life
@@ -178,18 +184,18 @@ class ReplicaWorker:
 
     # -- the handler's thread ---------------------------------------------------------------------------------------
 
-    def _serve(self, assign: Assign, blob: bytes) -> str:
+    def _serve(self, assign: Assign, target: bytes, code: bytes) -> str:
         adapter: RequestAdapter | None = None
         try:
             if self._own_process:
-                _enter(assign)
+                self._enter(assign, code)
                 callers.in_worker = self._caller
                 pools.install()
             adapter = self._load_plugin(assign.adapter.path)(**assign.adapter.options)
-            handlers = Handlers(self._load_target(blob))
+            handlers = Handlers(self._load_target(target))
             handlers.check(adapter, assign.config)
         except (Exception, SystemExit) as error:
-            self._control.send(StartFailed(trace_of(error)))
+            self._control.send(StartFailed(trace_of(error) + self._differences()))
             return "the handler could not be built"
         try:
             return self._run_loop(assign, handlers, adapter)
@@ -199,6 +205,21 @@ class ReplicaWorker:
             self._server = self._executor = self._data_loop = self._life = None
             handlers.release()
             adapter.close()
+
+    def _enter(self, assign: Assign, code: bytes) -> None:
+        """Make this process see the modules and files that the client saw."""
+        extend_sys_path(assign.sys_path)
+        if assign.code:
+            self._code = CodePlace(self._bootstrap.directory, assign.code, code)
+            for difference in self._code.differences():
+                _log.warning("%s", difference)
+        if os.path.isdir(assign.cwd):  # On another machine it may not be there.
+            os.chdir(assign.cwd)
+
+    def _differences(self) -> str:
+        """For whoever reads why the handler could not be built."""
+        found = "; ".join(self._code.differences()) if self._code is not None else ""
+        return f"\n\nNot as it was where the backend was created: {found}" if found else ""
 
     def _run_loop(self, assign: Assign, handlers: Handlers, adapter: RequestAdapter) -> str:
         # A frame of its own: what the loop still refers to must not keep the handler from being released.
@@ -281,13 +302,6 @@ class ReplicaWorker:
         if not self._own_process:
             return f"memory:{self._bootstrap.worker_id}"
         return f"unix:{self._bootstrap.directory}/{self._bootstrap.worker_id}.sock"
-
-
-def _enter(assign: Assign) -> None:
-    """Make this process see the modules and files that the client saw."""
-    extend_sys_path(assign.sys_path)
-    if os.path.isdir(assign.cwd):  # On another machine it may not be there.
-        os.chdir(assign.cwd)
 
 
 def _close(listener: Listener) -> None:

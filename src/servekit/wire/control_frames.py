@@ -100,7 +100,7 @@ class RequestCount(msgspec.Struct, array_like=True, gc=False):
 
 
 class Assign(Frame, tag=40):
-    """To a replica: what to serve. The target's bytes follow in `Blob` frames."""
+    """To a replica: what to serve. The bytes of the target, then those of its code, follow in `Blob` frames."""
 
     backend: str
     target_bytes: int
@@ -111,10 +111,14 @@ class Assign(Frame, tag=40):
     debug: bool = False
     ingresses: list[list[str]] = msgspec.field(default_factory=list)
     """Where handles dial: the addresses of each ingress worker."""
+    code: str = ""
+    """SHA-256 of the frozen code; empty: there is none."""
+    code_bytes: int = 0
+    """Of the frozen code, which follows the target; 0: it is in the instance's directory on this machine."""
 
 
 class Blob(Frame, tag=41):
-    """A piece of the target's bytes."""
+    """A piece of those bytes."""
 
     data: bytes
 

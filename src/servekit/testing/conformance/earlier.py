@@ -34,7 +34,7 @@ def start_and_die(tests: Any, context: RuntimeContext, spec: WorkerSpec, timeout
     """
     state = Path(context.directory, f"{spec.worker_id}.state")
     printed = Path(context.directory, f"{spec.worker_id}.earlier")
-    packed = pack_target(type(tests), (vars(tests),), None)
+    packed = pack_target(type(tests), (vars(tests),), None).data
     told = _Told(packed, context, spec, own_sys_path(), str(state))
     memory = memory_file(msgspec.msgpack.encode(told))
     try:

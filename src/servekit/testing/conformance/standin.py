@@ -71,7 +71,7 @@ class StandInController:
         """
         path = f"{target.__module__}:{target.__qualname__}"
         with self._changed:
-            self._workers[worker_id] = Heard(pack_target(path, args, None))
+            self._workers[worker_id] = Heard(pack_target(path, args, None).data)
         control = [self._address]
         if host is not None:
             remote = self._listen(f"tcp:{host}:0")

@@ -1,0 +1,143 @@
+"""Frozen code as it travels: files in memory, one blob of bytes, a folder that `servekit.code.finder` serves from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from servekit.code import finder
+
+
+class CodeFile(msgspec.Struct, frozen=True, array_like=True):
+    """One frozen file."""
+
+    path: str
+    """Within the folder: ``package/module.py``; ``.pyc`` where only the bytecode is known."""
+    module: str
+    """The module's name; empty for a data file."""
+    origin: str
+    """Where the client had it."""
+    is_package: bool
+    data: bytes
+
+    @property
+    def top(self) -> str:
+        """The name of its top-level module or package."""
+        return self.module.partition(".")[0]
+
+
+class Code(msgspec.Struct, frozen=True, array_like=True):
+    """What a backend's target needs of the client's own modules."""
+
+    files: tuple[CodeFile, ...] = ()
+    """By path."""
+    namespaces: dict[str, tuple[str, ...]] = {}
+    """Packages without ``__init__``: name, and where the client had them."""
+    texts: dict[str, str] = {}
+    """The sources of what travels by value (the main script's functions, a notebook's), by file name."""
+    distributions: dict[str, str] = {}
+    """Installed distributions that the code imports: they are not frozen; name and version."""
+    python: str = ""
+    """Version of the client's Python."""
+
+    @property
+    def digest(self) -> str:
+        """By what people tell one code from another: the same for the same sources, wherever they lie."""
+        total = hashlib.sha256()
+        for file in self.files:
+            total.update(f"{file.path} {hashlib.sha256(file.data).hexdigest()}\n".encode())
+        for text in sorted(self.texts.values()):
+            total.update(hashlib.sha256(text.encode()).digest())
+        return total.hexdigest()[:16]
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.files or self.texts)
+
+    def encode(self) -> bytes:
+        return msgspec.msgpack.encode(self)
+
+    def listing(self) -> list[dict[str, object]]:
+        """For people: path, original file, size and SHA-256 of each file."""
+        return [
+            {
+                "path": file.path,
+                "file": file.origin,
+                "size_bytes": len(file.data),
+                "sha256": hashlib.sha256(file.data).hexdigest(),
+            }
+            for file in self.files
+        ]
+
+
+def decode(data: bytes) -> Code:
+    return msgspec.msgpack.decode(data, type=Code)
+
+
+def digests(code: Code) -> dict[str, str]:
+    """A digest for each top-level name, by which two processes find out whose code differs."""
+    totals: dict[str, list[CodeFile]] = {}
+    for file in code.files:
+        totals.setdefault(file.top, []).append(file)
+    return {top: Code(tuple(files)).digest for top, files in totals.items() if top}
+
+
+def unpack(code: Code, folder: Path) -> None:
+    """Write the folder, whole or not at all; where it is there already: nothing. Its files are read-only (0400)."""
+    if folder.exists():
+        return
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name[:16]}-", dir=folder.parent))
+    try:
+        for file in code.files:
+            _write(part / file.path, file.data)
+        _write(part / finder.MANIFEST, json.dumps(_manifest(code, folder)).encode())
+        # Last: a module of the user's own of that name is one that the interpreter would not have run either.
+        _write(part / "sitecustomize.py", Path(finder.__file__).read_bytes())
+        part.rename(folder)
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)
+        if not folder.exists():  # Else another process was faster.
+            raise
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "wb") as file:
+        file.write(data)
+
+
+def _manifest(code: Code, folder: Path) -> Mapping[str, object]:
+    beside_data = _tops_beside_data(code)
+    return {
+        "modules": {
+            file.module: (
+                file.path,
+                str(folder / file.path) if file.top in beside_data else file.origin,
+                file.is_package,
+            )
+            for file in code.files
+            if file.module
+        },
+        "namespaces": code.namespaces,
+        "texts": code.texts,
+        "digests": digests(code),
+        "distributions": code.distributions,
+        "python": code.python,
+    }
+
+
+def _tops_beside_data(code: Code) -> set[str]:
+    """The top-level modules beside which data was frozen: theirs is the folder's ``__file__``, where that data is."""
+    data = [file.path for file in code.files if not file.module]
+    packages = {path.partition("/")[0] for path in data if "/" in path}
+    loose = any("/" not in path for path in data)
+    return {file.top for file in code.files if file.top in packages or (loose and file.path.startswith(f"{file.top}."))}

@@ -1,0 +1,241 @@
+"""Which code a target needs: the static closure of imports, over whole top-level packages, of what is local."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import os
+import pkgutil
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+from servekit.code.bundle import Code, CodeFile
+from servekit.code.modules import FoundModule, Owner, distribution_of, find, owner_of
+from servekit.code.running import running
+from servekit.errors import InvalidInputError
+
+_SUFFIXES = (".py", *EXTENSION_SUFFIXES)
+MOST_BYTES = 50 * 1000**2
+MOST_FILES = 10_000
+_NAMED_IN_ERROR = 5
+
+
+class Closure:
+    """Collects the code that ``add`` asks for; `code` is what came together."""
+
+    def __init__(self, exclude: Iterable[str] = ()) -> None:
+        self._exclude = tuple(exclude)
+        self._files: dict[str, CodeFile] = {}
+        self._namespaces: dict[str, tuple[str, ...]] = {}
+        self._distributions: dict[str, str] = {}
+        self._owners: dict[str, Owner] = {}
+        """Of each top-level name that was met."""
+        self._taken: set[str] = set()
+        """Modules that are in the files, or were left out."""
+        self._seen: set[str] = set()
+        self._roots: set[str] = set()
+        """Folders that top-level modules were found in."""
+        self._sizes: list[tuple[int, str]] = []
+        self._bytes = 0
+        self.warnings: list[str] = []
+
+    def add(self, names: Iterable[str]) -> None:
+        """Take the modules of these names, whole top-level packages, and all that these import, and so on."""
+        waiting = set(names) - self._seen
+        while waiting:
+            name = min(waiting)  # In one order: a module may be reached in several ways.
+            self._seen.add(name)
+            top = name.partition(".")[0]
+            if top not in self._owners:
+                self._owners[top] = Owner.NOBODY
+                waiting |= self._add_top(top)
+            if name not in self._taken and self._owners[top] in (Owner.USER, Owner.NOBODY):
+                waiting |= self._add_single(name)
+            waiting -= self._seen
+
+    def add_data(self, pattern: str) -> bool:
+        """Take the files that match, relative to the folders that modules were found in. False where none does."""
+        found = False
+        for root in sorted(self._roots):
+            for path in sorted(Path(root).glob(pattern)):
+                relative = path.relative_to(root).as_posix()
+                if path.is_file() and relative not in self._files and not self._is_excluded("", relative):
+                    self._keep(CodeFile(relative, "", str(path), False, path.read_bytes()))
+                found = found or path.is_file()
+        return found
+
+    def add_root(self, folder: str) -> None:
+        """A folder beside those of modules, in which data may lie: that of the main script."""
+        self._roots.add(folder)
+
+    def code(self, texts: Mapping[str, str]) -> Code:
+        """Raises `InvalidInputError` beyond `MOST_BYTES` and `MOST_FILES`."""
+        if self._bytes > MOST_BYTES or len(self._sizes) > MOST_FILES:
+            largest = sorted(self._sizes, reverse=True)[:_NAMED_IN_ERROR]
+            raise InvalidInputError(
+                f"the local code that the target needs is {len(self._sizes):,} files of {self._bytes / 1e6:,.1f} MB in "
+                f"all, above {MOST_FILES:,} files or {MOST_BYTES / 1e6:g} MB. The largest: "
+                + ", ".join(f"{path} ({size / 1e6:,.1f} MB)" for size, path in largest)
+                + ". Leave out what the target does not need, exclude=['package.tests', 'package/data/*'], install "
+                "what is large as a package, or let replicas import the files as they are, freeze=False"
+            )
+        files = tuple(self._files[path] for path in sorted(self._files))
+        python = platform.python_version()
+        return Code(files, dict(sorted(self._namespaces.items())), dict(texts), self._distributions, python)
+
+    # -- modules and packages ------------------------------------------------------------------------------------
+
+    def _add_top(self, top: str) -> set[str]:
+        found = find(top)
+        if found is None:
+            return set()  # Imported under a condition, perhaps, or in a branch that is never taken.
+        owner = self._owners[top] = owner_of(found)
+        if owner is Owner.INSTALLED:
+            known = distribution_of(found)
+            if known is not None:
+                self._distributions[known[0]] = known[1]
+        if owner is not Owner.USER:
+            return set()
+        imported: set[str] = set()
+        for module in self._package(found):
+            imported |= self._add_module(module)
+        return imported
+
+    def _add_single(self, name: str) -> set[str]:
+        """A module that its package's folder does not show: loaded from another path, or by a loader of the user's."""
+        found = find(name)
+        if found is None or not found.origin or owner_of(found) is not Owner.USER:
+            return set()
+        parent = name.rpartition(".")[0]
+        while parent and parent not in self._taken:
+            self._taken.add(parent)
+            self._namespaces[parent] = ()
+            parent = parent.rpartition(".")[0]
+        return self._add_module(found)
+
+    def _add_module(self, found: FoundModule) -> set[str]:
+        """Returns the names that it imports."""
+        self._taken.add(found.name)
+        if found.is_namespace:
+            self._namespaces[found.name] = found.locations or ()
+            return set()
+        is_package = found.locations is not None
+        stem = found.name.replace(".", "/") + ("/__init__" if is_package else "")
+        what = None if self._is_excluded(found.name, f"{stem}.py") else running(found)
+        if what is None:
+            return set()
+        if what.warning:
+            self.warnings.append(what.warning)
+        if "." not in found.name:
+            folder = os.path.dirname(found.origin)
+            self._roots.add(os.path.dirname(folder) if is_package else folder)
+        self._keep(CodeFile(stem + what.suffix, found.name, found.origin, is_package, what.data))
+        if what.suffix in EXTENSION_SUFFIXES:
+            return set()
+        source = what.data if what.suffix == ".py" else found.source() or b""
+        return set(imported_names(source, found.name if is_package else found.name.rpartition(".")[0]))
+
+    def _package(self, found: FoundModule) -> Iterator[FoundModule]:
+        """A module; and where it is a package, all that is in it."""
+        yield found
+        for location in found.locations or ():
+            if os.path.isdir(location):
+                if owner_of(FoundModule(found.name, "", None, (location,))) is Owner.USER:
+                    names = _members(location)
+                    self._roots.add(str(Path(location).parents[found.name.count(".")]))
+                else:
+                    continue
+            else:
+                names = [info.name for info in pkgutil.iter_modules([location])]
+            for name in names:
+                member = find(f"{found.name}.{name}")
+                if member is not None and not self._is_excluded(member.name, ""):
+                    yield from self._package(member)
+
+    # -- what is kept ----------------------------------------------------------------------------------------------
+
+    def _keep(self, file: CodeFile) -> None:
+        self._sizes.append((len(file.data), file.origin))
+        self._bytes += len(file.data)
+        if self._bytes > MOST_BYTES:  # Only its size is of use now, for the error.
+            file = CodeFile(file.path, file.module, file.origin, file.is_package, b"")
+        self._files[file.path] = file
+
+    def _is_excluded(self, module: str, path: str) -> bool:
+        for item in self._exclude:
+            if module and (module == item or module.startswith(f"{item}.")):
+                return True
+            if path and fnmatchcase(path, item):
+                return True
+        return False
+
+
+def _members(folder: str) -> list[str]:
+    """The names of modules and packages in a package's folder."""
+    names = set()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            stem, _, rest = entry.name.partition(".")
+            if stem.isidentifier() and stem not in ("__init__", "__pycache__"):
+                is_member = _holds_code(entry.path) if entry.is_dir() and not rest else entry.name.endswith(_SUFFIXES)
+                if is_member:
+                    names.add(stem)
+    return sorted(names)
+
+
+def _holds_code(folder: str) -> bool:
+    """Whether a folder is a package, or has modules somewhere without being one; an environment is left out."""
+    if os.path.exists(os.path.join(folder, "pyvenv.cfg")) or Path(folder).resolve() in Path(folder).absolute().parents:
+        return False
+    if os.path.exists(os.path.join(folder, "__init__.py")):
+        return True
+    for _, folders, files in os.walk(folder):
+        if any(name.endswith(_SUFFIXES) for name in files):
+            return True
+        folders[:] = [name for name in folders if name.isidentifier() and name != "__pycache__"]
+    return False
+
+
+@functools.lru_cache(maxsize=4096)
+def imported_names(source: bytes, package: str) -> frozenset[str]:
+    """The modules that ``source`` names in imports, absolute; ``package`` is the one that relative imports start from.
+
+    ``from a import b`` names ``a`` and ``a.b``, which may be no module. Nothing, where it is not Python.
+    """
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return frozenset()
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = resolved(node.module or "", node.level, package)
+            if base:
+                names.add(base)
+                names.update(f"{base}.{alias.name}" for alias in node.names if alias.name != "*")
+        elif isinstance(node, ast.Call) and _calls_import(node.func) and node.args:
+            first = node.args[0]
+            if isinstance(first, ast.Constant) and isinstance(first.value, str) and not first.value.startswith("."):
+                names.add(first.value)
+    return frozenset(names)
+
+
+def resolved(module: str, level: int, package: str) -> str:
+    """The absolute name of what ``from ..module import`` names in ``package``; empty where it leads out of it."""
+    if not level:
+        return module
+    parts = package.split(".")
+    if not package or level > len(parts):
+        return ""
+    return ".".join([*parts[: len(parts) - level + 1], *([module] if module else [])])
+
+
+def _calls_import(function: ast.expr) -> bool:
+    if isinstance(function, ast.Attribute):
+        return function.attr == "import_module"
+    return isinstance(function, ast.Name) and function.id in ("import_module", "__import__")

@@ -1,0 +1,144 @@
+"""Serves frozen code from a folder: the modules under their original ``__file__``, before ``sys.path`` is asked.
+
+This file imports the standard library alone: a copy of it is the ``sitecustomize`` of every folder of frozen code, so
+that children of handlers, whose ``PYTHONPATH`` begins with the folder, run the same code as their replica.
+"""
+
+from __future__ import annotations
+
+import json
+import linecache
+import marshal
+import os
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec, PathFinder, SourceFileLoader
+from importlib.util import MAGIC_NUMBER, module_from_spec, spec_from_file_location
+from types import CodeType, ModuleType
+from typing import Any
+
+MANIFEST = "_servekit_code.json"
+"""What a folder's modules are, and where they came from:
+``{"modules": {name: [path in the folder, original file, is a package]}, "namespaces": {name: [original folder, …]},
+"texts": {file name: source}, "digests": {top-level name: digest}, "distributions": {name: version},
+"python": version}``."""
+_PYC_HEADER_BYTES = 16
+"""PEP 552."""
+
+
+def manifest(folder: str) -> dict[str, Any]:
+    """What `MANIFEST` says."""
+    with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
+        found: dict[str, Any] = json.load(file)
+    return found
+
+
+class FrozenFinder(MetaPathFinder):
+    """Finds the modules of one folder; any other is left to the finders behind this one."""
+
+    def __init__(self, folder: str) -> None:
+        found = manifest(folder)
+        self.folder = folder
+        self._modules: dict[str, tuple[str, str, bool]] = found["modules"]
+        self._namespaces: dict[str, list[str]] = found["namespaces"]
+        for name, text in found["texts"].items():
+            show_source(name, text)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        found = self._modules.get(fullname)
+        if found is not None:
+            return self._module_spec(fullname, *found)
+        if fullname in self._namespaces:
+            return self._namespace_spec(fullname, path)
+        return None
+
+    def _module_spec(self, name: str, relative: str, origin: str, is_package: bool) -> ModuleSpec | None:
+        file = os.path.join(self.folder, relative)
+        if relative.endswith(tuple(EXTENSION_SUFFIXES)):
+            return spec_from_file_location(name, file, loader=ExtensionFileLoader(name, file))
+        # The original folder too: what is not frozen, such as data and what was left out, is there.
+        locations = [os.path.dirname(file), os.path.dirname(origin)] if is_package else None
+        loader = FrozenLoader(name, origin, file)
+        return spec_from_file_location(name, origin, loader=loader, submodule_search_locations=locations)
+
+    def _namespace_spec(self, name: str, path: Sequence[str] | None) -> ModuleSpec:
+        """A package without ``__init__``: its frozen portion, and whatever else of it is installed here."""
+        here = PathFinder.find_spec(name, path)
+        others = [] if here is None or here.loader is not None else here.submodule_search_locations or []
+        own = os.path.join(self.folder, *name.split("."))
+        spec = ModuleSpec(name, None, is_package=True)
+        spec.submodule_search_locations = list(dict.fromkeys([own, *self._namespaces[name], *others]))
+        return spec
+
+
+class FrozenLoader(SourceFileLoader):
+    """Loads one module from the folder, as if from its original file. No bytecode is read or written."""
+
+    def __init__(self, name: str, origin: str, file: str) -> None:
+        super().__init__(name, origin)
+        self._file = file
+
+    def get_data(self, path: Any) -> bytes:
+        return super().get_data(self._file if path == self.path else path)
+
+    def path_stats(self, path: Any) -> Any:
+        raise OSError("frozen code has no bytecode beside the original file")
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        if not self._file.endswith(".pyc"):
+            return super().get_code(fullname)
+        data = self.get_data(self.path)
+        if data[:4] != MAGIC_NUMBER:
+            raise ImportError(
+                f"{self.path} was edited after the client had imported it, so its bytecode was frozen, which this "
+                "Python cannot read: create the backend again from a process that imports the file as it is now",
+                name=fullname,
+                path=self.path,
+            )
+        code = marshal.loads(memoryview(data)[_PYC_HEADER_BYTES:])
+        assert isinstance(code, CodeType)
+        return code
+
+    def get_source(self, fullname: str) -> str | None:  # None: there is only bytecode.
+        return None if self._file.endswith(".pyc") else super().get_source(fullname)
+
+    def exec_module(self, module: ModuleType) -> None:
+        # Tracebacks and `inspect` are to show what runs, not what is in the original file by now.
+        show_source(self.path, self.get_source(module.__name__) or "")
+        super().exec_module(module)
+
+
+def show_source(name: str, text: str) -> None:
+    """Let `linecache` give ``text`` for the file ``name``; without a time, so that the file itself is never asked."""
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+
+
+def install(folder: str) -> None:
+    """Serve the code in ``folder`` in this process, before anything else; again: nothing."""
+    # By its name: this module and the folder's own sitecustomize may both be at work.
+    if any(type(finder).__name__ == "FrozenFinder" and finder.folder == folder for finder in sys.meta_path):  # type: ignore[attr-defined]
+        return
+    sys.meta_path.insert(0, FrozenFinder(folder))
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # `multiprocessing` hands this on; the folder's sitecustomize is to be found there.
+
+
+def is_frozen(module: str) -> bool:
+    """Whether this process runs frozen code that has the module."""
+    return any(isinstance(finder, FrozenFinder) and finder.find_spec(module) is not None for finder in sys.meta_path)
+
+
+def _run_next_sitecustomize(folder: str) -> None:
+    """Run the ``sitecustomize`` that would have been, had this one not stood before."""
+    spec = PathFinder.find_spec("sitecustomize", [entry for entry in sys.path if entry != folder])
+    if spec is not None and spec.loader is not None:
+        spec.loader.exec_module(module_from_spec(spec))
+
+
+if __name__ == "sitecustomize":
+    _folder = os.path.dirname(os.path.abspath(__file__))
+    install(_folder)
+    _run_next_sitecustomize(_folder)

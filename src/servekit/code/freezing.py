@@ -1,0 +1,96 @@
+"""From what a target refers to, to the frozen code that travels with it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from servekit.code.bundle import Code
+from servekit.code.closure import Closure, imported_names
+from servekit.code.modules import Owner, find, is_main, owner_of
+from servekit.code.references import References
+from servekit.code.running import running
+from servekit.errors import InvalidInputError
+
+
+class Freezing(NamedTuple):
+    """What a user says of it."""
+
+    freeze: bool = True
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+
+
+def check(freeze: object, include: object, exclude: object) -> Freezing:
+    """Raises `InvalidInputError` where one of the options of `create_backend` is not acceptable."""
+    if not isinstance(freeze, bool):
+        raise InvalidInputError(f"freeze is True or False, not {freeze!r}")
+    for name, value in (("include", include), ("exclude", exclude)):
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise InvalidInputError(f"{name} is a list of module names and file patterns, not {value!r}")
+    checked = Freezing(freeze, tuple(include), tuple(exclude))  # type: ignore[arg-type]
+    for item in (*checked.include, *checked.exclude):
+        if not isinstance(item, str) or not item or os.path.isabs(item) or ".." in item.split("/"):
+            raise InvalidInputError(
+                f"include and exclude take names of modules, and patterns of files relative to the folder that the "
+                f"modules are in, such as 'package/templates/*.html'; not {item!r}"
+            )
+    if not freeze and (checked.include or checked.exclude):
+        raise InvalidInputError("include and exclude say what to freeze; leave them out, or leave out freeze=False")
+    return checked
+
+
+def freeze(references: References, freezing: Freezing) -> Code:
+    """The code that ``references`` need; where something is of the main script, what that imports as well.
+
+    Raises `InvalidInputError`: there is too much of it, or nothing is found of something to be included.
+    """
+    if not freezing.freeze:
+        return Code()
+    closure = Closure(freezing.exclude)
+    if any(map(is_main, references.modules)):
+        closure.add(_main_imports(closure))
+    closure.add(name for name in references.modules if not is_main(name))
+    for item in freezing.include:
+        found = find(item) if all(part.isidentifier() for part in item.split(".")) else None
+        if found is not None:
+            closure.add([item])
+        elif not closure.add_data(item):
+            raise InvalidInputError(
+                f"include: nothing is found of {item!r}: it is no module that can be imported here, and no file "
+                "matches it in the folders that the target's modules are in"
+            )
+    for warning in (*references.warnings, *closure.warnings):
+        warnings.warn(warning, stacklevel=2)
+    return closure.code(references.texts)
+
+
+def is_carried(module: str) -> bool:
+    """Whether a target can refer to what is in ``module`` by its name, for the module's code travels with it."""
+    found = None if is_main(module) else find(module)
+    if found is None or not found.origin or owner_of(found) is not Owner.USER or running(found) is None:
+        return False
+    # One that was loaded by path under a dotted name may have no package here, and pickling asks for the package.
+    return all(find(parent) is not None for parent in _parents(module))
+
+
+def _parents(module: str) -> Iterator[str]:
+    while module := module.rpartition(".")[0]:
+        yield module
+
+
+def _main_imports(closure: Closure) -> frozenset[str]:
+    main = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None)
+    if not isinstance(main, types.ModuleType) or not file:
+        return frozenset()
+    closure.add_root(os.path.dirname(os.path.abspath(file)))
+    try:
+        with open(file, "rb") as source:
+            return imported_names(source.read(), main.__package__ or "")
+    except OSError:
+        return frozenset()

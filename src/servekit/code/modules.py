@@ -1,0 +1,253 @@
+"""Where this process has a module from, found without importing anything; and whose it is."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import os
+import site
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import importlib_metadata
+
+
+def is_main(module: str) -> bool:
+    """The script's own, under the name that it has, or that a child of `multiprocessing` gives it."""
+    return module in ("__main__", "__mp_main__")
+
+
+class FoundModule(NamedTuple):
+    """A module, as an import in this process would give it."""
+
+    name: str
+    origin: str
+    """Its ``__file__``; empty where it has none: built-in, or a package without ``__init__``."""
+    loader: Any
+    locations: tuple[str, ...] | None
+    """Of a package: where its submodules are looked for."""
+    module: ModuleType | None = None
+    """The module itself, where it is imported already."""
+
+    @property
+    def is_namespace(self) -> bool:
+        return self.locations is not None and not self.origin
+
+    def source(self) -> bytes | None:
+        """What is in its file, or what its loader says; None where there is neither."""
+        try:
+            return Path(self.origin).read_bytes()
+        except OSError:
+            pass
+        for get in ("get_data", "get_source"):
+            try:
+                data = getattr(self.loader, get)(self.origin if get == "get_data" else self.name)
+            except (AttributeError, ImportError, OSError):
+                continue
+            if data is not None:
+                return data.encode() if isinstance(data, str) else bytes(data)
+        return None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether Python's own loader has run the file as it is; pytest's, for one, runs it rewritten."""
+        return type(self.loader) is SourceFileLoader
+
+
+def find(name: str) -> FoundModule | None:
+    """The module ``name``: the one that is imported, or else what would be. None where there is none."""
+    module = sys.modules.get(name)
+    if isinstance(module, ModuleType) and not is_main(name):
+        return _loaded(name, module)
+    parent, _, _ = name.rpartition(".")
+    path: Sequence[str] | None = None
+    if parent:
+        package = find(parent)
+        if package is None or package.locations is None:
+            return None
+        path = package.locations
+    spec = _find_spec(name, path)
+    return None if spec is None else _from_spec(name, spec, None)
+
+
+def _loaded(name: str, module: ModuleType) -> FoundModule:
+    spec = getattr(module, "__spec__", None)
+    if spec is not None:
+        return _from_spec(name, spec, module)
+    locations = getattr(module, "__path__", None)
+    origin = getattr(module, "__file__", None) or ""
+    loader = getattr(module, "__loader__", None)
+    return FoundModule(name, origin, loader, None if locations is None else tuple(locations), module)
+
+
+def _from_spec(name: str, spec: ModuleSpec, module: ModuleType | None) -> FoundModule:
+    locations = spec.submodule_search_locations
+    origin = getattr(module, "__file__", None) or (spec.origin if spec.has_location else None)
+    if not origin and spec.origin not in ("built-in", "frozen") and _has_sources(spec.loader):
+        origin = spec.origin or f"<{name}>"  # A loader of the user's own need not know files.
+    return FoundModule(name, origin or "", spec.loader, None if locations is None else tuple(locations), module)
+
+
+def _has_sources(loader: object) -> bool:
+    # Python's loader of packages without __init__ has the method too; its class is public from 3.11 on.
+    return hasattr(loader, "get_source") and not type(loader).__name__.endswith("NamespaceLoader")
+
+
+@functools.lru_cache(maxsize=4096)
+def is_importable(name: str) -> bool:
+    """Whether an import in another process would find the module that this one has under this name.
+
+    Not so where it was loaded by path, as pytest's ``--import-mode=importlib`` does: there may even be another module
+    of that name on ``sys.path``.
+    """
+    path: Sequence[str] | None = None
+    spec: ModuleSpec | None = None
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        spec = _find_spec(".".join(parts[:count]), path)
+        if spec is None or (count < len(parts) and spec.submodule_search_locations is None):
+            return False
+        path = spec.submodule_search_locations
+    own = getattr(sys.modules.get(name), "__file__", None)
+    return own is None or spec is None or not spec.has_location or os.path.realpath(own) == _real_origin(spec)
+
+
+def _real_origin(spec: ModuleSpec) -> str:
+    return os.path.realpath(spec.origin or "")
+
+
+def _find_spec(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
+    # Not importlib.util.find_spec: that imports the parents.
+    for finder in sys.meta_path:
+        find_spec = getattr(finder, "find_spec", None)
+        if find_spec is not None:
+            try:
+                spec: ModuleSpec | None = find_spec(name, path)
+            except Exception:  # A finder of the user's own, asked for what may not be there.
+                continue
+            if spec is not None:
+                return spec
+    return None
+
+
+class Owner(enum.Enum):
+    """Whose a module is."""
+
+    USER = "user"
+    """Local: neither of the standard library, nor of an installed distribution, nor servekit's. What is installed as
+    editable is local: its files are where its developer changes them."""
+    INSTALLED = "installed"
+    PYTHON = "python"
+    NOBODY = "nobody"
+    """It has no file and no folder: built into the interpreter, or made by hand."""
+
+
+def owner_of(found: FoundModule) -> Owner:
+    top = found.name.partition(".")[0]
+    places = [found.origin] if found.origin else [*(found.locations or ())]
+    if not places:
+        return Owner.NOBODY
+    if all(map(_is_standard, places)):
+        return Owner.PYTHON
+    if top in own_names() or all(_is_installed(place, top) for place in places):
+        return Owner.INSTALLED
+    return Owner.USER
+
+
+def distribution_of(found: FoundModule) -> tuple[str, str] | None:
+    """Name and version of the installed distribution that the module's top-level package belongs to."""
+    return _distribution(found.name.partition(".")[0])
+
+
+@functools.cache
+def own_names() -> frozenset[str]:
+    """The top-level names that belong to servekit itself: a replica has imported them already."""
+    try:
+        points = importlib_metadata.distribution("servekit").entry_points
+    except importlib_metadata.PackageNotFoundError:
+        return frozenset({"servekit"})
+    return frozenset({"servekit", *(point.module.partition(".")[0] for point in points)})
+
+
+@functools.cache
+def _site_folders() -> tuple[str, ...]:
+    """Where distributions are installed, in this interpreter and in the one that its environment was made from."""
+    folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *_base_site_folders()}
+    folders.add(site.getusersitepackages() if site.ENABLE_USER_SITE else "")
+    folders.update(entry for entry in sys.path if os.path.basename(entry) in ("site-packages", "dist-packages"))
+    return tuple(os.path.realpath(folder) + os.sep for folder in folders if folder)
+
+
+def _base_site_folders() -> Iterator[str]:
+    try:
+        yield from site.getsitepackages()
+        yield from site.getsitepackages([sys.base_prefix])
+    except AttributeError:  # An embedded interpreter may have another `site`.
+        return
+
+
+@functools.cache
+def _standard_folders() -> tuple[str, ...]:
+    paths = sysconfig.get_paths(vars={"base": sys.base_prefix, "platbase": sys.base_exec_prefix})
+    folders = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), paths["stdlib"], paths["platstdlib"]}
+    return tuple(os.path.realpath(folder) + os.sep for folder in folders)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_standard(place: str) -> bool:
+    real = os.path.realpath(place)
+    return real.startswith(_standard_folders()) and not real.startswith(_site_folders())
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_installed(place: str, top: str) -> bool:
+    real = os.path.realpath(place)
+    return real.startswith(_site_folders()) or _is_in_target_folder(real, top)
+
+
+def _is_in_target_folder(place: str, top: str) -> bool:
+    """Whether an installer has put it into a folder of the user's own: ``pip install --target``."""
+    parts = Path(place).parts
+    for index in range(len(parts) - 1, 0, -1):
+        if parts[index] in (top, f"{top}.py") or parts[index].startswith(f"{top}."):
+            return _installs(str(Path(*parts[:index])), top)
+    return False
+
+
+@functools.lru_cache(maxsize=256)
+def _installs(folder: str, top: str) -> bool:
+    if not any(Path(folder).glob("*.dist-info/RECORD")):
+        return False
+    names = {top, f"{top}.py"}
+    return any(
+        file.parts[0] in names
+        for distribution in importlib_metadata.distributions(path=[folder])
+        for file in distribution.files or ()
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _distribution(top: str) -> tuple[str, str] | None:
+    try:
+        found = importlib_metadata.distribution(top)
+        if top in (found.read_text("top_level.txt") or "").split() or _has_file_of(found, top):
+            return found.name, found.version
+    except (importlib_metadata.PackageNotFoundError, ValueError):
+        pass
+    names = _distributions().get(top, ())
+    return (names[0], importlib_metadata.version(names[0])) if names else None
+
+
+def _has_file_of(distribution: Any, top: str) -> bool:
+    return any(file.parts[0] in (top, f"{top}.py") for file in distribution.files or ())
+
+
+@functools.cache
+def _distributions() -> dict[str, list[str]]:
+    # Reads the records of every distribution: only for names that are not their distribution's.
+    return {name: sorted(set(found)) for name, found in importlib_metadata.packages_distributions().items()}

@@ -1,0 +1,102 @@
+"""Where frozen code stands on a replica's machine, and what a replica does to run from there."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.metadata
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from servekit.code import bundle, finder
+
+FOLDER = "code"
+"""In the instance's directory: a folder for each frozen code, named by the SHA-256 of its bytes."""
+_RECEIVED = "received-code"
+"""The same on a machine that the instance's directory is not on, where replicas make and remove it themselves."""
+
+
+def folders(directory: str, digest: str) -> tuple[str, str]:
+    """Where it may stand: on the controller's machine, and on others."""
+    return str(Path(directory, FOLDER, digest)), str(Path(directory, _RECEIVED, digest))
+
+
+class CodePlace:
+    """The frozen code that this process runs; made before anything of the user's is imported."""
+
+    def __init__(self, directory: str, digest: str, data: bytes) -> None:
+        """
+        Args:
+            directory: of the instance, on the controller's machine.
+            digest: SHA-256 of the encoded code.
+            data: the encoded code; empty where it stands in ``directory`` already.
+        """
+        self._lock: int | None = None
+        folder = self._receive(Path(directory), digest, data) if data else Path(directory, FOLDER, digest)
+        finder.install(str(folder))
+        self._manifest: dict[str, Any] = finder.manifest(str(folder))
+        if self._manifest["modules"]:
+            # Children look here first: the folder's sitecustomize has them run the same code.
+            others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path != str(folder)]
+            os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, others)])
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Of each top-level module and package."""
+        return dict(self._manifest["digests"])
+
+    def differences(self) -> Iterator[str]:
+        """What of Python and of the installed distributions is not as it was where the code was frozen."""
+        python = self._manifest["python"]
+        if python != platform.python_version():
+            yield f"Python {platform.python_version()} here, {python} where the backend was created"
+        for name, version in self._manifest["distributions"].items():
+            try:
+                here = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                here = "none"
+            if here != version:
+                yield f"{name} {here} here, {version} where the backend was created"
+
+    def leave(self) -> None:
+        """The process ends: what no other replica on this machine runs from is removed, if it was received."""
+        if self._lock is None:
+            return
+        lock, self._lock = self._lock, None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        finally:
+            os.close(lock)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self._folder)
+        for parent in self._folder.parents[:2]:
+            with contextlib.suppress(OSError):  # Something else is there.
+                parent.rmdir()
+
+    def _receive(self, directory: Path, digest: str, data: bytes) -> Path:
+        parent = directory / _RECEIVED
+        try:
+            parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError:  # The controller's machine has another place for such things.
+            parent = Path(tempfile.gettempdir(), f"servekit-{os.getuid()}", directory.name, _RECEIVED)
+            parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = parent / digest
+        code = bundle.decode(data)
+        while True:
+            bundle.unpack(code, self._folder)
+            try:
+                lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:  # Another replica has just removed it.
+                continue
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            if self._folder.exists() and os.path.samestat(os.stat(self._folder), os.fstat(lock)):
+                self._lock = lock
+                return self._folder
+            os.close(lock)

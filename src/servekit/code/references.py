@@ -1,0 +1,81 @@
+"""What a pickle refers to: modules by name, and the sources of functions that travel whole."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import linecache
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from types import CodeType, FunctionType
+from typing import Any
+
+from servekit.code.closure import resolved
+from servekit.code.modules import find
+from servekit.code.running import compiled
+
+
+class References:
+    """Is told by a pickler what it meets."""
+
+    def __init__(self, modules: Iterable[str] = ()) -> None:
+        self.modules = set(modules)
+        self.texts: dict[str, str] = {}
+        """By file name; empty where what runs is not what is in the file."""
+        self.warnings: list[str] = []
+        self._package = ""
+
+    def note_module(self, name: str) -> None:
+        self.modules.add(name)
+
+    def note_function(self, function: FunctionType) -> None:
+        """Of whatever function; where it goes by value, its code follows at once."""
+        self._package = str(function.__globals__.get("__package__") or "")
+
+    def note_code(self, code: CodeType) -> None:
+        """Of a function that goes by value."""
+        self.modules.update(_imports(code, self._package))
+        self._note_text(code)
+
+    def _note_text(self, code: CodeType) -> None:
+        name = code.co_filename
+        text = "".join(linecache.getlines(name))
+        if not text or self.texts.get(name) == "":
+            return
+        self.texts[name] = text
+        if os.path.isfile(name) and _is_plain(name) and code not in compiled(text.encode(), name):
+            self.texts[name] = ""
+            self.warnings.append(
+                f"{name} was edited after this process had begun to run it: the backend gets what this process runs, "
+                "and tracebacks cannot show its source"
+            )
+
+
+def named_code(file: str, arguments: tuple[Any, ...]) -> CodeType:
+    """The code that ``arguments`` make, as that of ``file``, for tracebacks: cloudpickle leaves the name out."""
+    return CodeType(*arguments).replace(co_filename=file)
+
+
+def _imports(code: CodeType, package: str) -> Iterator[str]:
+    """The modules that this very code imports, absolute."""
+    before: list[Any] = [0, None]
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "IMPORT_NAME":
+            level, names = before
+            base = resolved(instruction.argval, level or 0, package)
+            if base:
+                yield base
+                yield from (f"{base}.{name}" for name in names or () if name != "*")
+        before = [before[1], instruction.argval]
+
+
+@functools.lru_cache(maxsize=256)
+def _is_plain(file: str) -> bool:
+    """Whether the code of a file is what Python's compiler makes of it: pytest's is not."""
+    main = sys.modules.get("__main__")
+    if getattr(main, "__file__", None) == file:
+        return True
+    names = [name for name, module in list(sys.modules.items()) if getattr(module, "__file__", None) == file]
+    found = [find(name) for name in names]
+    return bool(found) and all(each is not None and each.is_plain for each in found)

@@ -20,6 +20,7 @@ from servekit.plugins import (
     build,
     disabled_by_environment,
     discover,
+    find,
     load_path,
     notify_observers,
 )
@@ -297,6 +298,27 @@ def test_an_unknown_name_answers_what_exists_and_a_near_match(site: Site) -> Non
     assert str(caught.value) == "no routing policy is called 'pol_god'; did you mean 'pol_good'? Known: pol_good."
     with pytest.raises(UnknownPluginError, match="no request adapter is called 'pol_good'"):
         site.discover().get(Kind.ADAPTER, "pol_good")
+
+
+def test_one_name_is_found_without_the_other_plugins(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.install("mine", GOOD)
+    site.install("theirs", GOOD.replace("NAME", "yours"), entry="not_its_name = theirs")
+    site.install("costly", "raise AssertionError('loaded')")
+    found = find(Kind.POLICY, "mine")
+    assert found is not None
+    assert found.path == "mine:First"
+    assert "costly" not in sys.modules
+    assert "theirs" not in sys.modules
+    found = find(Kind.POLICY, "yours")
+    assert found is not None
+    assert found.path == "theirs:First"
+    assert find(Kind.POLICY, "nobodys") is None
+    assert find(Kind.RUNTIME, "mine") is None
+    found = find(Kind.POLICY, "mine:First")
+    assert found is not None
+    assert found.name == "mine:First"
+    monkeypatch.setenv("SERVEKIT_DISABLE_PLUGINS", "mine")
+    assert find(Kind.POLICY, "mine") is None
 
 
 def test_an_import_path_needs_no_registration(site: Site) -> None:

@@ -13,10 +13,12 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from servekit.errors import InstanceStartError, InvalidInputError, MissingDependencyError
+from servekit_ray.driver import DriverRay
 from servekit_ray.keeper import NAMESPACE
 
 ANSWER_TIMEOUT_S = 5.0
@@ -38,29 +40,48 @@ def require_unused_ray() -> None:
         )
 
 
-def choose_address(asked: str | None, environ: Mapping[str, str]) -> str | None:
-    """The ``host:port`` of a cluster that is there, ``"auto"``, or None: start a local Ray.
+@dataclass(frozen=True)
+class Choice:
+    """Which Ray it is to be."""
 
-    What ``ray.init(address=asked)`` would take, except that a recorded cluster that is dead counts as none.
+    address: str | None
+    """``host:port`` of a GCS; None: a local Ray is to be started."""
+    words: str
+    """Names it, for people; followed by a local Ray's address once there is one."""
+    driver: DriverRay | None = None
+    """Set where it is the driver's."""
+
+
+def choose(asked: str | None, driver: DriverRay | None, environ: Mapping[str, str]) -> Choice:
+    """The Ray that the user ``asked`` for by the option ``address``; else the driver's, ``RAY_ADDRESS``, a local one.
+
+    Unlike ``ray.init()``, the cluster that ``ray start`` last recorded on this machine is joined for ``"auto"`` alone:
+    it may be dead, or a stranger's.
+
+    Raises:
+        InvalidInputError: that is no address.
+        InstanceStartError: nothing answers there.
     """
-    if asked in (None, "", "auto"):
-        asked = environ.get("RAY_ADDRESS") or asked or None
-    if asked == "local":
-        return None
-    if asked is not None and "://" in asked:
+    if not asked and driver is not None:
+        return Choice(driver.address, f"the Ray of the calling process, at {driver.address}", driver)
+    named = "runtime_options name"
+    if asked in (None, "", "auto") and environ.get("RAY_ADDRESS"):
+        asked, named = environ["RAY_ADDRESS"], "RAY_ADDRESS names"
+    if not asked or asked == "local":
+        return Choice(None, "a local Ray of this instance's own, at")
+    if asked == "auto":
+        asked, named = _recorded_address(environ), "ray start recorded on this machine"
+    if "://" in asked:
         raise InvalidInputError(
             f"address {asked!r} is for the Ray client, which cannot host servekit: run on a node of the cluster and "
             "give address='auto', or its GCS address as 'host:port'"
         )
-    if asked in (None, "auto"):
-        recorded = _recorded_address(environ)
-        return recorded if recorded is not None and answers(recorded) else asked
-    assert asked is not None
     if not answers(asked):
         raise InstanceStartError(
-            f"no Ray cluster answers at {asked}: does it run (ray start --head), and is that its GCS port (6379)?"
+            f"no Ray cluster answers at {asked}, which {named}: does it run (ray start --head), and is that its GCS "
+            "port (6379)? address='local' starts a Ray of the instance's own"
         )
-    return asked
+    return Choice(asked, f"the Ray cluster at {asked}, which {named}")
 
 
 def answers(address: str) -> bool:
@@ -130,6 +151,14 @@ def attach(address: str) -> None:
         ) from failures[0]
 
 
+def detach() -> None:
+    """Let go of the Ray that this process is connected to."""
+    import ray
+
+    with _kept_signal_action(signal.SIGTERM):
+        ray.shutdown()
+
+
 def _why(error: BaseException) -> str:
     """Its message, and the last line of what caused it: Ray says there what a wrong token is."""
     reasons = [str(error)]
@@ -144,6 +173,7 @@ def _kept_signal_action(number: int) -> Iterator[None]:
 
     ``ray.init`` installs abseil's failure handler, for SIGTERM too: it prints a stack trace, and aborts the process
     three seconds later if that is still there. A controller that drains would not live to the end of it.
+    ``ray.shutdown`` puts the default action in its place: a controller would not drain at all.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     action = ctypes.create_string_buffer(512)  # a struct sigaction, opaque: 152 bytes in glibc on x86-64
@@ -156,10 +186,13 @@ def _kept_signal_action(number: int) -> Iterator[None]:
             raise OSError(ctypes.get_errno(), f"sigaction({number})")
 
 
-def _recorded_address(environ: Mapping[str, str]) -> str | None:
+def _recorded_address(environ: Mapping[str, str]) -> str:
     """The address that ``ray start`` left on this machine."""
-    directory = environ.get("RAY_TMPDIR", environ.get("TMPDIR", "/tmp"))
-    try:
-        return (Path(directory) / "ray" / "ray_current_cluster").read_text().strip() or None
-    except FileNotFoundError:
-        return None
+    file = Path(environ.get("RAY_TMPDIR", environ.get("TMPDIR", "/tmp"))) / "ray" / "ray_current_cluster"
+    recorded = file.read_text().strip() if file.exists() else ""
+    if not recorded:
+        raise InstanceStartError(
+            f"address='auto', but {file} names no Ray cluster: start one with ray start --head, or say where it is by "
+            "RAY_ADDRESS or address='host:port'"
+        )
+    return recorded

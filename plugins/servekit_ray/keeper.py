@@ -32,7 +32,8 @@ def main() -> None:
         if wait_for_end([told["owner_pidfd"]], timeout_s=0):
             return  # nobody would ever know of this Ray
         report(told["report_fd"], {"address": address})
-        wait_for_end([told["owner_pidfd"], *vital_pidfds()] if told["owned"] else vital_pidfds())
+        vital = [os.pidfd_open(pid) for pid in vital_children()]
+        wait_for_end([told["owner_pidfd"], *vital] if told["owned"] else vital)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         import ray
@@ -67,14 +68,12 @@ def wait_for_end(pidfds: Sequence[int], timeout_s: float | None = None) -> bool:
     return bool(poller.poll(None if timeout_s is None else timeout_s * 1000))
 
 
-def vital_pidfds() -> list[int]:
-    """The processes without which Ray is of no use, and which it does not start again: its GCS and its raylet."""
-    try:
-        children = Path("/proc/thread-self/children").read_text().split()
-    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
-        return []
-    vital = [pid for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() in ("gcs_server", "raylet")]
-    return [os.pidfd_open(int(pid)) for pid in vital]
+def vital_children() -> list[int]:
+    """The children of this process without which its Ray is of no use, and which Ray does not start again: its GCS and
+    its raylet. None where this process started no Ray, or where the kernel lacks CONFIG_PROC_CHILDREN.
+    """
+    children = [pid for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()]
+    return [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() in ("gcs_server", "raylet")]
 
 
 def _end(*_: object) -> NoReturn:

@@ -15,7 +15,8 @@ from servekit.errors import BackendStartError, DeadlineError, InvalidInputError,
 from servekit.interfaces import Exit, ReplicaRuntime, RuntimeContext, WorkerHandle, WorkerSpec
 from servekit.processes import OpenProcess, ProcessIdentity, opened
 from servekit_ray import actor, resources
-from servekit_ray.connection import Connection
+from servekit_ray.connection import SETTLE_S, Connection
+from servekit_ray.driver import DriverRay, connected_here
 from servekit_ray.endings import exit_of
 from servekit_ray.keeper import NAMESPACE
 
@@ -23,6 +24,9 @@ KILL_WAIT_S = 10.0
 """How long Ray may take to end a process that it was told to kill."""
 ASK_AGAIN_S = 0.05
 """Between two questions to an actor that answers, or that cannot be reached."""
+
+
+LOST = Exit("lost: the local Ray that hosted it has ended")
 
 
 class _State(msgspec.Struct):
@@ -46,13 +50,15 @@ class RayRuntime(ReplicaRuntime):
     """Places each worker with a Ray actor, named ``servekit:INSTANCE:WORKER`` in the namespace ``servekit``.
 
     Args:
-        address: a cluster, as for ``ray.init``: ``"auto"``, ``"host:port"``, ``"local"``. Default: ``RAY_ADDRESS``,
-            else the cluster that ``ray start`` runs on this machine, else a local Ray that ends with the instance.
+        address: ``"host:port"`` of a cluster's GCS; ``"auto"``, the cluster that ``RAY_ADDRESS`` names, or else the one
+            that ``ray start`` runs on this machine; ``"local"``, a Ray that ends with the instance. Default: the Ray
+            that the calling process is connected to, else the one that ``RAY_ADDRESS`` names, else a local one.
         links: ``"auto"``: workers are reached over TCP when the cluster has several nodes; ``"tcp"``: always.
         placement_timeout_s: how long a worker may wait for a place while no other gets one either.
         autoscaling: the cluster adds nodes on demand, so what no node has now may still come, within that time.
         include_dashboard: start a local Ray with its dashboard: 3 s more, and ``ray list actors`` works.
         ray_init: more arguments of ``ray.init`` for a local Ray: ``num_cpus``, ``num_gpus``, ``resources``, …
+        driver_ray: given by `complete_options`: the Ray that the calling process is connected to.
     """
 
     worker_options_name: ClassVar[str] = "ray_actor_options"
@@ -68,16 +74,27 @@ class RayRuntime(ReplicaRuntime):
         autoscaling: bool = False,
         include_dashboard: bool = False,
         ray_init: Mapping[str, Any] | None = None,
+        driver_ray: Mapping[str, Any] | None = None,
     ) -> None:
         if links not in ("auto", "tcp"):
             raise InvalidInputError(f"links is 'auto' or 'tcp', not {links!r}")
         arguments = {"include_dashboard": True} if include_dashboard else {}
-        self._connection = Connection(address, {**arguments, **(ray_init or {})})
+        driver = None if driver_ray is None else DriverRay.of(driver_ray)
+        self._connection = Connection(address, driver, {**arguments, **(ray_init or {})})
         self._links = links
         self.local_links = links != "tcp"
         self._placement_timeout_s = placement_timeout_s
         self._autoscaling = autoscaling
         self._last_placed = 0.0
+
+    @classmethod
+    def complete_options(cls, options: Mapping[str, Any], *, outlives: bool) -> Mapping[str, Any]:
+        """Beside ``options``, where they name no address, the Ray that this process is connected to."""
+        found = None if options.get("address") else connected_here(outlives=outlives)
+        return options if found is None else {"driver_ray": msgspec.to_builtins(found), **options}
+
+    def describe(self) -> str:
+        return self._connection.words
 
     def open(self, context: RuntimeContext) -> None:
         self._context = context
@@ -90,6 +107,7 @@ class RayRuntime(ReplicaRuntime):
         self._connection.close()
 
     def advertise_host(self) -> str | None:
+        self._connection.renew()
         if self._links == "auto" and len(self._connection.nodes()) < 2:
             return None
         import ray
@@ -232,21 +250,24 @@ class RayRuntime(ReplicaRuntime):
 
         deadline = time.monotonic() + timeout_s
         while self._connection.has(handle.generation):
-            ready, _ = ray.wait(handle.ended, timeout=max(0.0, deadline - time.monotonic()))
-            if not ready:
-                return None
+            left_s = max(0.0, deadline - time.monotonic())
             try:
-                ray.get(ready)
+                # In short waits, so that none is under way when a lost Ray is let go of.
+                ready, _ = ray.wait(handle.ended, timeout=min(left_s, SETTLE_S / 2))
+                if ready:
+                    ray.get(ready)
+                    # It answered: its controller was killed before it could tell it to `run`. Ask anew.
+                    handle.ended[:] = [handle.actor.where.remote()]
             except ActorUnavailableError:
-                pass  # the network, perhaps: the process may live
+                # The network, perhaps: the process may live. Ask anew.
+                handle.ended[:] = [handle.actor.where.remote()]
             except RayError as error:
-                return exit_of(str(error))
-            # Or it answered: its controller was killed before it could tell it to `run`. Ask anew.
-            handle.ended[:] = [handle.actor.where.remote()]
+                return exit_of(str(error)) if self._connection.has(handle.generation) else LOST
             if time.monotonic() >= deadline:
                 return None
-            time.sleep(ASK_AGAIN_S)
-        return Exit("lost: the local Ray that hosted it has ended")
+            if ready:
+                time.sleep(ASK_AGAIN_S)
+        return LOST
 
 
 def _actor_handle(handle: WorkerHandle) -> _ActorHandle:

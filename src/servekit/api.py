@@ -66,11 +66,12 @@ def init(
     if address is not None:
         return make_current(_attach(name, address))
     from servekit.control.launch import InstanceOptions
+    from servekit.runtime_options import complete
 
     options = InstanceOptions(
         name,
         runtime,
-        dict(mapping("runtime_options", runtime_options or {})),
+        complete(runtime, mapping("runtime_options", runtime_options or {}), outlives=False),
         http_host,
         http_port,
         ingress_workers,
@@ -90,7 +91,7 @@ def _start(options: InstanceOptions) -> Instance:
     from servekit.client import AdminClient  # Takes its time, which the controller needs as well.
 
     ready = launch.wait_up()
-    for line in ready.plugins:
+    for line in [*ready.plugins, *ready.runtimes]:
         _log.info("%s", line)
     for problem in ready.problems:
         # Python shows warnings without any logging set-up: that a plugin is not in use must not be missed.
@@ -115,7 +116,7 @@ def _attach(name: str, address: str) -> Instance:
         raise InvalidInputError(f"address is 'auto', for the standing instance {name!r}, or None; not {address!r}")
     found = find(name)
     client = AdminClient(f"{found.directory}/admin.sock", found.token)
-    return Instance(name, found.url, client, lambda: None, found.directory, found.token.hex())
+    return Instance(name, found.url, client, lambda: None, found.directory, found.token.hex(), standing=True)
 
 
 AnInstance = TypeVar("AnInstance", bound=Instance)

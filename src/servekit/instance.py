@@ -28,7 +28,15 @@ class Instance:
     """Replicas run frozen code, and not the very objects of this process."""
 
     def __init__(
-        self, name: str, url: str, client: Client, end: Callable[[], None], directory: str = "", token: str = ""
+        self,
+        name: str,
+        url: str,
+        client: Client,
+        end: Callable[[], None],
+        directory: str = "",
+        token: str = "",
+        *,
+        standing: bool = False,
     ) -> None:
         self.name = name
         self.url = url
@@ -38,6 +46,7 @@ class Instance:
         """What the admin API asks for, as ``Authorization: Bearer TOKEN``. Who has it can run code: keep it secret."""
         self._client = client
         self._end = end
+        self._standing = standing
         self._leave: Callable[[Instance], None] = lambda instance: None
         """Told by `shutdown`, before anything ends; set by `servekit.api`, for which this instance may be current."""
         self._caller: Caller | None = None
@@ -223,7 +232,7 @@ class Instance:
             "adapter": adapter_path,
             "adapter_options": dict(adapter_options or {}),
             "runtime": runtime,
-            "runtime_options": None if runtime_options is None else dict(runtime_options),
+            **self._runtime_options(runtime, runtime_options),
             "worker_options": dict(ray_actor_options or {}),
             "wait": wait,
             "code_data": b"" if packed.code.is_empty or not self._code_travels else packed.code.encode(),
@@ -266,6 +275,17 @@ class Instance:
 
         return pack_target(*arguments)
 
+    def _runtime_options(self, runtime: str | None, given: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What goes for this backend, and what goes where nothing was given and the runtime is not the instance's."""
+        from servekit.runtime_options import complete
+
+        options = {} if given is None else dict(mapping("runtime_options", given))
+        if runtime is not None:
+            options = complete(runtime, options, outlives=self._standing)
+        return (
+            {"runtime_options": None, "own_runtime_options": options} if given is None else {"runtime_options": options}
+        )
+
     def _plugin(self, what: str, named: str | Any) -> str:
         if not isinstance(named, str):
             raise InvalidInputError(
@@ -276,9 +296,10 @@ class Instance:
     # -- the whole ---------------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
-        """Endpoints, ingress workers, and backends: how many replicas each is to have (``wanted_replicas``) and has
-        (``replicas``: id, state, pid, node, outstanding, started), its ``load``, where it autoscales, and why a
-        replica last could not start (``last_start_error``) or failed at all (``last_failure``)."""
+        """Endpoints, ingress workers, in ``runtimes`` where the workers of each live, and backends: how many replicas
+        each is to have (``wanted_replicas``) and has (``replicas``: id, state, pid, node, outstanding, started), its
+        ``load``, where it autoscales, and why a replica last could not start (``last_start_error``) or failed at all
+        (``last_failure``)."""
         status: dict[str, Any] = self._client.call("status")
         return status
 

@@ -188,6 +188,25 @@ class ReplicaRuntime(ABC):
     local_links: bool = True
     """False: workers on this machine, too, are reached at `advertise_host`, over TCP."""
 
+    @classmethod
+    def complete_options(cls, options: Mapping[str, Any], *, outlives: bool) -> Mapping[str, Any]:
+        """The runtime's options, and beside them what only the process that calls `init` or `create_backend` knows: a
+        runtime lives in the controller's process. Called there, on the class; it may not block. Default: as they are.
+
+        Args:
+            options: what the user gave, not checked yet. What is given stays.
+            outlives: the instance does not end with this process.
+
+        Raises:
+            ServekitError: what the process knows makes these options useless. `init` or `create_backend` raises it.
+        """
+        return options
+
+    def describe(self) -> str:
+        """Where its workers live, in a few words that follow a colon: for the log and for `status`. Called once it is
+        open. Default: empty, which says nothing."""
+        return ""
+
     def open(self, context: RuntimeContext) -> None:
         """Called once, before anything else. Raises what `init()` or `create_backend()` should raise."""
 

@@ -25,7 +25,7 @@ from servekit.errors import UnknownPluginError
 from servekit.factories import Kind, Origin, Provided, at_path, build, check_options, describe, load_path, path_of
 
 __all__ = ["Kind", "Origin", "Problem", "Provided", "Registry", "at_path", "build", "check_options"]
-__all__ += ["disabled_by_environment", "discover", "load_path", "notify_observers"]
+__all__ += ["disabled_by_environment", "discover", "find", "load_path", "notify_observers"]
 
 GROUP = "servekit"
 BUNDLE = "servekit"
@@ -188,6 +188,25 @@ def discover(*, disabled: Collection[str] = (), entry_points: Iterable[EntryPoin
             problems.append(Problem(f"{origin} was not loaded: {reason}", (origin,)))
             logger.debug("%s was not loaded", origin, exc_info=True)
     return Registry(plugins, problems, known.intersection(disabled))
+
+
+def find(kind: Kind, name_or_path: str) -> Provided | None:
+    """The one factory of that name, for a process that needs no other; None where `discover` gives none.
+
+    Reading every plugin takes 70 ms. So the entry point of the same name comes first, and the others only where that
+    does not give the name; two plugins that give the same name are the controller's to refuse.
+    """
+    disabled = disabled_by_environment()
+    if ":" in name_or_path:
+        sources: list[Iterable[EntryPoint] | None] = [()]
+    else:
+        sources = [importlib_metadata.entry_points(group=GROUP, name=name_or_path), None]
+    for entry_points in sources:
+        try:
+            return discover(disabled=disabled, entry_points=entry_points).get(kind, name_or_path)
+        except UnknownPluginError:
+            continue
+    return None
 
 
 def _sorted(entry_points: Iterable[EntryPoint]) -> list[tuple[Origin, EntryPoint]]:

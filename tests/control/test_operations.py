@@ -31,6 +31,9 @@ class Plugins:
 
     def check(self, name: str, options: Any) -> None: ...
 
+    async def lines(self) -> list[str]:
+        return [f"runtime {name}: here" for name, _ in self.opened]
+
     async def get(self, name: str, options: Any) -> Any:
         self.opened.append((name, options))
         return ReplicaRuntime

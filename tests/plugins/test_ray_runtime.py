@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from servekit.interfaces import Exit, RuntimeContext, WorkerHandle, WorkerSpec
 from servekit.processes import ProcessIdentity, identify, is_alive
 from servekit_ray import RayRuntime, cluster, resources
 from servekit_ray.actor import WorkerHost
+from servekit_ray.cluster import Choice
+from servekit_ray.driver import DriverRay
 from servekit_ray.endings import exit_of
 
 STUB = '''
@@ -109,56 +112,97 @@ def test_links_is_one_of_two():
         RayRuntime(links="udp")  # type: ignore[arg-type]
 
 
-class TestChooseAddress:
-    @pytest.fixture
+class TestChoose:
+    """10.0.0.1 is what `ray start` recorded."""
+
+    DRIVER = DriverRay("10.0.0.9:6379", False, [])
+
+    @pytest.fixture(autouse=True)
     def answering(self, monkeypatch):
-        answering: set[str] = set()
+        answering = {"10.0.0.1:6379", "10.0.0.2:6379"}
         monkeypatch.setattr(cluster, "answers", answering.__contains__)
         return answering
 
     @pytest.fixture
-    def environ(self, tmp_path):
+    def record(self, tmp_path):
         (tmp_path / "ray").mkdir()
-        return {"RAY_TMPDIR": str(tmp_path)}
+        record = tmp_path / "ray" / "ray_current_cluster"
+        record.write_text("10.0.0.1:6379\n")
+        return record
 
-    def record(self, environ, address):
-        Path(environ["RAY_TMPDIR"], "ray", "ray_current_cluster").write_text(address + "\n")
+    @pytest.fixture
+    def environ(self, record):
+        return {"RAY_TMPDIR": str(record.parents[1])}
 
-    def test_nothing_there_means_a_local_ray(self, environ, answering):
-        assert cluster.choose_address(None, environ) is None
-        assert cluster.choose_address("auto", environ) == "auto"
+    def test_a_local_ray_whatever_is_recorded(self, environ):
+        for asked in (None, "", "local"):
+            choice = cluster.choose(asked, None, environ)
+            assert choice == Choice(None, "a local Ray of this instance's own, at")
 
-    def test_a_running_cluster_of_this_machine_is_taken(self, environ, answering):
-        self.record(environ, "10.0.0.1:6379")
-        answering.add("10.0.0.1:6379")
-        assert cluster.choose_address(None, environ) == "10.0.0.1:6379"
-        assert cluster.choose_address("auto", environ) == "10.0.0.1:6379"
-        assert cluster.choose_address("local", environ) is None
+    def test_auto_is_the_recorded_cluster(self, environ):
+        choice = cluster.choose("auto", None, environ)
+        assert choice == Choice(
+            "10.0.0.1:6379", "the Ray cluster at 10.0.0.1:6379, which ray start recorded on this machine"
+        )
 
-    def test_a_recorded_cluster_that_is_dead_is_none(self, environ, answering):
-        self.record(environ, "10.0.0.1:6379")
-        assert cluster.choose_address(None, environ) is None
+    def test_auto_does_not_take_a_recorded_cluster_that_is_dead(self, environ, answering):
+        answering.clear()
+        with pytest.raises(InstanceStartError, match=r"answers at 10.0.0.1:6379, which ray start recorded"):
+            cluster.choose("auto", None, environ)
 
-    def test_ray_address_comes_first(self, environ, answering):
-        self.record(environ, "10.0.0.1:6379")
-        answering.update({"10.0.0.1:6379", "10.0.0.2:6379"})
+    @pytest.mark.parametrize("content", ["", None])
+    def test_auto_where_nothing_is_recorded(self, environ, record, content):
+        record.unlink() if content is None else record.write_text(content)
+        with pytest.raises(InstanceStartError, match=r"ray_current_cluster names no Ray cluster"):
+            cluster.choose("auto", None, environ)
+
+    def test_ray_address(self, environ):
         environ["RAY_ADDRESS"] = "10.0.0.2:6379"
-        assert cluster.choose_address(None, environ) == "10.0.0.2:6379"
-        assert cluster.choose_address("auto", environ) == "10.0.0.2:6379"
+        for asked in (None, "auto"):
+            choice = cluster.choose(asked, None, environ)
+            assert choice == Choice("10.0.0.2:6379", "the Ray cluster at 10.0.0.2:6379, which RAY_ADDRESS names")
+        assert cluster.choose("local", None, environ).address is None
+        assert cluster.choose("10.0.0.1:6379", None, environ).address == "10.0.0.1:6379"
         environ["RAY_ADDRESS"] = "local"
-        assert cluster.choose_address(None, environ) is None
+        assert cluster.choose(None, None, environ).address is None
+        environ["RAY_ADDRESS"] = "auto"
+        assert cluster.choose(None, None, environ).address == "10.0.0.1:6379"
 
-    def test_an_explicit_address_must_answer(self, environ, answering):
-        with pytest.raises(InstanceStartError, match="10.0.0.3:6379"):
-            cluster.choose_address("10.0.0.3:6379", environ)
+    def test_the_drivers_ray_comes_before_the_environment_and_behind_an_option(self, environ):
+        environ["RAY_ADDRESS"] = "10.0.0.2:6379"
+        choice = cluster.choose(None, self.DRIVER, environ)
+        assert choice == Choice("10.0.0.9:6379", "the Ray of the calling process, at 10.0.0.9:6379", self.DRIVER)
+        assert cluster.choose("10.0.0.1:6379", self.DRIVER, environ).address == "10.0.0.1:6379"
+        assert cluster.choose("local", self.DRIVER, environ).address is None
 
-    def test_the_ray_client_is_refused(self, environ, answering):
+    def test_a_named_cluster_must_answer(self, environ):
+        with pytest.raises(InstanceStartError, match=r"answers at 10.0.0.3:6379, which runtime_options name"):
+            cluster.choose("10.0.0.3:6379", None, environ)
+        environ["RAY_ADDRESS"] = "10.0.0.4:6379"
+        with pytest.raises(InstanceStartError, match=r"answers at 10.0.0.4:6379, which RAY_ADDRESS names"):
+            cluster.choose(None, None, environ)
+
+    def test_the_ray_client_is_refused(self, environ):
         with pytest.raises(InvalidInputError, match="ray://head:10001"):
-            cluster.choose_address("ray://head:10001", environ)
+            cluster.choose("ray://head:10001", None, environ)
 
-    def test_an_address_without_a_port_is_refused(self, environ):
-        with pytest.raises(InvalidInputError, match="head"):
-            cluster.choose_address("head", environ)
+
+def test_an_address_without_a_port_is_refused():
+    with pytest.raises(InvalidInputError, match="head"):
+        cluster.choose("head", None, {})
+
+
+def test_a_driver_that_is_connected_by_the_ray_client_is_told_what_to_do(monkeypatch):
+    client = types.SimpleNamespace(ray=types.SimpleNamespace(is_connected=lambda: True))
+    monkeypatch.setitem(sys.modules, "ray.util.client", client)
+    with pytest.raises(InvalidInputError, match=r"Ray client \(ray://\).*ray.init\(address='auto'\)"):
+        RayRuntime.complete_options({}, outlives=False)
+    assert RayRuntime.complete_options({"address": "local"}, outlives=False) == {"address": "local"}
+
+
+def test_what_is_for_init_to_fill_in_is_checked():
+    with pytest.raises(InvalidInputError, match="give address"):
+        RayRuntime(driver_ray={"address": 1})
 
 
 class TestResources:
@@ -439,6 +483,13 @@ class TestThisProcess:
         assert "SIGTERM" not in capfd.readouterr().err
         assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)  # abseil would abort the process in three seconds
 
+    def test_it_is_connected_to_a_ray(self, runtime, address):
+        """That goes on without it: it is in a keeper."""
+        found = RayRuntime.complete_options({"links": "tcp"}, outlives=True)
+        assert found == {"links": "tcp", "driver_ray": {"address": address, "tokens": True, "processes": []}}
+        assert RayRuntime.complete_options({"address": "auto"}, outlives=True) == {"address": "auto"}
+        assert runtime.describe() == f"a local Ray of this instance's own, at {address}"
+
     def test_a_second_ray_is_refused(self, runtime, tmp_path):
         with pytest.raises(InstanceStartError, match="only one"):
             StubRuntime().open(RuntimeContext("second", False, str(tmp_path)))
@@ -455,7 +506,10 @@ except Exception as error:
     tell(error=type(error).__name__, message=str(error))
 """)
         assert told["error"] == "InvalidInputError"
-        assert "ray_init" in told["message"]
+        assert (
+            f"ray_init and include_dashboard are for a local Ray, and it is to be the Ray cluster at {address}"
+            in told["message"]
+        )
 
     def test_tcp_links_advertise_this_node(self, address, drive, tmp_path):
         _, told = drive(f"""
@@ -494,6 +548,9 @@ threading.Event().wait()
 
     def test_a_local_ray_that_was_killed_is_started_again(self, drive, tmp_path):
         driver, told = drive(f"""
+import signal
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append('to end'))
 runtime = opened('heals', False, {str(tmp_path)!r}, address='local', ray_init={{'num_cpus': 1}})
 handle = runtime.start(WorkerSpec('w0', 'model', {SLEEP!r}))
 tell(keeper=runtime._connection._keeper.identity.pid)
@@ -502,7 +559,8 @@ while runtime.poll(handle) is None:
 lost = runtime.poll(handle).reason
 runtime.stop(handle, 5)
 handle = runtime.start(WorkerSpec('w1', 'model', {SLEEP!r}))
-tell(lost=lost, now=runtime.poll(handle))
+os.kill(os.getpid(), signal.SIGTERM)
+tell(lost=lost, now=runtime.poll(handle), asked=asked)
 runtime.stop(handle, 0)
 runtime.close()
 """)
@@ -511,7 +569,8 @@ runtime.close()
         os.kill(raylet, signal.SIGKILL)
         assert driver.stdout is not None
         later = json.loads(next(line for line in driver.stdout if line.startswith("TOLD")).removeprefix("TOLD"))
-        assert later == {"lost": "lost: the local Ray that hosted it has ended", "now": None}
+        lost = "lost: the local Ray that hosted it has ended"
+        assert later == {"lost": lost, "now": None, "asked": ["to end"]}
         assert driver.wait(60) == 0
         until(lambda: not any(map(is_alive, processes)))
 

@@ -56,6 +56,8 @@ class CreateBackend(msgspec.Struct, forbid_unknown_fields=True):
     runtime: str | None = None
     """None: the instance's; likewise its options."""
     runtime_options: dict[str, Any] | None = None
+    own_runtime_options: dict[str, Any] = {}
+    """In their place where the runtime is another than the instance's."""
     worker_options: dict[str, Any] = {}
     wait: bool = True
     code_data: bytes = b""
@@ -195,7 +197,7 @@ class Operations:
         name = default if a.runtime is None else a.runtime
         if a.runtime_options is not None:
             return name, a.runtime_options
-        return name, default_options if name == default else {}
+        return name, default_options if name == default else a.own_runtime_options
 
     async def _delete_backend(self, a: Named) -> None:
         await self._controller.delete_backend(a.name)
@@ -247,6 +249,7 @@ class Operations:
         workers = self._controller.ingresses.workers.values()
         return {
             **self._about(),
+            "runtimes": await self._runtimes.lines(),
             "endpoints": await self._list_endpoints(Nothing()),
             "backends": backends,
             "ingress": [{"id": w.worker_id, "pid": w.pid, "ready": w.applied > 0} for w in workers],

@@ -70,7 +70,8 @@ class ControllerProcess:
                 started.result()
                 app, servers = await self._open_admin(service, loop)
                 problems = [str(problem) for problem in self._registry.problems]
-                self._say(Ready(plugins=self._registry.loaded, problems=problems))
+                runtimes = await service.runtimes.lines()
+                self._say(Ready(plugins=self._registry.loaded, runtimes=runtimes, problems=problems))
                 await self._ending.wait()
                 await app.close()
         except ServekitError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -16,6 +17,8 @@ from servekit.plugins import Registry
 
 T = TypeVar("T")
 
+_log = logging.getLogger("servekit.control")
+
 THREADS = 16
 """Runtime calls at a time; starts beyond them wait."""
 
@@ -28,15 +31,11 @@ class Runtimes:
         self._registry = registry
         self._context = context
         self._fixed = fixed
-        self._open: dict[str, ReplicaRuntime] = {}
+        self._open: dict[tuple[str, bytes], ReplicaRuntime] = {}
         self._lock = asyncio.Lock()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="runtime")
         # A start may wait long for a place: it must not keep those from being looked at and stopped that have one.
         self._starts = ThreadPoolExecutor(THREADS, thread_name_prefix="start")
-
-    @staticmethod
-    def key(name: str, options: Mapping[str, Any]) -> str:
-        return f"{name} {msgspec.json.encode(options, order='sorted').decode()}"
 
     def check(self, name: str, options: Mapping[str, Any]) -> None:
         """Raise where there is no such runtime, or it does not take these options."""
@@ -47,14 +46,25 @@ class Runtimes:
         """The opened runtime. Raises what its plugin raises, as a `ServekitError`."""
         if self._fixed is not None:
             return self._fixed
-        key = self.key(name, options)
+        key = (name, msgspec.json.encode(options, order="sorted"))
         async with self._lock:
             if key not in self._open:
                 provided = self._registry.get(Kind.RUNTIME, name)
                 runtime: ReplicaRuntime = build(provided, options)
                 await self.call(runtime.open, self._context, failing=f"runtime {name!r} could not be opened")
                 self._open[key] = runtime
+                for line in await self._line(name, runtime):
+                    _log.info("%s", line)
             return self._open[key]
+
+    async def lines(self) -> list[str]:
+        """Where the workers of each open runtime live, of those that say it."""
+        opened = [*self._open.items()]
+        return [line for (name, _), runtime in opened for line in await self._line(name, runtime)]
+
+    async def _line(self, name: str, runtime: ReplicaRuntime) -> list[str]:
+        where = await self.call(runtime.describe, failing=f"runtime {name!r} could not be described")
+        return [f"runtime {name}: {where}"] if where else []
 
     async def check_worker_options(self, name: str, runtime: ReplicaRuntime, options: Mapping[str, Any]) -> None:
         """Raise `InvalidInputError` where a worker cannot be started with these."""

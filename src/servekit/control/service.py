@@ -58,12 +58,12 @@ class Service:
         self._remote: dict[str, str] = {}
         """Control addresses for workers on other machines, by the host that reaches this one."""
         context = RuntimeContext(setup.instance_id, setup.standing, setup.directory)
-        self._runtimes = Runtimes(registry, context, fixed_runtime)
+        self.runtimes = Runtimes(registry, context, fixed_runtime)
         self._writer = Writer(Store(setup.directory))
         self._counts = Counts()
         self._ingresses = IngressFleet(self._launch_ingress)
         self._replicas = ReplicaFleet(
-            self._runtimes,
+            self.runtimes,
             bootstrap=self._replica_bootstrap,
             blobs=self._blobs,
             save=lambda record: self._writer.call(lambda store: store.save_worker(record)),
@@ -97,16 +97,16 @@ class Service:
         self.operations = Operations(
             self._controller,
             self._resolver,
-            self._runtimes,
+            self.runtimes,
             self._writer,
             self._counts,
             (setup.runtime, setup.runtime_options),
             self._about,
         )
         self._listeners.append(await self._network.listen(self._control_address, self._control.new_link))
-        self._runtimes.check(setup.runtime, setup.runtime_options)
+        self.runtimes.check(setup.runtime, setup.runtime_options)
         self._ingresses.start([f"ingress{n}" for n in range(1, setup.ingress_workers + 1)])
-        await self._runtimes.get(setup.runtime, setup.runtime_options)
+        await self.runtimes.get(setup.runtime, setup.runtime_options)
         await self._adopt(desired.backends, workers)
         # Before the first snapshot: one without them would make the ingress workers let go of replicas that serve.
         await self._replicas.wait_known(ADOPTION_TIMEOUT_S)
@@ -119,7 +119,7 @@ class Service:
             await self._controller.stop(timeout_s)
         else:
             await self._ingresses.stop(timeout_s)
-        await self._runtimes.close()
+        await self.runtimes.close()
         self._control.close()
         for listener in self._listeners:
             with contextlib.suppress(FileNotFoundError):
@@ -158,7 +158,7 @@ class Service:
         return await self._launch(bootstrap)
 
     async def _replica_bootstrap(self, worker_id: str, runtime: ReplicaRuntime) -> bytes:
-        host = await self._runtimes.call(runtime.advertise_host, failing="the runtime gave no address")
+        host = await self.runtimes.call(runtime.advertise_host, failing="the runtime gave no address")
         control = [self._control_address]
         if host is not None:
             self._ingresses.listen_on(host)

@@ -49,5 +49,7 @@ class Ready(msgspec.Struct):
     message: str = ""
     plugins: list[str] = []
     """Those in use, and what each gives."""
+    runtimes: list[str] = []
+    """Where the workers of those that are open live."""
     problems: list[str] = []
     """Plugins that are not in use, and why."""

@@ -200,6 +200,17 @@ def test_a_driver_that_is_connected_by_the_ray_client_is_told_what_to_do(monkeyp
     assert RayRuntime.complete_options({"address": "local"}, outlives=False) == {"address": "local"}
 
 
+def test_a_ray_that_the_process_has_started_is_not_for_an_instance_that_outlives_it(monkeypatch):
+    context = types.SimpleNamespace(gcs_address="10.0.0.9:6379")
+    ray = types.SimpleNamespace(is_initialized=lambda: True, get_runtime_context=lambda: context)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr("servekit_ray.driver.vital_children", lambda: [os.getpid()])
+    with pytest.raises(InvalidInputError, match="ends with it, and the instance does not"):
+        RayRuntime.complete_options({}, outlives=True)
+    found = RayRuntime.complete_options({}, outlives=False)["driver_ray"]
+    assert DriverRay.of(found).processes == [identify(os.getpid())]
+
+
 def test_what_is_for_init_to_fill_in_is_checked():
     with pytest.raises(InvalidInputError, match="give address"):
         RayRuntime(driver_ray={"address": 1})

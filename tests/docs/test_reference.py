@@ -40,7 +40,7 @@ METHODS = [
     (interface, name)
     for interface in (RoutingPolicy, ReplicaRuntime, RequestAdapter)
     for name, member in vars(interface).items()
-    if inspect.isfunction(member) and not name.startswith("_")
+    if inspect.isfunction(getattr(member, "__func__", member)) and not name.startswith("_")  # a classmethod, too
 ]
 FUNCTIONS: list[Callable[..., Any]] = [servekit.init, servekit.create_endpoint, servekit.create_backend]
 CONFIGS: list[type[Any]] = [Autoscaling, BackendConfig, HttpLimits]

@@ -418,6 +418,19 @@ class Pydantic(pydantic.BaseModel):
     planet: Planet = Planet.MARS
 
 
+@pydantic.validate_call
+def checked(number: int) -> int:
+    return number
+
+
+unpicklable = threading.current_thread()
+
+
+@case
+def pydantic_checks_of_calls() -> bool:
+    return checked("3") == 3  # type: ignore[arg-type]
+
+
 @case
 def pydantic_models() -> bool:
     return Pydantic(number="3") == Pydantic(number=3) and Pydantic(number=1).planet is Planet.MARS

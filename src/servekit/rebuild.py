@@ -254,6 +254,11 @@ def _template(obj: Any, _: ByValue) -> Reduction:
     return object.__new__, (type(obj),), vars(obj)
 
 
+def _empty(obj: Any, _: ByValue) -> Reduction:
+    """What pydantic looks names up in while it builds a model: all globals of the script, of no use after that."""
+    return type(obj), ()
+
+
 # -- classes whose __getattr__ is asked before there is anything -----------------------------------------------------
 
 
@@ -359,6 +364,7 @@ _BY_NAME: dict[str, _Reduce] = {
     **{f"ctypes.{name}": _library for name in ("CDLL", "PyDLL")},
     "werkzeug.local.LocalProxy": _by_name,
     "jinja2.environment.Template": _template,
+    "pydantic._internal._namespace_utils.NsResolver": _empty,
 }
 """Types that are not imported here, or that not every Python has."""
 _MODULES = frozenset(name.rpartition(".")[0] for name in _BY_NAME)

@@ -100,7 +100,7 @@ def _kind(value: Any) -> str:
         return f"the function {value.__qualname__}"
     kind = type(value)
     text = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return f"an {text}" if text[0].lower() in "aeiou" else f"a {text}"
+    return f"an {text}" if text.lstrip("_")[0].lower() in "aeiou" else f"a {text}"
 
 
 # -- parts -----------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from typing import Any
 
 from servekit.code.modules import is_main
 from servekit.handles.pickling import dumps
+from servekit.processes import memory_file
 
 _NAMED = (type, types.FunctionType, functools._lru_cache_wrapper, typing.NewType)
 
@@ -36,10 +37,14 @@ class _Script:
         self._file: Any = None
 
     def keep(self, data: bytes) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # It goes with the process.
-        self._file.write(data)
-        self._file.flush()
-        self.path = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
+        """In a file that goes with the process: on the disk, where there is room, for arguments may be long."""
+        try:
+            file: Any = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+            file.write(data)
+        except OSError:
+            file = os.fdopen(memory_file(data), "rb")
+        self._file = file
+        self.path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
 
     def find(self, module: str, name: str) -> Any:
         """None where there is nothing of that name."""

@@ -18,7 +18,7 @@ from servekit.code.references import References, named_code
 from servekit.errors import InvalidInputError, UnpicklableTargetError
 from servekit.handles.culprit import blame
 from servekit.handles.pickling import PROTOCOL, Pickler
-from servekit.rebuild import name_of
+from servekit.rebuild.objects import name_of
 from servekit.replica.target import Target
 
 NOT_FROZEN = Freezing(freeze=False)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from servekit.code.modules import is_importable, is_main
 from servekit.handles.pickling import PROTOCOL, Pickler
-from servekit.rebuild import reduced
+from servekit.rebuild.objects import reduced
 
 PARTS = 1_000
 """So many parts of an object are tried at most."""

@@ -16,7 +16,8 @@ import cloudpickle
 
 from servekit.code.finder import is_frozen
 from servekit.code.modules import is_importable, is_main
-from servekit.rebuild import reduced, remade
+from servekit.rebuild.definitions import remade
+from servekit.rebuild.objects import reduced
 
 PROTOCOL = 5
 """PEP 574: large buffers leave the pickle, and are copied once less."""

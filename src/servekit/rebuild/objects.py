@@ -6,17 +6,14 @@ table from a type to the reduction (`object.__reduce_ex__`) of its objects.
 """
 
 from __future__ import annotations
-import __future__
 
 import concurrent.futures
 import contextvars
 import dataclasses
 import functools
 import importlib
-import inspect
 import pickle
 import queue
-import re
 import subprocess
 import sys
 import threading
@@ -27,8 +24,6 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeAlias
 
 import msgspec
-
-from servekit.rebuild_classes import remade_class
 
 ByValue: TypeAlias = Callable[[str], bool]
 """Whether what the module of that name holds is pickled whole, as no import there would find it."""
@@ -51,16 +46,6 @@ def reduced(obj: Any, by_value: ByValue) -> Any:
     if hasattr(kind, "__getattr__") and _pickled_by_default(kind):
         return _set_whole(obj)
     return NotImplemented
-
-
-def remade(obj: Any, reduction: Reduction) -> Reduction:
-    """cloudpickle's reduction of a function or class that goes by value, with what cloudpickle leaves out."""
-    if isinstance(obj, types.FunctionType):
-        missing = _names_of_annotations(obj)
-        if missing:
-            reduction[2][1]["__globals__"].update(missing)
-        return reduction
-    return remade_class(obj, reduction)
 
 
 def is_named(obj: Any, by_value: ByValue) -> bool:
@@ -284,40 +269,6 @@ def _set_state(obj: Any, state: Any) -> None:
         vars(obj).update(attributes)
     for name, value in (slots or {}).items():
         object.__setattr__(obj, name, value)
-
-
-# -- functions -------------------------------------------------------------------------------------------------------
-
-_words = re.compile(r"[^\W\d]\w*").findall
-
-
-def _names_of_annotations(function: types.FunctionType) -> dict[str, Any]:
-    """The globals that annotations name which are text still (``from __future__ import annotations``).
-
-    cloudpickle takes along what a function's code names; who reads its annotations, as FastAPI does, wants these too.
-    """
-    found = [text for text in function.__annotations__.values() if isinstance(text, str)]
-    found += _annotations_within(function.__code__)
-    names = {name for text in found for name in _words(text)}
-    return {name: function.__globals__[name] for name in sorted(names) if name in function.__globals__}
-
-
-def _annotations_within(code: types.CodeType) -> list[str]:
-    """Those of the functions that this one makes: names and texts by turns, in a constant beside the code."""
-    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
-    if not inner or not code.co_flags & __future__.annotations.compiler_flag:
-        return []
-    arguments = {"return"}.union(*(const.co_varnames[: _parameters(const)] for const in inner))
-    found = [text for const in inner for text in _annotations_within(const)]
-    for const in code.co_consts:
-        if isinstance(const, tuple) and const and not len(const) % 2 and arguments.issuperset(const[::2]):
-            found += [text for text in const[1::2] if isinstance(text, str)]
-    return found
-
-
-def _parameters(code: types.CodeType) -> int:
-    flags = inspect.CO_VARARGS, inspect.CO_VARKEYWORDS
-    return code.co_argcount + code.co_kwonlyargcount + sum(bool(code.co_flags & flag) for flag in flags)
 
 
 # -- the tables ------------------------------------------------------------------------------------------------------

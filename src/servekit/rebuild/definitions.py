@@ -1,15 +1,19 @@
-"""Classes that go by value: what cloudpickle's reduction of a class leaves out.
+"""Functions and classes that go by value: what cloudpickle's reduction of them leaves out.
 
 cloudpickle makes an empty class first, and then sets what it has. That is too late for `msgspec.Struct`, which lays its
-fields out when the class is made, and loses what an enum's ``__init__`` did to its members.
+fields out when the class is made, and loses what an enum's ``__init__`` did to its members. Of a function's globals it
+takes those that the code names, and not those that only annotations do.
 """
 
 from __future__ import annotations
+import __future__
 
 import enum
 import functools
 import inspect
 import pickle
+import re
+import types
 import typing
 from typing import Any, TypeAlias
 
@@ -18,9 +22,55 @@ import msgspec
 Reduction: TypeAlias = "tuple[Any, ...]"
 
 
-def remade_class(cls: type, reduction: Reduction) -> Reduction:
-    """cloudpickle's reduction, amended. Raises `pickle.PicklingError` for a class that could not be made again."""
-    _, attributes = reduction[1], reduction[2][0]
+def remade(obj: Any, reduction: Reduction) -> Reduction:
+    """The reduction, amended. Raises `pickle.PicklingError` for a class that could not be made again."""
+    if isinstance(obj, types.FunctionType):
+        missing = _names_of_annotations(obj)
+        if missing:
+            reduction[2][1]["__globals__"].update(missing)
+        return reduction
+    return _class(obj, reduction)
+
+
+# -- functions -------------------------------------------------------------------------------------------------------
+
+_words = re.compile(r"[^\W\d]\w*").findall
+
+
+def _names_of_annotations(function: types.FunctionType) -> dict[str, Any]:
+    """The globals that annotations name which are text still (``from __future__ import annotations``).
+
+    cloudpickle takes along what a function's code names; who reads its annotations, as FastAPI does, wants these too.
+    """
+    found = [text for text in function.__annotations__.values() if isinstance(text, str)]
+    found += _annotations_within(function.__code__)
+    names = {name for text in found for name in _words(text)}
+    return {name: function.__globals__[name] for name in sorted(names) if name in function.__globals__}
+
+
+def _annotations_within(code: types.CodeType) -> list[str]:
+    """Those of the functions that this one makes: names and texts by turns, in a constant beside the code."""
+    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
+    if not inner or not code.co_flags & __future__.annotations.compiler_flag:
+        return []
+    arguments = {"return"}.union(*(const.co_varnames[: _parameters(const)] for const in inner))
+    found = [text for const in inner for text in _annotations_within(const)]
+    for const in code.co_consts:
+        if isinstance(const, tuple) and const and not len(const) % 2 and arguments.issuperset(const[::2]):
+            found += [text for text in const[1::2] if isinstance(text, str)]
+    return found
+
+
+def _parameters(code: types.CodeType) -> int:
+    flags = inspect.CO_VARARGS, inspect.CO_VARKEYWORDS
+    return code.co_argcount + code.co_kwonlyargcount + sum(bool(code.co_flags & flag) for flag in flags)
+
+
+# -- classes -----------------------------------------------------------------------------------------------------------
+
+
+def _class(cls: type, reduction: Reduction) -> Reduction:
+    attributes = reduction[2][0]
     if "__annotations__" in attributes:
         attributes["__annotations__"] = _annotations(cls)
     if isinstance(cls, msgspec.StructMeta):

@@ -1,0 +1,1 @@
+"""How what pickling does not take is rebuilt elsewhere: see `objects` and `definitions`."""

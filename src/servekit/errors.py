@@ -84,6 +84,10 @@ class HandlerError(ServekitError, RuntimeError):
     """A handler failed with what cannot be raised at its caller; the message says what it was."""
 
 
+class CodeDiffersError(ServekitError, ImportError):
+    """What a handle carries refers to a class that the other end's code lacks; the message has the digests of both."""
+
+
 class CallCycleError(ServekitError, RuntimeError):
     """Handlers call each other in a circle, in which the last call would wait for the first for ever."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from servekit.errors import CodeDiffersError
 from servekit.handles.pickling import PROTOCOL, Pickler, dumps
 
 
@@ -55,7 +56,7 @@ def test_a_subclass_decides_what_goes_whole(own: Any) -> None:
     del sys.modules["own_of_pickling"]
     sys.path_importer_cache.clear()
     sys.path.pop(0)
-    with pytest.raises(ModuleNotFoundError):
+    with pytest.raises(CodeDiffersError, match=r"the code of 'own_of_pickling' is \w{16} where .* not there where"):
         pickle.loads(by_name)
     assert pickle.loads(by_value)(4) == 8
 

@@ -83,7 +83,6 @@ def test_a_function_of_the_script_is_served_by_the_other_host(drive, cluster):
     }
 
 
-@pytest.mark.xfail(reason="needs frozen code", strict=False)
 def test_a_class_of_a_module_beside_the_script_is_served_by_the_other_host(drive):
     told = drive(
         "from beside import Greeter\ntell(Greeter, '!')", beside=BESIDE, still_beside="GREETING = 'good day'\n"

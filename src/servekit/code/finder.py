@@ -42,6 +42,8 @@ class FrozenFinder(MetaPathFinder):
         self.folder = folder
         self._modules: dict[str, tuple[str, str, bool]] = found["modules"]
         self._namespaces: dict[str, list[str]] = found["namespaces"]
+        self.digests: dict[str, str] = found["digests"]
+        """Of each top-level module and package."""
         for name, text in found["texts"].items():
             show_source(name, text)
 
@@ -64,14 +66,11 @@ class FrozenFinder(MetaPathFinder):
         loader = FrozenLoader(name, origin, file)
         return spec_from_file_location(name, origin, loader=loader, submodule_search_locations=locations)
 
-    def _namespace_spec(self, name: str, path: Sequence[str] | None) -> ModuleSpec:
-        """A package without ``__init__``: its frozen portion, and whatever else of it is installed here."""
-        here = PathFinder.find_spec(name, path)
-        others = [] if here is None or here.loader is not None else here.submodule_search_locations or []
-        own = os.path.join(self.folder, *name.split("."))
-        spec = ModuleSpec(name, None, is_package=True)
-        spec.submodule_search_locations = list(dict.fromkeys([own, *self._namespaces[name], *others]))
-        return spec
+    def _namespace_spec(self, name: str, path: Sequence[str] | None) -> ModuleSpec | None:
+        """A package without ``__init__``: its frozen portion, the original one, and whatever else is installed here."""
+        own = os.path.join(self.folder, *name.split(".")[:-1])
+        originals = [os.path.dirname(location) for location in self._namespaces[name]]
+        return PathFinder.find_spec(name, [own, *originals, *(sys.path if path is None else path)])
 
 
 class FrozenLoader(SourceFileLoader):
@@ -129,6 +128,12 @@ def install(folder: str) -> None:
 def is_frozen(module: str) -> bool:
     """Whether this process runs frozen code that has the module."""
     return any(isinstance(finder, FrozenFinder) and finder.find_spec(module) is not None for finder in sys.meta_path)
+
+
+def frozen_digest(top: str) -> str:
+    """Of a top-level module or package of the frozen code that this process runs; empty where that has none."""
+    finders = [finder for finder in sys.meta_path if isinstance(finder, FrozenFinder)]
+    return next((finder.digests[top] for finder in finders if top in finder.digests), "")
 
 
 def _run_next_sitecustomize(folder: str) -> None:

@@ -14,8 +14,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import importlib_metadata
-
 
 def is_main(module: str) -> bool:
     """The script's own, under the name that it has, or that a child of `multiprocessing` gives it."""
@@ -72,7 +70,14 @@ def find(name: str) -> FoundModule | None:
             return None
         path = package.locations
     spec = _find_spec(name, path)
-    return None if spec is None else _from_spec(name, spec, None)
+    return _folders(name, path or ()) if spec is None else _from_spec(name, spec, None)
+
+
+def _folders(name: str, path: Sequence[str]) -> FoundModule | None:
+    """A package without ``__init__`` in one that is not imported: Python's finder asks for its parent."""
+    places = [os.path.join(entry, name.rpartition(".")[2]) for entry in path]
+    locations = tuple(place for place in places if os.path.isdir(place))
+    return FoundModule(name, "", None, locations) if locations else None
 
 
 def _loaded(name: str, module: ModuleType) -> FoundModule:
@@ -161,12 +166,15 @@ def owner_of(found: FoundModule) -> Owner:
 
 def distribution_of(found: FoundModule) -> tuple[str, str] | None:
     """Name and version of the installed distribution that the module's top-level package belongs to."""
-    return _distribution(found.name.partition(".")[0])
+    top = found.name.partition(".")[0]
+    return _distribution("servekit" if top in own_names() else top)
 
 
 @functools.cache
 def own_names() -> frozenset[str]:
     """The top-level names that belong to servekit itself: a replica has imported them already."""
+    import importlib_metadata  # It takes its time, and replicas rarely get here.
+
     try:
         points = importlib_metadata.distribution("servekit").entry_points
     except importlib_metadata.PackageNotFoundError:
@@ -223,6 +231,8 @@ def _is_in_target_folder(place: str, top: str) -> bool:
 def _installs(folder: str, top: str) -> bool:
     if not any(Path(folder).glob("*.dist-info/RECORD")):
         return False
+    import importlib_metadata
+
     names = {top, f"{top}.py"}
     return any(
         file.parts[0] in names
@@ -233,9 +243,11 @@ def _installs(folder: str, top: str) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _distribution(top: str) -> tuple[str, str] | None:
+    import importlib_metadata
+
     try:
         found = importlib_metadata.distribution(top)
-        if top in (found.read_text("top_level.txt") or "").split() or _has_file_of(found, top):
+        if top == "servekit" or top in (found.read_text("top_level.txt") or "").split() or _has_file_of(found, top):
             return found.name, found.version
     except (importlib_metadata.PackageNotFoundError, ValueError):
         pass
@@ -249,5 +261,7 @@ def _has_file_of(distribution: Any, top: str) -> bool:
 
 @functools.cache
 def _distributions() -> dict[str, list[str]]:
+    import importlib_metadata
+
     # Reads the records of every distribution: only for names that are not their distribution's.
     return {name: sorted(set(found)) for name, found in importlib_metadata.packages_distributions().items()}

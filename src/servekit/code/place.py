@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -45,17 +44,14 @@ class CodePlace:
             others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path != str(folder)]
             os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, others)])
 
-    @property
-    def digests(self) -> dict[str, str]:
-        """Of each top-level module and package."""
-        return dict(self._manifest["digests"])
-
     def differences(self) -> Iterator[str]:
         """What of Python and of the installed distributions is not as it was where the code was frozen."""
         python = self._manifest["python"]
         if python != platform.python_version():
             yield f"Python {platform.python_version()} here, {python} where the backend was created"
         for name, version in self._manifest["distributions"].items():
+            import importlib.metadata
+
             try:
                 here = importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:

@@ -14,8 +14,10 @@ from typing import Any
 
 import cloudpickle
 
+from servekit.code.digest import digest_here
 from servekit.code.finder import is_frozen
 from servekit.code.modules import is_importable, is_main
+from servekit.errors import CodeDiffersError
 from servekit.rebuild.definitions import remade
 from servekit.rebuild.objects import reduced
 
@@ -81,23 +83,43 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
 
 
 class _PeerPickler(Pickler):
-    """For the other end of a handle, whose frozen code may have what no import here would find: then that is meant."""
+    """For the other end of a handle, which has code of its own: the classes of either are each side's own."""
 
     def _by_reference_or_whole(self, obj: Any) -> Any:
         module, name = obj.__module__, obj.__qualname__
-        if is_main(module) or not self.by_value(module) or attribute_of(sys.modules.get(module), name) is not obj:
+        if is_main(module) or _attribute_of(sys.modules.get(module), name) is not obj:
             return super()._by_reference_or_whole(obj)
-        with io.BytesIO() as file:
-            Pickler(file, PROTOCOL).dump(obj)
-            return frozen_or_whole, (module, name, file.getvalue())
+        if self.by_value(module):
+            # No import finds it, but the other end's frozen code may have it: then that is meant.
+            with io.BytesIO() as file:
+                Pickler(file, PROTOCOL).dump(obj)
+                return own_or_whole, (module, name, file.getvalue())
+        digest = digest_here(module)
+        return (own, (module, name, digest)) if digest else super()._by_reference_or_whole(obj)
 
 
-def frozen_or_whole(module: str, name: str, whole: bytes) -> Any:
+def own(module: str, name: str, digest: str) -> Any:
+    """What this process's code calls so. Raises `CodeDiffersError` where only the sender's code, ``digest``, has it."""
+    try:
+        found = _attribute_of(importlib.import_module(module), name)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        top = module.partition(".")[0]
+        here = digest_here(module) or "not there"
+        raise CodeDiffersError(
+            f"{module}.{name} came by a handle, and nothing has that name here: the code of {top!r} is {digest} where "
+            f"it was sent, and {here} where it arrived. Let both sides have the same code"
+        )
+    return found
+
+
+def own_or_whole(module: str, name: str, whole: bytes) -> Any:
     """What this process's frozen code calls so, or else what ``whole`` makes."""
-    found = attribute_of(importlib.import_module(module), name) if is_frozen(module) else None
+    found = _attribute_of(importlib.import_module(module), name) if is_frozen(module) else None
     return pickle.loads(whole) if found is None else found
 
 
-def attribute_of(module: object, qualname: str) -> Any:
+def _attribute_of(module: object, qualname: str) -> Any:
     """None where there is none, as of what a function has made."""
     return functools.reduce(lambda found, part: getattr(found, part, None), qualname.split("."), module)

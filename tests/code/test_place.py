@@ -1,0 +1,162 @@
+"""From a bundle to a process that runs its code: folder, finder, children, and a machine without the files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.code.conftest import Write, frozen
+
+from servekit.code import bundle, finder
+from servekit.code.bundle import Code, CodeFile
+
+RUN = """
+import json, os, sys
+from servekit.code.place import CodePlace
+directory, digest, data = sys.argv[1], sys.argv[2], bytes.fromhex(sys.stdin.readline())
+place = CodePlace(directory, digest, data)
+exec(sys.argv[3])
+sys.stdin.readline()
+place.leave()
+"""
+
+
+class Process:
+    """A process that runs frozen code, and `leave`\\ s it when it is told to."""
+
+    def __init__(self, directory: Path, code: Code, act: str = "print('there', flush=True)", *, received: bool = True):
+        data = code.encode()
+        self.digest = hashlib.sha256(data).hexdigest()
+        if not received:
+            bundle.unpack(code, directory / "code" / self.digest)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", RUN, str(directory), self.digest, act],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd="/",
+            env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(data.hex() * received + "\n")
+        self._process.stdin.flush()
+        assert self._process.stdout is not None
+        self.said = self._process.stdout.readline().strip()
+
+    def leave(self) -> None:
+        self._process.communicate("\n", timeout=60)
+        assert self._process.returncode == 0
+
+
+def test_the_folder_is_whole_and_read_only(tmp_path: Path) -> None:
+    code = Code((CodeFile("a/b.py", "a.b", "/x/a/b.py", False, b"1"),), {"a": ("/x/a",)})
+    folder = tmp_path / "code" / "digest"
+    bundle.unpack(code, folder)
+    bundle.unpack(code, folder)
+    assert os.listdir(tmp_path / "code") == ["digest"]
+    assert {path.name for path in folder.rglob("*.*")} == {"b.py", "sitecustomize.py", finder.MANIFEST}
+    assert all(path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o400) for path in folder.rglob("*"))
+    assert bundle.decode(code.encode()) == code
+
+
+def test_a_module_runs_as_it_was_under_its_original_name(write: Write, folder: Path, tmp_path: Path) -> None:
+    """Beside data that was not frozen, and where another module of the name is on the path."""
+    write(zz_p__a="from . import b\nwhere = __file__", zz_p__b="word = 'frozen'", zz_p__extra="")
+    (folder / "zz_p/data.txt").write_text("data")
+    code = frozen("zz_p")
+    write(zz_p__b="word = 'edited'", zz_p__late="")
+    act = f"""
+sys.path.append({str(folder)!r})
+import zz_p.a, zz_p.late, linecache, importlib.resources, pkgutil, subprocess
+print(json.dumps([
+    zz_p.a.b.word, zz_p.a.where, linecache.getline(zz_p.a.b.__file__, 1),
+    importlib.resources.files("zz_p").joinpath("data.txt").read_text(),
+    sorted({{info.name for info in pkgutil.iter_modules(zz_p.__path__)}}),
+    subprocess.check_output([sys.executable, "-c", "import zz_p.b as b; print(b.word, b.__file__)"], text=True),
+]), flush=True)
+"""
+    process = Process(tmp_path / "instance", code, act, received=False)
+    b = str(folder / "zz_p/b.py")
+    assert json.loads(process.said) == [
+        "frozen",
+        str(folder / "zz_p/a.py"),
+        "word = 'frozen'",
+        "data",
+        ["a", "b", "extra", "late"],
+        f"frozen {b}\n",
+    ]
+    process.leave()
+
+
+def test_data_that_was_included_is_beside_the_module(write: Write, folder: Path, tmp_path: Path) -> None:
+    write(zz_p__a="import os\ntext = open(os.path.join(os.path.dirname(__file__), 'word.txt')).read()", zz_q="")
+    (folder / "zz_p/word.txt").write_text("frozen")
+    code = frozen("zz_p", "zz_q", data=("zz_p/*.txt",))
+    (folder / "zz_p/word.txt").write_text("edited")
+    process = Process(tmp_path / "instance", code, "import zz_p.a, zz_q; print(zz_p.a.text, zz_q.__file__, flush=True)")
+    assert process.said == f"frozen {folder / 'zz_q.py'}"
+    process.leave()
+
+
+def test_received_code_goes_with_the_last_process_that_runs_it(write: Write, tmp_path: Path) -> None:
+    write(zz_m="word = 'frozen'")
+    directory = tmp_path / "instance"
+    processes = [Process(directory, frozen("zz_m"), "import zz_m; print(zz_m.word, flush=True)") for _ in range(3)]
+    assert [process.said for process in processes] == ["frozen"] * 3
+    for process in processes:
+        assert directory.exists()
+        process.leave()
+    assert not directory.exists()
+
+
+def test_what_is_another_version_here(write: Write, tmp_path: Path) -> None:
+    code = Code(distributions={"msgspec": "0.0.1", "zz-nowhere": "1.2"}, python="2.7.18", texts={"x": "y"})
+    process = Process(tmp_path / "i", code, "print(json.dumps(list(place.differences())), flush=True)")
+    python, msgspec, nowhere = json.loads(process.said)
+    assert python.endswith("here, 2.7.18 where the backend was created")
+    assert msgspec.startswith("msgspec ")
+    assert "0.0.1 where" in msgspec
+    assert nowhere == "zz-nowhere none here, 1.2 where the backend was created"
+    process.leave()
+
+
+def test_a_sitecustomize_of_the_users_own_runs_in_children(write: Write, folder: Path, tmp_path: Path) -> None:
+    write(zz_m="word = 'frozen'")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "sitecustomize.py").write_text("import sys; sys.customized = True")
+    act = f"""
+import subprocess
+os.environ["PYTHONPATH"] += os.pathsep + {str(other)!r}
+script = "import sys, zz_m; print(zz_m.word, sys.customized)"
+print(subprocess.check_output([sys.executable, "-c", script], text=True), flush=True)
+"""
+    process = Process(tmp_path / "instance", frozen("zz_m"), act)
+    assert process.said == "frozen True"
+    process.leave()
+
+
+@pytest.mark.parametrize("option", ["include", "exclude"])
+def test_options_that_are_refused(option: str, serve_instance: object) -> None:
+    import servekit as serve
+
+    for value, said in [
+        ("pkg", "is a list of module names and file patterns, not 'pkg'"),
+        (3, "is a list"),
+        (["/etc/*"], "relative to the folder"),
+        (["../x"], "relative to the folder"),
+        ([1], "relative to the folder"),
+    ]:
+        with pytest.raises(serve.errors.InvalidInputError, match=said):
+            serve.create_backend("b", len, **{option: value})
+    with pytest.raises(serve.errors.InvalidInputError, match="freeze is True or False, not 'no'"):
+        serve.create_backend("b", len, freeze="no")
+    with pytest.raises(serve.errors.InvalidInputError, match="leave out freeze=False"):
+        serve.create_backend("b", len, freeze=False, **{option: ["x"]})
+    with pytest.raises(serve.errors.InvalidInputError, match="nothing is found of 'zz_nothing.yaml'"):
+        serve.create_backend("b", lambda request: "", include=["zz_nothing.yaml"])

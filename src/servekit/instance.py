@@ -270,6 +270,12 @@ class Instance:
         backends: dict[str, dict[str, Any]] = self._client.call("list_backends")
         return backends
 
+    def get_code(self, name: str) -> dict[str, Any]:
+        """The frozen code of a backend: its ``digest``, ``files`` (path, file, size_bytes, sha256), the installed
+        ``distributions`` that it imports, and the version of ``python`` that it was frozen with."""
+        code: dict[str, Any] = self._client.call("get_code", name=name)
+        return code
+
     def _pack_target(self, *arguments: Any) -> Packed:
         from servekit.targets import pack_target
 

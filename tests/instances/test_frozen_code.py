@@ -238,6 +238,76 @@ def test_modules_from_anywhere(scripts: Scripts) -> None:
     assert not found["imported"]
 
 
+IN_PROCESS = """
+import importlib
+import shapes
+import servekit as serve
+
+def test_it(serve_instance):
+    serve.create_backend("v1", shapes.shape)
+    serve.create_backend("text", "shapes:shape")
+    assert serve.status()["backends"]["v1"]["code_digest"]
+    for name in ("v1", "text"):
+        serve.create_endpoint(name, f"/{name}", backend=name)
+        assert serve_instance.client.get(f"/{name}").text == "one"
+    with open(shapes.__file__, "w") as file:
+        file.write("def shape(request): return 'two' * 1")
+    importlib.reload(shapes)
+    serve.create_backend("v2", shapes.shape)
+    for name in ("v1", "text"):
+        serve.update_backend_config(name, {"num_replicas": 2})
+        assert {serve_instance.client.get(f"/{name}").text for _ in range(10)} == {"one"}
+    digests = {name: backend["code_digest"] for name, backend in serve.status()["backends"].items()}
+    assert digests["v1"] == digests["text"] != digests["v2"]
+"""
+
+
+def test_in_process_a_version_is_what_it_was(scripts: Scripts) -> None:
+    write(scripts.folder, {"test_shapes.py": IN_PROCESS, "shapes.py": "def shape(request): return 'one'"})
+    command = [sys.executable, "-m", "pytest", "-q", "test_shapes.py"]
+    ran = subprocess.run(command, cwd=scripts.folder, capture_output=True, text=True, timeout=100, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+HANDLES = """
+import importlib, pickle
+from tools import *
+import shapes
+
+start("process")
+serve.create_backend("b", shapes.area)
+serve.create_endpoint("e", backend="b")
+handle = serve.get_handle("e")
+same = handle.remote(shapes.Square(3)).result()
+open(shapes.__file__, "a").write("class Circle:\\n    size = 1\\n")
+importlib.reload(shapes)
+try:
+    handle.remote(shapes.Circle()).result()
+except serve.errors.CodeDiffersError as error:
+    found = str(error)
+from servekit.code.digest import digest_here
+tell(same=same, found=found, here=digest_here("shapes"), there=serve.status()["backends"]["b"]["code_digest"])
+serve.shutdown()
+"""
+SHAPES = """
+class Square:
+    def __init__(self, size):
+        self.size = size
+
+def area(request, shape):
+    assert isinstance(shape, Square), type(shape)
+    return shape.size ** 2
+"""
+
+
+def test_a_class_that_the_other_side_lacks_is_named_with_both_digests(scripts: Scripts) -> None:
+    write(scripts.folder, {"tools.py": TOOLS, "shapes.py": SHAPES})
+    found = told(scripts.start(scripts.write("script.py", HANDLES)))
+    assert found["same"] == 9
+    said = f"the code of 'shapes' is {found['here']} where it was sent, and {found['there']} where it arrived"
+    assert f"shapes.Circle came by a handle, and nothing has that name here: {said}" in found["found"]
+
+
 MAIN = """
 from tools import *
 import dataclasses, linecache

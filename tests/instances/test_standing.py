@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import instance_handlers
 import pytest
 from instance_handlers import Configured, Named
 from instance_tools import Load, descendants, end_all, marked, pids, until
@@ -60,6 +61,15 @@ def test_it_outlives_its_clients_and_ends_on_request(
     attached.shutdown()
     assert main(["status"]) == 0
     assert json.loads(capsys.readouterr().out)["endpoints"]["e"]["traffic"] == {"named": 1.0}
+    digest = serve.status()["backends"]["named"]["code_digest"]
+    serve.shutdown()
+    assert main(["code", "named"]) == 0
+    serve.shutdown()
+    listed = capsys.readouterr().out
+    assert listed.startswith(f"named: code digest {digest}\n")
+    assert f"  instance_handlers.py  ({instance_handlers.__file__})\n" in listed
+    assert main(["code", "named", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["distributions"]["servekit"] == "0.1.0"
     serve.shutdown()
     assert httpx.get(attached.url + "/e?hello").json()["sent"] == "hello"
     processes = descendants(standing.pid)

@@ -48,9 +48,13 @@ def _parser() -> argparse.ArgumentParser:
     start.set_defaults(run=_start)
     status = commands.add_parser("status", help="print what a standing instance serves, as JSON")
     status.set_defaults(run=_status)
+    code = commands.add_parser("code", help="list the files of a backend's frozen code")
+    code.add_argument("backend", metavar="BACKEND")
+    code.add_argument("--json", action="store_true", help="also hashes, and versions of what is installed")
+    code.set_defaults(run=_code)
     stop = commands.add_parser("stop", help="end a standing instance, once what is in flight has been answered")
     stop.set_defaults(run=_stop)
-    for command in (start, status, stop):
+    for command in (start, status, code, stop):
         command.add_argument("--name", default="default", help="of the instance (default: %(default)s)")
     return parser
 
@@ -80,6 +84,16 @@ def _say_up(launch: Launch) -> None:
 def _status(given: argparse.Namespace) -> None:
     instance = api.init(name=given.name, address="auto")
     print(json.dumps(instance.status(), indent=2))
+
+
+def _code(given: argparse.Namespace) -> None:
+    code = api.init(name=given.name, address="auto").get_code(given.backend)
+    if given.json:
+        print(json.dumps(code, indent=2))
+        return
+    print(f"{given.backend}: code digest {code['digest'] or 'none: nothing of it is local'}")
+    for file in code["files"]:
+        print(f"{file['size_bytes']:>10,}  {file['path']}  ({file['file']})")
 
 
 def _stop(given: argparse.Namespace) -> None:

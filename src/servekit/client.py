@@ -29,7 +29,9 @@ class AdminClient:
     def __init__(self, socket_path: str, token: bytes) -> None:
         # Operations are bounded by the controller (a backend's startup_timeout_s, say), so reading is not bounded here.
         self._http = httpx.Client(
-            transport=httpx.HTTPTransport(uds=socket_path),
+            # Neither certificates nor proxies have a part in this, and SSL_CERT_FILE may name what is not there.
+            transport=httpx.HTTPTransport(uds=socket_path, verify=False, trust_env=False),
+            trust_env=False,
             base_url="http://servekit/v1/",
             headers={"authorization": f"Bearer {token.hex()}", "content-type": "application/msgpack"},
             timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),

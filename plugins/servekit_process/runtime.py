@@ -1,4 +1,4 @@
-"""The runtime ``process``: each worker is ``python -m servekit.worker``, its bootstrap on stdin."""
+"""The runtime ``process``: each worker is a process that runs `servekit.worker`, its bootstrap on stdin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 
 from servekit.errors import BackendStartError, DeadlineError
 from servekit.interfaces import Exit, ReplicaRuntime, WorkerHandle, WorkerSpec
-from servekit.processes import ProcessIdentity, identify, is_alive, memory_file, opened
+from servekit.processes import ProcessIdentity, identify, is_alive, memory_file, module_command, opened
 
 KILL_WAIT_S = 10.0
 """How long a process may take to vanish after SIGKILL; only one stuck in the kernel takes longer."""
@@ -45,7 +45,7 @@ class ProcessRuntime(ReplicaRuntime):
     """
 
     worker_module: ClassVar[str] = "servekit.worker"
-    """What ``python -m`` runs; it reads its bootstrap from stdin until the end of file."""
+    """What such a process runs; it reads its bootstrap from stdin until the end of file."""
 
     def __init__(self, *, env: Mapping[str, str] | None = None, python: str | None = None) -> None:
         self._env = dict(env or {})
@@ -55,7 +55,7 @@ class ProcessRuntime(ReplicaRuntime):
         bootstrap = memory_file(spec.bootstrap)
         try:
             child = subprocess.Popen(
-                [self._python, "-m", self.worker_module],
+                module_command(self.worker_module, python=self._python),
                 stdin=bootstrap,
                 env={**os.environ, **self._env},
                 start_new_session=True,

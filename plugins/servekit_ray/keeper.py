@@ -1,4 +1,4 @@
-"""``python -m servekit_ray.keeper``: starts a local Ray, holds it while its owner lives, and takes it down.
+"""The keeper's process: starts a local Ray, holds it while its owner lives, and takes it down.
 
 A Ray that the owner started itself would end with the thread that called ``ray.init()``, and a kill -9 of the owner
 would leave some of Ray's processes behind. The keeper has a session of its own, so a Ctrl-C in a terminal passes it by.
@@ -16,11 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from servekit.processes import begin_process
+
 NAMESPACE = "servekit"
 
 
 def main() -> None:
     """Told in JSON: ``report_fd``; ``owner_pidfd``; ``owned``, false to stay until SIGTERM; ``ray_init``, arguments."""
+    begin_process()
     told = json.loads(sys.argv[1])
     try:
         address = start_ray(told["ray_init"])

@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 import msgspec
 
 from servekit.errors import InstanceStartError
-from servekit.processes import ProcessIdentity, identify, is_alive, opened
+from servekit.processes import ProcessIdentity, identify, is_alive, module_command, opened
 
 START_TIMEOUT_S = 60.0
 """How long a local Ray may take to start; 5 s are usual."""
@@ -88,7 +87,7 @@ class StartingKeeper:
         try:
             with self._log.open("wb") as output:
                 self._child = subprocess.Popen(
-                    [sys.executable, "-m", "servekit_ray.keeper", json.dumps(told)],
+                    module_command("servekit_ray.keeper", json.dumps(told)),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,

@@ -111,9 +111,11 @@ def _start(options: InstanceOptions) -> Instance:
 def _attach(name: str, address: str) -> Instance:
     from servekit.client import AdminClient
     from servekit.control.standing import find
+    from servekit.processes import fill_standard_descriptors
 
     if address != "auto":
         raise InvalidInputError(f"address is 'auto', for the standing instance {name!r}, or None; not {address!r}")
+    fill_standard_descriptors()
     found = find(name)
     client = AdminClient(f"{found.directory}/admin.sock", found.token)
     return Instance(name, found.url, client, lambda: None, found.directory, found.token.hex(), standing=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeAlias, TypeVar
@@ -20,6 +19,7 @@ import msgspec
 import uvloop
 
 from servekit.config import HttpLimits
+from servekit.control.directories import scratch_directory
 from servekit.control.resolve import Resolver
 from servekit.control.service import Service
 from servekit.control.setup import InstanceSetup
@@ -196,7 +196,7 @@ class InProcessInstance(Instance):
         self._around_policy = around_policy
         self._clock = clock
         self._ingress: IngressWorker
-        directory = tempfile.mkdtemp(prefix="servekit-")
+        directory = scratch_directory()
         setup = InstanceSetup(
             name="in-process",
             instance_id="in-process",

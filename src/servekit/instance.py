@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from servekit.config import DEFAULT_ADAPTER, DEFAULT_POLICY, DEFAULT_TIMEOUT_S, BackendConfig, backend_config
-from servekit.errors import InvalidInputError
+from servekit.errors import BackendStartError, InvalidInputError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -215,10 +215,11 @@ class Instance:
             BackendStartError: a replica could not start; the message has its traceback, and nothing is left behind.
         """
         from servekit.code import freezing
-        from servekit.processes import own_sys_path
+        from servekit.processes import own_sys_path, working_directory
         from servekit.targets import text_of
 
         checked = backend_config(config)
+        cwd = working_directory(BackendStartError)
         adapter_path = self._plugin("adapter", adapter)
         modules = [adapter_path.partition(":")[0]] if ":" in adapter_path else []
         packed = self._pack_target(target, init_args, init_kwargs, freezing.check(freeze, include, exclude), modules)
@@ -227,7 +228,7 @@ class Instance:
             "target_data": packed.data,
             "target_text": text_of(target),
             "sys_path": own_sys_path(),
-            "cwd": os.getcwd(),
+            "cwd": cwd,
             "config": {field: getattr(checked, field) for field in BackendConfig.__struct_fields__},
             "adapter": adapter_path,
             "adapter_options": dict(adapter_options or {}),

@@ -1,4 +1,6 @@
-"""Processes that need not be children: told apart by pid and start time, signalled and awaited through a pidfd."""
+"""Processes: how servekit's own are started, and what each does first; and those that need not be children, told apart
+by pid and start time, signalled and awaited through a pidfd.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,8 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
+
+from servekit.errors import ServekitError
 
 
 class ProcessIdentity(NamedTuple):
@@ -87,14 +91,94 @@ def memory_file(data: bytes) -> int:
     return descriptor
 
 
+_RUN_MODULE = (
+    "module = {!r}; import os, sys; lib = os.path.dirname(os.__file__); "
+    "sys.path[:] = sorted(filter(None, sys.path), key=lambda e: e != lib and os.path.basename(e) != 'lib-dynload'); "
+    "import runpy; runpy.run_module(module, None, '__main__', True)"
+)
+"""What ``python -m`` does, but with the standard library before every folder of the user's, and without the working
+directory; ``os`` is imported before any such folder is looked at. ``-P`` does less, from Python 3.11 on alone, and
+`multiprocessing` hands it on to the children of handlers."""
+
+
+def module_command(module: str, *arguments: str, python: str | None = None) -> list[str]:
+    """The command line of a process that runs ``module`` as ``python -m`` would, wherever it is started: a ``queue.py``
+    in the working directory, or in a folder of PYTHONPATH, is not taken for the standard library's.
+
+    ``python``: the interpreter; default, the one that runs here.
+    """
+    return [python or sys.executable, "-c", _RUN_MODULE.format(module), *arguments]
+
+
+def begin_process() -> None:
+    """What a process of servekit's does first, on its main thread, before it has a descriptor of its own: undo what
+    servekit cannot work with and the process may have inherited.
+
+    That is closed standard descriptors; folders before the standard library; a working directory that has been deleted
+    since; signals that are blocked, by which it is to end; and SIGCHLD ignored, with which no exit code is known.
+    """
+    fill_standard_descriptors()
+    extend_sys_path(())
+    try:
+        os.getcwd()
+    except OSError:
+        os.chdir("/")
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def fill_standard_descriptors() -> None:
+    """Open /dev/null for those of the descriptors 0 to 2 that are closed, as they are in daemons and after ``<&-``.
+
+    A socket or a pipe would get such a number otherwise, and be replaced in each child by the child's standard input.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # The lowest number that is free.
+            if opened == number:
+                os.set_inheritable(opened, True)
+            else:  # Another thread was quicker, and has the number.
+                os.close(opened)
+
+
+def working_directory(failing: type[ServekitError]) -> str:
+    """This process's working directory; raises ``failing``, with words for people, where it has been deleted."""
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise failing(
+            f"the working directory of this process cannot be used ({error.strerror}): it was deleted, or may not be "
+            "entered; go to one that is there, with cd or os.chdir(), and try again"
+        ) from error
+
+
 def own_sys_path() -> list[str]:
     """Where this process finds modules beyond its interpreter's own folders, absolute: a worker is to find them too."""
-    installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    installed |= {os.path.join(sysconfig.get_path("platstdlib"), "lib-dynload")}
+    installed = _library() | {sysconfig.get_path(name) for name in ("purelib", "platlib")}
     entries = (os.path.abspath(entry or os.getcwd()) for entry in sys.path)
-    return [entry for entry in dict.fromkeys(entries) if entry not in installed and not entry.endswith(".zip")]
+    return [entry for entry in dict.fromkeys(entries) if entry not in installed]
 
 
 def extend_sys_path(entries: Iterable[str]) -> None:
-    """Let this process find modules where another does: what its `own_sys_path` gave, before what is here."""
-    sys.path[:0] = [entry for entry in entries if entry not in sys.path]
+    """Let this process find modules where another does: in what its `own_sys_path` gave, behind the standard library
+    and before what is installed.
+
+    What stood before the standard library goes behind it; what stood behind it already keeps its place.
+    """
+    library = _library()
+    ends = max((at + 1 for at, entry in enumerate(sys.path) if entry in library), default=0)
+    before, after = sys.path[:ends], sys.path[ends:]
+    own = [entry for entry in (*entries, *before) if entry not in library and entry not in after]
+    sys.path[:] = [*(entry for entry in before if entry in library), *dict.fromkeys(own), *after]
+
+
+def _library() -> set[str]:
+    """The folders of the standard library, and the archive that may take their place."""
+    # In a virtual environment ``platstdlib`` would be within that, where there is none.
+    folders = {sysconfig.get_path(name, vars={"platbase": sys.base_exec_prefix}) for name in ("stdlib", "platstdlib")}
+    version = sysconfig.get_config_var("py_version_nodot")
+    archives = {os.path.join(os.path.dirname(folder), f"python{version}.zip") for folder in folders}
+    return folders | archives | {os.path.join(folder, "lib-dynload") for folder in folders}

@@ -6,12 +6,11 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
 
-from servekit.processes import ProcessIdentity, identify, is_alive, memory_file
+from servekit.processes import ProcessIdentity, identify, is_alive, memory_file, module_command
 from servekit.wire.bootstrap import WorkerBootstrap, pack
 
 
@@ -59,7 +58,7 @@ def _spawn(bootstrap: WorkerBootstrap) -> subprocess.Popen[bytes]:
     memory = memory_file(pack(bootstrap))
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", "servekit.worker"],
+            module_command("servekit.worker"),
             stdin=memory,
             pass_fds=[bootstrap.http.listen_fd],
             start_new_session=True,

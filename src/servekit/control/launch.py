@@ -8,10 +8,7 @@ import secrets
 import select
 import shutil
 import socket
-import stat
 import subprocess
-import sys
-import tempfile
 import time
 from typing import Any
 
@@ -19,10 +16,17 @@ import msgspec
 
 from servekit import errors
 from servekit.config import HttpLimits
+from servekit.control.directories import make_directory, standing_directory
 from servekit.control.setup import InstanceSetup, ProcessSetup, Ready
 from servekit.control.state import check_name
 from servekit.errors import InstanceStartError, InvalidInputError, PortInUseError
-from servekit.processes import memory_file, own_sys_path
+from servekit.processes import (
+    fill_standard_descriptors,
+    memory_file,
+    module_command,
+    own_sys_path,
+    working_directory,
+)
 from servekit.wire.data_frames import DATA_FRAME_BYTES
 
 START_TIMEOUT_S = 120.0
@@ -70,6 +74,8 @@ class Launch:
                 f"http_limits: headers_bytes and request_line_bytes are at most {MOST_HEAD_BYTES} together, "
                 f"not {head_bytes}: a request's head travels to its replica in one frame"
             )
+        working_directory(InstanceStartError)
+        fill_standard_descriptors()
         with contextlib.ExitStack() as undo:
             self._http = undo.enter_context(bind_tcp(options.http_host, options.http_port, "http_port"))
             self._admin: socket.socket | None = None
@@ -148,7 +154,7 @@ def _spawn(setup: InstanceSetup, admin: socket.socket | None) -> tuple[subproces
     memory = memory_file(msgspec.msgpack.encode(told))
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "servekit.control.process"],
+            module_command("servekit.control.process"),
             stdin=memory,
             pass_fds=passed,
             start_new_session=True,  # Ctrl-C is for the owner; the instance ends with it.
@@ -198,31 +204,6 @@ def bind_tcp(host: str, port: int, option: str) -> socket.socket:
             f"choose another {option}, or 0 for any free one, or stop what listens there"
         ) from error
     return sock
-
-
-def make_directory(instance_id: str) -> str:
-    """A new directory of mode 0700 for an owned instance's sockets and state."""
-    path = os.path.join(_private_base(), instance_id)
-    os.mkdir(path, 0o700)
-    return path
-
-
-def standing_directory(name: str) -> str:
-    """The directory of the standing instance ``name``; made, of mode 0700, where it is not there."""
-    path = os.path.join(_private_base(), f"standing-{name}")
-    os.makedirs(path, mode=0o700, exist_ok=True)
-    return path
-
-
-def _private_base() -> str:
-    base = os.path.join(tempfile.gettempdir(), f"servekit-{os.getuid()}")
-    os.makedirs(base, mode=0o700, exist_ok=True)
-    found = os.lstat(base)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise InstanceStartError(
-            f"{base} is not a directory that only this user can enter; remove it, or set TMPDIR to another place"
-        )
-    return base
 
 
 def _url(sock: socket.socket) -> str:

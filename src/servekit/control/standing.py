@@ -13,9 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from servekit.control.launch import InstanceOptions, Launch, standing_directory
+from servekit.control.directories import standing_directory
+from servekit.control.launch import InstanceOptions, Launch
 from servekit.errors import AlreadyRunningError, NotRunningError, ServekitError
-from servekit.processes import ProcessIdentity, identify, is_alive, opened
+from servekit.processes import ProcessIdentity, fill_standard_descriptors, identify, is_alive, opened
 
 _log = logging.getLogger("servekit.control")
 
@@ -59,6 +60,7 @@ def keep(options: InstanceOptions, up: Callable[[Launch], None]) -> None:
 
     Raises `AlreadyRunningError`, and what kept the first controller from coming up. Call it on the main thread.
     """
+    fill_standard_descriptors()
     directory = standing_directory(options.name)
     lock = os.open(os.path.join(directory, "lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:

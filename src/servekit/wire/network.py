@@ -16,8 +16,8 @@ from servekit.wire.link import Link
 FIRST_REDIAL_S = 0.02
 """Before the second try at an address that does not answer; then twice as long each time."""
 LONGEST_REDIAL_S = 1.0
-UNIX_PATH_BYTES = 100
-"""A little below what `sockaddr_un` holds on Linux (108) and macOS (104)."""
+UNIX_PATH_BYTES = 107
+"""What `sockaddr_un` holds on Linux, beside the NUL at its end."""
 
 
 class Listener(Protocol):

@@ -1,4 +1,4 @@
-"""``python -m servekit.testing.conformance.earlier``: starts a worker as a controller does, and dies as by kill -9."""
+"""A process that starts a worker as a controller does, and dies as by kill -9."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from servekit.interfaces import RuntimeContext, WorkerSpec
-from servekit.processes import extend_sys_path, memory_file, own_sys_path
+from servekit.processes import begin_process, extend_sys_path, memory_file, module_command, own_sys_path
 from servekit.replica.target import load
 from servekit.targets import pack_target
 
@@ -41,7 +41,7 @@ def start_and_die(tests: Any, context: RuntimeContext, spec: WorkerSpec, timeout
         # To a file: the worker may keep a pipe open.
         with printed.open("wb") as output:
             subprocess.run(
-                [sys.executable, "-m", __name__],
+                module_command(__name__),
                 stdin=memory,
                 stdout=output,
                 stderr=output,
@@ -60,6 +60,7 @@ def start_and_die(tests: Any, context: RuntimeContext, spec: WorkerSpec, timeout
 
 
 def main() -> None:
+    begin_process()
     told = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=_Told)
     extend_sys_path(told.sys_path)
     packed = load(told.tests)

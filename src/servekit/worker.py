@@ -9,6 +9,8 @@ import sys
 
 import uvloop
 
+from servekit import logs
+from servekit.processes import begin_process
 from servekit.wire.bootstrap import unpack
 from servekit.wire.loop_thread import LoopThread
 from servekit.wire.network import SocketNetwork
@@ -19,8 +21,9 @@ def run(bootstrap: bytes) -> None:
 
     Raises ``SystemExit`` on SIGTERM before the worker serves.
     """
+    begin_process()
     told = unpack(bootstrap)
-    logging.basicConfig(format=f"servekit {told.worker_id}: %(levelname)s %(message)s", level=logging.WARNING)
+    logs.begin(told.worker_id, logging.WARNING)
     if told.kind == "ingress":
         from servekit.ingress.worker import IngressWorker
 

@@ -1,6 +1,6 @@
 """The controller's process: what it is told, whom it watches, and how it ends.
 
-Started by `servekit.control.launch` as ``python -m servekit.control.process``; its setup comes on standard input.
+Started by `servekit.control.launch` as a process that runs this module; its setup comes on standard input.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import uvloop
 
+from servekit import logs
 from servekit.config import HttpLimits
 from servekit.control import ingress_process
 from servekit.control.admin import AdminApp
@@ -26,7 +27,7 @@ from servekit.control.setup import ProcessSetup, Ready
 from servekit.errors import ServekitError
 from servekit.http1.server import HttpServer
 from servekit.plugins import Registry, disabled_by_environment, discover
-from servekit.processes import extend_sys_path
+from servekit.processes import begin_process, extend_sys_path
 from servekit.wire.network import SocketNetwork, bind_unix
 
 _log = logging.getLogger("servekit.control")
@@ -133,10 +134,10 @@ async def _first(task: asyncio.Future[None], event: asyncio.Event) -> None:
 
 def main() -> None:
     """Read the setup from standard input, and be that instance's controller."""
+    begin_process()
     setup = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=ProcessSetup)
-    logging.basicConfig(format="servekit controller: %(levelname)s %(message)s", level=logging.WARNING)
+    logs.begin("controller", logging.INFO)
     start_log = logging.getLogger("servekit")
-    start_log.setLevel(logging.INFO)
     extend_sys_path(setup.instance.sys_path)
     registry = discover(disabled=disabled_by_environment())
     for line in registry.loaded:

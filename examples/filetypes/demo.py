@@ -45,7 +45,7 @@ def main() -> int:
 
 def send(url: str, contents: dict[str, bytes]) -> dict[str, dict[str, Any]]:
     """The answer to each file, posted by `CLIENTS` clients at once."""
-    with httpx.Client(timeout=60) as client, ThreadPoolExecutor(CLIENTS) as pool:
+    with httpx.Client(timeout=60, trust_env=False) as client, ThreadPoolExecutor(CLIENTS) as pool:
 
         def ask(content: bytes) -> dict[str, Any]:
             answer: dict[str, Any] = client.post(url, content=content).raise_for_status().json()

@@ -13,7 +13,7 @@ LOGGERS = ("", ".asgi", ".control", ".handles", ".ingress", ".link", ".plugins",
 
 
 class _Steady(logging.Logger):
-    """A logger that stays switched on.
+    """A logger that stays switched on, and hands its lines on to the root logger once it has no handler of its own.
 
     `logging.config` sets ``disabled`` on whatever logger it is not told of, unless its caller knew to say
     ``disable_existing_loggers=False``: where a handler sets up its logging, nobody would see why it fails.
@@ -21,6 +21,11 @@ class _Steady(logging.Logger):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, False if name == "disabled" else value)
+
+    def removeHandler(self, hdlr: logging.Handler) -> None:
+        super().removeHandler(hdlr)
+        if not self.handlers:
+            self.propagate = True
 
 
 def begin(label: str, level: int) -> None:

@@ -227,14 +227,18 @@ class Scripts:
         return path
 
     def start(self, script: Path, *arguments: str, cwd: str = "/") -> subprocess.Popen[str]:
+        return self._start([sys.executable, str(script), *arguments], cwd)
+
+    def shell(self, line: str) -> subprocess.Popen[str]:
+        """Run a shell's line in the folder; ``$PYTHON`` is the interpreter, ``$TOLD`` a file to tell something in."""
+        return self._start(["bash", "-c", line], str(self.folder))
+
+    def _start(self, command: Sequence[str], cwd: str) -> subprocess.Popen[str]:
         environ = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+        environ |= {"SERVEKIT_TESTS_MARK": self.mark, "TMPDIR": str(self.folder)}
+        environ |= {"PYTHON": sys.executable, "TOLD": str(self.folder / "told")}
         process = subprocess.Popen(
-            [sys.executable, str(script), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=cwd,
-            env={**environ, "SERVEKIT_TESTS_MARK": self.mark, "TMPDIR": str(self.folder)},
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=cwd, env=environ
         )
         self._running.append(process)
         return process

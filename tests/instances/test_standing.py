@@ -27,7 +27,6 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A short folder for sockets, which every process of the test takes for its TMPDIR."""
     with tempfile.TemporaryDirectory(prefix="sk", ignore_cleanup_errors=True) as folder:
         monkeypatch.setenv("TMPDIR", folder)
-        monkeypatch.setattr(tempfile, "tempdir", folder)
         yield Path(folder)
         end_all(marked(f"TMPDIR={folder}"))
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.processes
 def nothing_left(monkeypatch):
     """Neither a process nor a directory, and no instance is current."""
     with tempfile.TemporaryDirectory(prefix="sk") as folder:
-        monkeypatch.setattr(tempfile, "tempdir", folder)
+        monkeypatch.setenv("TMPDIR", folder)
         before = {process.pid for process in descendants(os.getpid())}
         yield
         assert {process.pid for process in descendants(os.getpid())} == before

@@ -67,7 +67,7 @@ class ControllerProcess:
         try:
             started = asyncio.ensure_future(service.start())
             await _first(started, self._ending)
-            if started.done():
+            if not started.cancelled():
                 started.result()
                 app, servers = await self._open_admin(service, loop)
                 problems = [str(problem) for problem in self._registry.problems]

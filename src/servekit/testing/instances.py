@@ -145,7 +145,10 @@ def _in_process(registry: Registry, seed: int | None, virtual_clock: bool) -> It
         served = ServedInstance(
             instance,
             lambda: httpx.Client(
-                transport=MemoryHttpTransport(instance), base_url=instance.url, timeout=CLIENT_TIMEOUT_S
+                transport=MemoryHttpTransport(instance),
+                base_url=instance.url,
+                timeout=CLIENT_TIMEOUT_S,
+                trust_env=False,
             ),
             decisions,
             None if standing is None else Clock(standing, instance),

@@ -130,8 +130,8 @@ def _host_has_pip() -> bool:
 def _host_folders() -> list[str]:
     """Where this process has servekit, what servekit needs, and whatever else is installed, for this user too.
 
-    A worker puts the client's own folders before all others, but not those that it has already: so what is installed
-    on the host stays behind what is installed in the environment.
+    A worker puts the client's own folders before what is installed, but not those that it has there already: so what is
+    installed on the host stays behind what is installed in the environment.
     """
     found = [entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
     found.append(str(Path(servekit.__file__).parents[1]))  # An editable installation has it elsewhere.

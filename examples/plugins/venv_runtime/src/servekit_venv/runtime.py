@@ -13,7 +13,7 @@ import msgspec
 
 from servekit.errors import BackendStartError, DeadlineError, InvalidInputError
 from servekit.interfaces import Exit, ReplicaRuntime, RuntimeContext, WorkerHandle, WorkerSpec
-from servekit.processes import ProcessIdentity, identify, is_alive, memory_file, opened
+from servekit.processes import ProcessIdentity, identify, is_alive, memory_file, module_command, opened
 from servekit_venv.environment import Environment
 
 KILL_WAIT_S = 10.0
@@ -72,7 +72,9 @@ class VenvRuntime(ReplicaRuntime):
         bootstrap = memory_file(spec.bootstrap)
         try:
             child = subprocess.Popen(
-                [self._environment.python, "-m", "servekit.worker"], stdin=bootstrap, start_new_session=True
+                module_command("servekit.worker", python=self._environment.python),
+                stdin=bootstrap,
+                start_new_session=True,
             )
         except OSError as error:
             raise BackendStartError(f"a worker of {spec.backend!r} could not be started: {error}") from error

@@ -1,0 +1,85 @@
+"""How a process of servekit's begins: its command line, and the order of what is on its path."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+import servekit
+import servekit_asgi
+from servekit import logs
+from servekit.processes import extend_sys_path, module_command, own_sys_path
+
+LIBRARY = [sysconfig.get_path("stdlib"), os.path.join(sysconfig.get_path("stdlib"), "lib-dynload")]
+PROBE = """
+import json, sys
+print(json.dumps([__name__, sys.argv[1:], sys.path]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "given", "after"),
+    [
+        ([*LIBRARY, "installed"], ["mine", "yours"], [*LIBRARY, "mine", "yours", "installed"]),
+        # As Ray leaves it, and as PYTHONPATH does.
+        (["mine", "ray", *LIBRARY, "installed"], ["yours", "mine"], [*LIBRARY, "yours", "mine", "ray", "installed"]),
+        # What is installed in a virtual environment stays before what its host has.
+        ([*LIBRARY, "installed", "host"], ["host", "mine"], [*LIBRARY, "mine", "installed", "host"]),
+        (["", *LIBRARY, "installed"], [], [*LIBRARY, "", "installed"]),
+        (["mine", *LIBRARY, "installed"], LIBRARY, [*LIBRARY, "mine", "installed"]),
+    ],
+)
+def test_the_users_folders_come_behind_the_standard_library_and_before_what_is_installed(
+    monkeypatch, before, given, after
+):
+    monkeypatch.setattr(sys, "path", list(before))
+    extend_sys_path(given)
+    assert sys.path == after
+
+
+def test_own_folders_are_those_of_the_user(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    archive = str(tmp_path / "mine.zip")
+    installed = sysconfig.get_path("purelib")
+    monkeypatch.setattr(sys, "path", ["", *LIBRARY, "below", archive, installed, str(tmp_path)])
+    assert own_sys_path() == [str(tmp_path), str(tmp_path / "below"), archive]
+
+
+def test_a_module_is_run_as_by_m_with_neither_the_working_directory_nor_pythonpath_first(tmp_path):
+    (tmp_path / "probe.py").write_text(PROBE)
+    (tmp_path / "runpy.py").write_text("raise SystemExit('executed')")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "json.py").write_text("raise SystemExit('executed')")
+    run = subprocess.run(
+        module_command("probe", "one", "two words"),
+        cwd=tmp_path / "here",
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    name, arguments, path = json.loads(run.stdout)
+    assert (name, arguments) == ("__main__", ["one", "two words"])
+    assert path[: len(LIBRARY)] == LIBRARY
+    assert path.count(str(tmp_path)) == 1
+    assert not {"", str(tmp_path / "here")} & set(path)
+
+
+def test_every_logger_of_servekits_is_kept_on():
+    """Also one whose module is loaded after the user's code has set logging up."""
+    found = set()
+    for package in (servekit, servekit_asgi):
+        for file in Path(package.__file__).parent.rglob("*.py"):
+            found |= set(re.findall(r'getLogger\("(servekit[\w.]*)"\)', file.read_text()))
+    assert len(found) > 5
+    assert found | {"servekit.plugins"} == {f"servekit{name}" for name in logs.LOGGERS}
+    assert logging.getLogger("servekit.replica").__class__ is logging.Logger, "this process is the user's"

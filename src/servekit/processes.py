@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from servekit.errors import ServekitError
+from servekit.errors import InvalidInputError, ServekitError
 
 
 class ProcessIdentity(NamedTuple):
@@ -147,7 +147,7 @@ def fill_standard_descriptors() -> None:
 def working_directory(failing: type[ServekitError]) -> str:
     """This process's working directory; raises ``failing``, with words for people, where it has been deleted."""
     try:
-        return os.getcwd()
+        return tellable(os.getcwd())
     except OSError as error:
         raise failing(
             f"the working directory of this process cannot be used ({error.strerror}): it was deleted, or may not be "
@@ -155,11 +155,26 @@ def working_directory(failing: type[ServekitError]) -> str:
         ) from error
 
 
+def tellable(path: str) -> str:
+    """``path``, for another process; raises `InvalidInputError` where its name is not UTF-8, as every message is."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InvalidInputError(
+            f"the path {path!r} is not UTF-8, so servekit's other processes cannot be told of it; give that folder "
+            "another name, or run in a locale that has its letters"
+        ) from None
+    return path
+
+
 def own_sys_path() -> list[str]:
-    """Where this process finds modules beyond its interpreter's own folders, absolute: a worker is to find them too."""
+    """Where this process finds modules beyond its interpreter's own folders, absolute: a worker is to find them too.
+
+    Raises `InvalidInputError` where one of them is not `tellable`.
+    """
     installed = _library() | {sysconfig.get_path(name) for name in ("purelib", "platlib")}
     entries = (os.path.abspath(entry or os.getcwd()) for entry in sys.path)
-    return [entry for entry in dict.fromkeys(entries) if entry not in installed]
+    return [tellable(entry) for entry in dict.fromkeys(entries) if entry not in installed]
 
 
 def extend_sys_path(entries: Iterable[str]) -> None:

@@ -168,6 +168,20 @@ def test_children_of_a_handler_have_the_flags_that_those_of_a_script_have(surrou
     assert of_child == of_script
 
 
+@pytest.mark.parametrize("where", ["the working directory", "the script's folder", "TMPDIR"])
+def test_a_name_that_is_not_utf_8_is_said(surroundings, where):
+    os.mkdir(os.fsencode(surroundings.folder) + b"/lat\xe8in")
+    line = {
+        "the working directory": f"cd lat*in; {PYTHON} ../app.py",
+        "the script's folder": f"cp app.py lat*in; {PYTHON} lat*in/app.py",
+        "TMPDIR": f"TMPDIR=$(echo $TMPDIR/lat*in) {PYTHON} app.py",
+    }[where]
+    printed, _ = surroundings.shell(line).communicate(timeout=120)
+    assert "servekit.errors.InvalidInputError: the path" in printed, printed
+    assert "is not UTF-8" in printed
+    assert surroundings.instances == []
+
+
 # -- TMPDIR -------------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import stat
 import tempfile
 
 from servekit.errors import InstanceStartError, InvalidInputError
+from servekit.processes import tellable
 from servekit.wire.network import UNIX_PATH_BYTES
 
 _LONGEST_SOCKET = "r9999999999-ffffff.sock"
@@ -78,7 +79,7 @@ def _named_folder() -> tuple[str, str]:
     for name in ("TMPDIR", "TEMP", "TMP"):
         named = os.environ.get(name)
         if named:
-            return os.path.abspath(named), name
+            return tellable(os.path.abspath(named)), name
     try:
         return tempfile.gettempdir(), "the folder for temporary files"
     except OSError as error:

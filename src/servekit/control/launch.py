@@ -75,6 +75,7 @@ class Launch:
                 f"not {head_bytes}: a request's head travels to its replica in one frame"
             )
         working_directory(InstanceStartError)
+        sys_path = own_sys_path()
         fill_standard_descriptors()
         with contextlib.ExitStack() as undo:
             self._http = undo.enter_context(bind_tcp(options.http_host, options.http_port, "http_port"))
@@ -95,7 +96,7 @@ class Launch:
             http_fd=self._http.fileno(),
             ingress_workers=options.ingress_workers,
             limits=options.limits,
-            sys_path=own_sys_path(),
+            sys_path=sys_path,
             admin_url="" if self._admin is None else _url(self._admin),
             standing=standing,
             busy_poll_s=options.busy_poll_s,

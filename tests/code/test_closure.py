@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import zipfile
@@ -24,6 +25,14 @@ def test_what_is_imported_comes_along_and_what_lies_beside_does_not(write: Write
     assert code.namespaces.keys() == {"zz_b"}
     assert "msgspec" in code.distributions
     assert "zz_a" not in sys.modules
+
+
+def test_a_name_of_the_standard_library_is_the_users_where_it_was_imported_so(write: Write) -> None:
+    write(zz_a="import sched, this", sched="", this="")
+    assert paths(frozen("zz_a")) == ["zz_a.py"]
+    importlib.invalidate_caches()
+    importlib.import_module("sched")
+    assert paths(frozen("zz_a")) == ["sched.py", "zz_a.py"]
 
 
 def test_a_package_comes_whole_with_folders_that_have_no_init(write: Write, folder: Path) -> None:

@@ -7,6 +7,7 @@ import functools
 import os
 import pkgutil
 import platform
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -92,7 +93,9 @@ class Closure:
         found = find(top)
         if found is None:
             return set()  # Imported under a condition, perhaps, or in a branch that is never taken.
-        owner = self._owners[top] = owner_of(found)
+        # A file that bears such a name by chance is not the user's module, unless this process has imported it as such.
+        by_chance = found.module is None and top in sys.stdlib_module_names
+        owner = self._owners[top] = Owner.PYTHON if by_chance else owner_of(found)
         if owner is Owner.INSTALLED:
             known = distribution_of(found)
             if known is not None:

@@ -10,6 +10,7 @@ import sys
 import uvloop
 
 from servekit import logs
+from servekit.forks import forks
 from servekit.processes import begin_process
 from servekit.wire.bootstrap import unpack
 from servekit.wire.loop_thread import LoopThread
@@ -22,6 +23,7 @@ def run(bootstrap: bytes) -> None:
     Raises ``SystemExit`` on SIGTERM before the worker serves.
     """
     begin_process()
+    forks.guard()
     told = unpack(bootstrap)
     logs.begin(told.worker_id, logging.WARNING)
     if told.kind == "ingress":
@@ -33,7 +35,7 @@ def run(bootstrap: bytes) -> None:
     from servekit.replica.worker import ReplicaWorker
 
     # Until the data loop takes the signal over: a handler's long __init__ can be interrupted.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    forks.handle_signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with contextlib.closing(LoopThread("control")) as control:
         ReplicaWorker(told, SocketNetwork()).run(control.loop)
 

@@ -25,6 +25,7 @@ from servekit.control.admin import AdminApp
 from servekit.control.service import Service
 from servekit.control.setup import ProcessSetup, Ready
 from servekit.errors import ServekitError
+from servekit.forks import forks
 from servekit.http1.server import HttpServer
 from servekit.plugins import Registry, disabled_by_environment, discover
 from servekit.processes import begin_process, extend_sys_path
@@ -99,6 +100,7 @@ class ControllerProcess:
         if self._setup.admin_fd is not None:
             tcp = socket.socket(fileno=self._setup.admin_fd)
             servers.append(await loop.create_server(http.protocol_factory, sock=tcp))
+        forks.hold(self._setup.instance.http_fd, *(each for server in servers for each in server.sockets))
         return app, servers
 
     def _watch_owner(self, loop: asyncio.AbstractEventLoop) -> int | None:
@@ -135,6 +137,7 @@ async def _first(task: asyncio.Future[None], event: asyncio.Event) -> None:
 def main() -> None:
     """Read the setup from standard input, and be that instance's controller."""
     begin_process()
+    forks.guard()
     setup = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=ProcessSetup)
     logs.begin("controller", logging.INFO)
     start_log = logging.getLogger("servekit")

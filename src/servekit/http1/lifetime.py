@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from servekit.http1.body import OutgoingBody
 from servekit.http1.checks import Fault
@@ -63,6 +63,11 @@ class Lifetime(asyncio.Protocol):
         self._seen: object = None
         self._since = 0.0
         self._blocks = 0
+
+    @property
+    def socket(self) -> Any:
+        """None: the connection is in memory."""
+        return self._transport.get_extra_info("socket")
 
     def _settle(self) -> None:
         """See to whatever is due, now that the reader or the current request is in another state."""

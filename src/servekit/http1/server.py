@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Protocol
+from typing import Any, Protocol
 
 from servekit.config import HttpLimits
+from servekit.forks import forks
 from servekit.http1.connection import HttpConnection
 from servekit.http1.request import HttpRequest
 from servekit.http1.responses import Endings, render_endings
@@ -72,6 +73,7 @@ class HttpServer:
         """Begin to watch deadlines, and to renew the Date header."""
         if self._timer is None:
             self._sweep()
+            forks.hold_those_of(self._sockets)
 
     async def drain(self, timeout_s: float) -> int:
         """Answer what is in flight, and close every connection.
@@ -103,6 +105,7 @@ class HttpServer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            forks.release_those_of(self._sockets)
         for connection in [*self.connections, *self._refused]:
             connection.abort()
 
@@ -123,6 +126,9 @@ class HttpServer:
         self.connections.discard(connection)
         if self._empty is not None and not self.connections:
             self._empty.set()
+
+    def _sockets(self) -> list[Any]:
+        return [connection.socket for connection in [*self.connections, *self._refused]]
 
     def _sweep(self) -> None:
         self._timer = self.loop.call_later(self._sweep_s, self._sweep)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from servekit.config import DRAIN_TIMEOUT_S, HttpLimits
+from servekit.forks import forks
 from servekit.http1.server import HttpServer
 from servekit.ingress.apply import Applier, build_policy
 from servekit.ingress.callers import Callers
@@ -128,6 +129,7 @@ class IngressWorker:
             return None
         sock = socket.socket(fileno=self._bootstrap.http.listen_fd)
         sock.setblocking(False)
+        forks.hold(sock)
         return await loop.create_server(self.server.protocol_factory, sock=sock)
 
     def _end(self) -> None:

@@ -16,6 +16,7 @@ import msgspec
 
 from servekit.config import HELLO_TIMEOUT_S
 from servekit.errors import AuthenticationError, DeadlineError, LinkError
+from servekit.forks import forks
 from servekit.wire.frames import Codec
 from servekit.wire.handshake import HANDSHAKE_BYTES, Handshake
 from servekit.wire.polling import BusyPoll
@@ -76,6 +77,7 @@ class Link(asyncio.Protocol):
         self._lost = asyncio.Event()
         self._deadline: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._descriptors: tuple[int, ...] = ()
         self._buffer = bytearray()
         self._needed = 4
         self._out: list[bytes] = []
@@ -141,6 +143,7 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._descriptors = forks.hold(transport.get_extra_info("socket"))
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         self._deadline = self._loop.call_later(HELLO_TIMEOUT_S, self._handshake_late)
         assert self._handshake is not None
@@ -176,6 +179,7 @@ class Link(asyncio.Protocol):
             self.owner.link_writable(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        forks.let_go(self._descriptors)
         if self._deadline is not None:
             self._deadline.cancel()
         error = self._error or exc

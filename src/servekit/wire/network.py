@@ -11,6 +11,7 @@ from typing import Protocol
 
 from servekit.config import HELLO_TIMEOUT_S
 from servekit.errors import DeadlineError, InvalidInputError, LinkError
+from servekit.forks import forks
 from servekit.wire.link import Link
 
 FIRST_REDIAL_S = 0.02
@@ -103,9 +104,14 @@ class _SocketListener:
     def __init__(self, server: asyncio.Server, address: str) -> None:
         self.address = address
         self._server = server
+        self._descriptors = forks.hold(*server.sockets)
+        self._pid = os.getpid()
 
     def close(self) -> None:
+        forks.let_go(self._descriptors)
         self._server.close()
+        if os.getpid() != self._pid:
+            return  # The path is that of the process which this one was forked from.
         kind, _, rest = self.address.partition(":")
         if kind == "unix" and os.path.exists(rest):
             os.unlink(rest)

@@ -1,0 +1,102 @@
+"""Forks: what a handler forks off is a process of its own, and no second replica."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import fork_handlers
+import pytest
+from instance_tools import Process, end_all, pids, until
+
+import servekit as serve
+from servekit.forks import CAME_BACK
+
+pytestmark = pytest.mark.processes
+
+processes_only = pytest.mark.parametrize("runtime", ["process"], indirect=True, scope="module")
+
+
+@contextlib.contextmanager
+def children(*pids: int) -> Iterator[list[Process]]:
+    """Ended in any case."""
+    found = [Process(pid) for pid in pids]
+    try:
+        yield found
+    finally:
+        end_all(process for process in found if process.is_there)
+
+
+def served(instance: serve.Instance, handler: Any, **config: Any) -> int:
+    """The handler at ``/fork``; returns its replica's pid."""
+    serve.create_backend("fork", handler, config=config)
+    serve.create_endpoint("fork", "/fork", ["GET", "POST"], backend="fork")
+    (pid,) = pids(instance, "fork")
+    return pid
+
+
+def sockets(pid: int) -> set[str]:
+    found = set()
+    for descriptor in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
+    return {name for name in found if name.startswith("socket:")}
+
+
+KINDS = {
+    "on the loop": (fork_handlers.fork, {}),
+    "in a thread": (fork_handlers.fork, {"max_concurrent_queries": 4}),
+    "async": (fork_handlers.fork_async, {}),
+}
+
+
+@processes_only
+class TestAChild:
+    @pytest.mark.parametrize("way", ["os.fork", "Process", "preexec_fn"])
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_is_ended_by_a_sigterm_of_its_own(self, serving, client, kind, way):
+        handler, config = KINDS[kind]
+        replica = served(serving, handler, **config)
+        answer = client.get(f"/fork?way={way}").json()
+        assert answer["pid"] == replica
+        with children(answer["child"]) as (child,):
+            os.kill(child.pid, signal.SIGTERM)
+            until(lambda: not child.is_there)
+        answer = client.get("/fork?way=none").json()
+        assert answer == {"pid": replica, "child": 0}
+        assert pids(serving, "fork") == {replica}
+
+    def test_has_none_of_the_sockets_that_calls_travel_on(self, serving, client):
+        replica = served(serving, fork_handlers.fork)
+        answer = client.get("/fork?way=os.fork").json()
+        with children(answer["child"]) as (child,):
+            # What is left is the pair that wakes the loop up when signals come: nobody waits for its end.
+            shared = until(lambda: len(found := sockets(child.pid)) <= 2 and {"found": found})
+            assert shared["found"] < sockets(replica)
+            assert client.get("/fork?way=none").status_code == 200
+
+    def test_that_is_terminated_at_once(self, serving, client):
+        replica = served(serving, fork_handlers.terminated_at_once)
+        assert client.get("/fork").json() == {"pid": replica, "codes": [-signal.SIGTERM] * 20}
+        assert client.get("/fork").json()["pid"] == replica
+
+    @pytest.mark.parametrize("how", ["return", "sys.exit"])
+    def test_that_comes_back_from_the_handler_is_no_second_replica(self, serving, client, how):
+        replica = served(serving, fork_handlers.ComesBack)
+        answer = client.get(f"/fork?how={how}").json()
+        assert answer["pid"] == replica
+        assert client.get("/fork").json() == {"code": CAME_BACK}
+        assert pids(serving, "fork") == {replica}
+
+
+def test_a_pool_of_processes_comes_and_goes(serving, client):
+    """On either runtime: Ray's workers have signal handlers of their own."""
+    replica = served(serving, fork_handlers.pool)
+    for _ in range(3):
+        answer = client.get("/fork").json()
+        assert (answer["pid"], answer["doubles"]) == (replica, [2, 4, 6])
+        assert not any(Process(pid).is_there for pid in answer["children"])
+    assert pids(serving, "fork") == {replica}

@@ -1,0 +1,96 @@
+"""What children of forks are kept from; each in a process of its own, for hooks at forks stay as long as it does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+FORK = """
+import asyncio, os, signal, socket, sys
+from servekit.forks import Forks, forks
+
+def of_child(look):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if look() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+def is_null(descriptor):
+    return os.path.samestat(os.fstat(descriptor), os.stat(os.devnull))
+"""
+
+CASES = {
+    "a socket that is held": """
+a, b = socket.socketpair()
+forks.guard()
+forks.hold(a, None)
+assert of_child(lambda: is_null(a.fileno()) and not is_null(b.fileno()))
+a.send(b"x")
+assert b.recv(1) == b"x"
+""",
+    "one that was let go of": """
+a, b = socket.socketpair()
+forks.guard()
+forks.let_go(forks.hold(a))
+assert of_child(lambda: not is_null(a.fileno()))
+""",
+    "a file that has the number of one that was closed": """
+a, b = socket.socketpair()
+forks.guard()
+number, = forks.hold(a)
+a.close()
+os.dup2(b.fileno(), number)
+assert of_child(lambda: not is_null(number))
+""",
+    "a source": """
+a, b = socket.socketpair()
+forks.guard()
+source = lambda: [a]
+forks.hold_those_of(source)
+assert of_child(lambda: is_null(a.fileno()))
+forks.release_those_of(source)
+assert of_child(lambda: not is_null(a.fileno()))
+""",
+    "signal handlers, of servekit's and of others": """
+others = lambda *_: None
+forks.guard()
+forks.handle_signal(signal.SIGTERM, lambda *_: None)
+signal.signal(signal.SIGUSR1, others)
+mine = signal.getsignal(signal.SIGTERM)
+assert of_child(lambda: (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)) == (signal.SIG_DFL, others))
+assert signal.getsignal(signal.SIGTERM) is mine
+assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+""",
+    "a host's handler, which was there first": """
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+forks.guard()
+for number in (signal.SIGTERM, signal.SIGUSR1):
+    forks.handle_signal(number, lambda *_: None)
+assert of_child(
+    lambda: (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)) == (signal.SIG_DFL, signal.SIG_IGN)
+)
+""",
+    "a listener that the child closes": """
+import tempfile, uvloop
+from servekit.wire.network import SocketNetwork
+
+async def main(path):
+    listener = await SocketNetwork().listen(f"unix:{path}", asyncio.Protocol)
+    assert of_child(lambda: listener.close() is None)
+    assert os.path.exists(path)
+    listener.close()
+    assert not os.path.exists(path)
+
+with tempfile.TemporaryDirectory() as folder:
+    uvloop.run(main(f"{folder}/s"))
+""",
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_in_a_child(case: str) -> None:
+    done = subprocess.run([sys.executable, "-c", FORK + CASES[case]], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

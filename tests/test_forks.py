@@ -59,7 +59,8 @@ forks.guard()
 forks.handle_signal(signal.SIGTERM, lambda *_: None)
 signal.signal(signal.SIGUSR1, others)
 mine = signal.getsignal(signal.SIGTERM)
-assert of_child(lambda: (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)) == (signal.SIG_DFL, others))
+expected = signal.SIG_DFL, others
+assert of_child(lambda: (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)) == expected)
 assert signal.getsignal(signal.SIGTERM) is mine
 assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 """,

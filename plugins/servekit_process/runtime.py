@@ -6,15 +6,25 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import msgspec
 
 from servekit.errors import BackendStartError, DeadlineError
 from servekit.interfaces import Exit, ReplicaRuntime, WorkerHandle, WorkerSpec
-from servekit.processes import ProcessIdentity, identify, is_alive, memory_file, module_command, opened
+from servekit.processes import (
+    ProcessIdentity,
+    end_group,
+    has_ended,
+    identify,
+    is_alive,
+    memory_file,
+    module_command,
+    opened,
+)
 
 KILL_WAIT_S = 10.0
 """How long a process may take to vanish after SIGKILL; only one stuck in the kernel takes longer."""
@@ -31,13 +41,16 @@ class _ChildHandle(WorkerHandle):
     """The handle of a worker that this very process started, and so must reap."""
 
     child: subprocess.Popen[bytes]
+    reaping: threading.Lock = field(default_factory=threading.Lock, compare=False)
+    """Held by who looks whether it has ended: once it is reaped, its number may be another's."""
 
 
 class ProcessRuntime(ReplicaRuntime):
     """Starts workers as child processes, each in a session of its own.
 
     Their output goes where the controller's goes. A Ctrl-C in the terminal does not reach them: the controller stops
-    them. A worker that outlived its controller is found again by its pid and the moment it started.
+    them. A worker that outlived its controller is found again by its pid and the moment it started. What a worker has
+    started ends with it, however that ends, unless it has left the worker's process group.
 
     Args:
         env: variables that are set for the workers, beside those of the controller.
@@ -73,10 +86,16 @@ class ProcessRuntime(ReplicaRuntime):
 
     def poll(self, handle: WorkerHandle) -> Exit | None:
         if isinstance(handle, _ChildHandle):
-            code = handle.child.poll()
-            return None if code is None else Exit(exit_reason(code), code)
+            with handle.reaping:
+                if handle.child.returncode is None:
+                    if not has_ended(handle.child.pid):
+                        return None
+                    end_group(_identity(handle))
+                code = handle.child.wait()
+            return Exit(exit_reason(code), code)
         if is_alive(_identity(handle)):
             return None
+        end_group(_identity(handle))
         return Exit("ended; its exit code went to the earlier controller that had started it")
 
     def stop(self, handle: WorkerHandle, grace_s: float) -> None:

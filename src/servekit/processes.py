@@ -70,6 +70,29 @@ def opened(identity: ProcessIdentity) -> Iterator[OpenProcess | None]:
         os.close(pidfd)
 
 
+def end_group(leader: ProcessIdentity) -> None:
+    """Kill what is left of the process group that ``leader`` made, as one that is started in a session of its own does.
+
+    ``leader`` has ended. While it is a zombie, and while its group has members, the kernel gives its number to nobody
+    else; so its parent calls this before it reaps ``leader``. Whoever else does may find that the number has been used
+    again since, and then kills nothing.
+    """
+    there = identify(leader.pid)
+    if there is not None and there != leader:
+        return
+    # No such process: all have ended. No permission: what is left runs as another user, and is that user's business.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader.pid, signal.SIGKILL)
+
+
+def has_ended(child_pid: int) -> bool:
+    """Whether a child of this process has ended; it is not reaped."""
+    try:
+        return os.waitid(os.P_PID, child_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # Reaped already.
+        return True
+
+
 def _stat_fields(pid: int) -> list[str] | None:
     """``/proc/PID/stat`` from field 3, the state; the name before it may hold spaces and brackets."""
     try:

@@ -15,6 +15,7 @@ import pytest
 
 from servekit.errors import BackendStartError
 from servekit.interfaces import Exit, RuntimeContext, WorkerHandle, WorkerSpec
+from servekit.processes import identify, is_alive
 from servekit_process import ProcessRuntime
 from servekit_process.runtime import exit_reason
 
@@ -190,6 +191,48 @@ def test_a_zombie_has_ended(start):
     assert until(lambda: runtime.poll(attached))  # while nobody has reaped it
     with pytest.raises(LookupError):
         runtime.attach(handle.state)
+
+
+FORKS = """
+import os, pathlib, time
+child = os.fork()
+if child == 0:
+    if {leaves}:
+        os.setsid()
+    pathlib.Path({told!r}).write_text(str(os.getpid()))
+    time.sleep(100)
+    os._exit(0)
+while not pathlib.Path({told!r}).exists():
+    time.sleep(0.01)
+{ends}
+"""
+ENDS = {"by itself": "", "killed": "os.kill(os.getpid(), 9)", "stopped": "time.sleep(100)"}
+
+
+@pytest.mark.parametrize("mine", [True, False], ids=["a child", "attached to"])
+@pytest.mark.parametrize("how", ENDS)
+def test_what_a_worker_has_started_ends_with_it(start, tmp_path, how, mine):
+    told = tmp_path / "told"
+    runtime, handle = start(FORKS.format(told=str(told), leaves=False, ends=ENDS[how]).encode())
+    child = identify(int(until(lambda: told.exists() and told.read_text())))
+    seen = handle if mine else WorkerHandle(handle.worker_id, handle.state)
+    if how == "stopped":
+        assert runtime.poll(seen) is None
+        assert is_alive(child)
+        runtime.stop(seen, 20)
+    assert until(lambda: runtime.poll(seen))
+    until(lambda: not is_alive(child))
+
+
+def test_what_has_left_the_group_of_the_worker_stays(start, tmp_path):
+    told = tmp_path / "told"
+    runtime, handle = start(FORKS.format(told=str(told), leaves=True, ends="").encode())
+    child = identify(int(until(lambda: told.exists() and told.read_text())))
+    assert until(lambda: runtime.poll(handle))
+    try:
+        assert is_alive(child)
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
 
 
 def test_an_interpreter_that_is_not_there_is_named():

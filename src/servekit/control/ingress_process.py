@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from servekit.processes import ProcessIdentity, identify, is_alive, memory_file, module_command
+from servekit.processes import ProcessIdentity, end_group, identify, is_alive, memory_file, module_command
 from servekit.wire.bootstrap import WorkerBootstrap, pack
 
 
@@ -19,6 +19,7 @@ class IngressSubprocess:
 
     def __init__(self, identity: ProcessIdentity, child: subprocess.Popen[bytes] | None = None) -> None:
         self.pid = identity.pid
+        self._identity = identity
         self._child = child
         self._pidfd = os.pidfd_open(self.pid)
         self._ended = asyncio.Event()
@@ -29,6 +30,7 @@ class IngressSubprocess:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1
+        end_group(self._identity)  # What a routing policy has started, say.
         if self._child is None:
             return "ended"
         code = self._child.wait()

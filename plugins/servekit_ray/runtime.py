@@ -13,7 +13,7 @@ import msgspec
 
 from servekit.errors import BackendStartError, DeadlineError, InvalidInputError, ResourcesUnavailableError
 from servekit.interfaces import Exit, ReplicaRuntime, RuntimeContext, WorkerHandle, WorkerSpec
-from servekit.processes import OpenProcess, ProcessIdentity, opened
+from servekit.processes import OpenProcess, ProcessIdentity, end_group, is_alive, opened
 from servekit_ray import actor, resources
 from servekit_ray.connection import SETTLE_S, Connection
 from servekit_ray.driver import DriverRay, connected_here
@@ -22,6 +22,10 @@ from servekit_ray.keeper import NAMESPACE
 
 KILL_WAIT_S = 10.0
 """How long Ray may take to end a process that it was told to kill."""
+GONE_WAIT_S = 2.0
+"""How long Ray may take to tell of the end of a process that is gone, or a process to be gone after Ray told so."""
+LOOK_S = 0.2
+"""Between two looks at a process of this machine while Ray is waited for."""
 ASK_AGAIN_S = 0.05
 """Between two questions to an actor that answers, or that cannot be reached."""
 
@@ -44,6 +48,8 @@ class _ActorHandle(WorkerHandle):
     actor: Any = field(repr=False)
     ended: list[Any] = field(repr=False)
     generation: int
+    process: ProcessIdentity | None
+    """Where it is one of this machine, and so can be looked at."""
 
 
 class RayRuntime(ReplicaRuntime):
@@ -152,7 +158,8 @@ class RayRuntime(ReplicaRuntime):
             raise
         state = _State(spec.worker_id, name, place[actor.NODE_ID], place[actor.PID], place[actor.START_TICKS])
         ended = hosted.run.remote(self.worker_module, spec.bootstrap)
-        return _ActorHandle(spec.worker_id, msgspec.json.encode(state), hosted, [ended], generation)
+        process = self._visible(state)
+        return _ActorHandle(spec.worker_id, msgspec.json.encode(state), hosted, [ended], generation, process)
 
     def poll(self, handle: WorkerHandle) -> Exit | None:
         return self._wait(_actor_handle(handle), 0)
@@ -187,7 +194,12 @@ class RayRuntime(ReplicaRuntime):
         except ValueError as error:
             raise LookupError(gone) from error
         # Behind `run`, this call is never carried out: it fails when the process ends.
-        return _ActorHandle(found.worker_id, state, hosted, [hosted.where.remote()], self._connection.generation)
+        ended = hosted.where.remote()
+        return _ActorHandle(found.worker_id, state, hosted, [ended], self._connection.generation, self._visible(found))
+
+    def _visible(self, state: _State) -> ProcessIdentity | None:
+        with self._on_this_node(state) as process:
+            return None if process is None else ProcessIdentity(state.pid, state.start_ticks)
 
     @contextmanager
     def _on_this_node(self, state: _State) -> Iterator[OpenProcess | None]:
@@ -244,7 +256,25 @@ class RayRuntime(ReplicaRuntime):
         )
 
     def _wait(self, handle: _ActorHandle, timeout_s: float) -> Exit | None:
-        """How the process ended, or None when it has not within ``timeout_s``."""
+        """How the process ended, or None when it has not within ``timeout_s``. What it has started ends with it."""
+        worker = handle.process
+        if worker is None:
+            return self._told(handle, timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            ended = self._told(handle, min(LOOK_S, max(0.0, deadline - time.monotonic())))
+            if ended is not None:
+                _end_group(worker)
+                return ended
+            if not is_alive(worker):
+                # Ray knows by the end of a socket, of which a child that the worker forked has a copy.
+                _end_group(worker)
+                return self._told(handle, GONE_WAIT_S) or Exit("killed or crashed: its process is gone")
+            if time.monotonic() >= deadline:
+                return None
+
+    def _told(self, handle: _ActorHandle, timeout_s: float) -> Exit | None:
+        """As `_wait`, by Ray's word alone."""
         import ray
         from ray.exceptions import ActorUnavailableError, RayError
 
@@ -274,6 +304,14 @@ def _actor_handle(handle: WorkerHandle) -> _ActorHandle:
     if not isinstance(handle, _ActorHandle):
         raise TypeError(f"worker {handle.worker_id}: this handle is from neither start nor attach of this runtime")
     return handle
+
+
+def _end_group(worker: ProcessIdentity) -> None:
+    """Ray puts each worker at the head of a process group, and leaves the others there when the worker is killed."""
+    with opened(worker) as process:
+        # Ray tells of an end some milliseconds before the process is gone.
+        if process is None or process.wait(GONE_WAIT_S):
+            end_group(worker)
 
 
 def _kill(hosted: Any) -> None:

@@ -365,6 +365,28 @@ class TestWorkers:
         ended = until(lambda: runtime.poll(handle))
         assert "killed or crashed" in ended.reason
 
+    @pytest.mark.parametrize("how", ["killed", "stopped"])
+    def test_what_a_worker_forked_neither_hides_its_end_nor_outlives_it(self, start, runtime, tmp_path, how):
+        """The child has copies of the sockets by whose end Ray knows of an end."""
+        told = tmp_path / "told"
+        handle = start(
+            "import os, pathlib, time\n"
+            "child = os.fork()\n"
+            "if child:\n"
+            f"    pathlib.Path({str(told)!r}).write_text(str(child))\n"
+            "time.sleep(100)\n"
+            "os._exit(0)\n".encode()
+        )
+        child = identify(int(until(lambda: told.exists() and told.read_text())))
+        assert child is not None
+        if how == "killed":
+            os.kill(state_of(handle)["pid"], signal.SIGKILL)
+            until(lambda: runtime.poll(handle))
+        else:
+            runtime.stop(handle, 1)
+            assert runtime.poll(handle) is not None
+        until(lambda: not is_alive(child))
+
     def test_stop_asks_first(self, start, runtime, tmp_path):
         ready, asked = tmp_path / "ready", tmp_path / "asked"
         code = f"""

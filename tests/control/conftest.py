@@ -63,6 +63,10 @@ class FakeLink:
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
+        self.peer_has_ended = False
+
+    def peer_ended(self) -> None:
+        self.peer_has_ended = True
 
     def send(self, frame: Any) -> None:
         self.sent.append(frame)
@@ -142,6 +146,7 @@ class FakeReplica:
         self.slots = 1
         self.ready_at = 0.0
         self.failure: Any = None
+        self.may_have_calls = True
         self.entry = ReplicaEntry(self.id, "node", ())
         self.pid, self.node, self.started_at, self.report = number, "node", 0.0, Report()
 

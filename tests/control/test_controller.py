@@ -110,6 +110,18 @@ def test_a_replica_that_ends_is_replaced(run: Any) -> None:
     run(test)
 
 
+def test_ingress_workers_are_told_which_replicas_are_on_their_way_out(run: Any) -> None:
+    async def test(control: Any) -> None:
+        (first,) = control.ready("b")
+        control.replicas.linger = True
+        await control.controller.update_backend_config("b", {"num_replicas": 0})
+        assert control.ingresses.contents[-1].leaving == (first.id,)
+        control.replicas.end(first, FAULT)
+        assert control.ingresses.contents[-1].leaving == ()
+
+    run(test)
+
+
 def test_they_are_replaced_later_and_later_when_they_keep_failing(
     run: Any, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -343,6 +343,19 @@ def test_a_ready_replica_whose_process_ends(run: Any) -> None:
     run(test)
 
 
+def test_a_process_that_ends_while_its_link_is_held_open(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a child that it has forked."""
+    monkeypatch.setattr(module, "WATCH_S", 0.01)
+
+    async def test(bench: Bench) -> None:
+        replica, link = await bench.ready()
+        bench.runtime.exits[replica.id] = Exit("killed by SIGKILL")
+        await bench.gone()
+        assert link.peer_has_ended
+
+    run(test)
+
+
 def test_a_lost_link_alone_kills_nobody(run: Any) -> None:
     async def test(bench: Bench) -> None:
         replica, link = await bench.ready()

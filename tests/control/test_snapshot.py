@@ -12,12 +12,14 @@ from servekit.wire.control_frames import BackendEntry, EndpointEntry, PluginRef,
 NAMES = st.sampled_from("abcd")
 WEIGHTS = st.dictionaries(NAMES, st.sampled_from([0.0, 0.5, 1.0]), max_size=2)
 CONTENTS = st.builds(
-    lambda endpoints, backends: Content(
+    lambda endpoints, backends, leaving: Content(
         {name: endpoint(name, route, weights) for name, (route, weights) in endpoints.items()},
         {name: backend(name, count, replicas) for name, (count, replicas) in backends.items()},
+        tuple(leaving),
     ),
     st.dictionaries(NAMES, st.tuples(st.sampled_from(["/x", "/y", None]), WEIGHTS), max_size=4),
     st.dictionaries(NAMES, st.tuples(st.integers(0, 2), st.lists(NAMES, unique=True, max_size=3)), max_size=4),
+    st.lists(NAMES, unique=True, max_size=2),
 )
 
 
@@ -37,7 +39,9 @@ def applied(base: Content, snapshot: Snapshot) -> Content:
         start = {} if snapshot.base is None else before
         return {name: entry for name, entry in {**start, **changes}.items() if entry is not None}
 
-    return Content(patched(base.endpoints, snapshot.endpoints), patched(base.backends, snapshot.backends))
+    return Content(
+        patched(base.endpoints, snapshot.endpoints), patched(base.backends, snapshot.backends), snapshot.leaving
+    )
 
 
 @given(base=CONTENTS, content=CONTENTS)

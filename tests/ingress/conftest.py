@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence, Set
 from time import monotonic
 from typing import Any
 
@@ -98,9 +98,13 @@ class FakeLink:
         self.writable = True
         self.sent: list[Any] = []
         self.not_written: list[Any] = []
+        self.peer_has_ended = False
 
     def send(self, frame: Any) -> None:
         self.sent.append(frame)
+
+    def peer_ended(self) -> None:
+        self.peer_has_ended = True
 
     def unsent(self) -> list[Any]:
         return self.not_written
@@ -115,12 +119,20 @@ class FakeLinks:
     def __init__(self) -> None:
         self.down: set[str] = set()
         self.opened: list[str] = []
+        self.there: dict[str, FakeLink] = {}
+
+    def keep_only(self, replica_ids: Set[str]) -> Set[str]:
+        ended = self.there.keys() - replica_ids
+        for replica_id in ended:
+            self.there.pop(replica_id).peer_ended()
+        return ended
 
     async def open(self, replicas: list[Replica]) -> None:
         for replica in replicas:
             if replica.id not in self.down:
                 self.opened.append(replica.id)
                 link: Any = FakeLink()
+                self.there[replica.id] = link
                 replica.link_opened(link)
 
 
@@ -200,7 +212,13 @@ class World:
 
     # -- snapshots ---------------------------------------------------------------------------------------------
 
-    def apply(self, *entries: EndpointEntry | BackendEntry, gone: Sequence[str] = (), whole: bool = False) -> str:
+    def apply(
+        self,
+        *entries: EndpointEntry | BackendEntry,
+        gone: Sequence[str] = (),
+        whole: bool = False,
+        leaving: tuple[str, ...] = (),
+    ) -> str:
         """``gone``: names of endpoints and backends, as in ``endpoint:e`` and ``backend:b``."""
         endpoints: dict[str, Any] = {entry.name: entry for entry in entries if isinstance(entry, EndpointEntry)}
         backends: dict[str, Any] = {entry.name: entry for entry in entries if isinstance(entry, BackendEntry)}
@@ -208,7 +226,8 @@ class World:
             kind, _, bare = name.partition(":")
             {"endpoint": endpoints, "backend": backends}[kind][bare] = None
         version = next(self._versions)
-        return finish(self.applier.apply(Snapshot(version, None if whole else version - 1, endpoints, backends)))
+        base = None if whole else version - 1
+        return finish(self.applier.apply(Snapshot(version, base, endpoints, backends, leaving)))
 
     def policy(self, endpoint: str = "e") -> Any:
         return self.router.endpoints[endpoint].policy

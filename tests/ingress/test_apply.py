@@ -71,12 +71,30 @@ def test_a_replica_that_is_gone_from_the_snapshot_finishes_what_it_has(world: An
     world.apply(world.backend(), world.endpoint())
     asked = world.ask()
     replica, link = world.replica("r1"), world.link("r1")
-    world.apply(world.backend("b", ["r2"]))
+    world.apply(world.backend("b", ["r2"]), leaving=("r1",))
     assert len(link.of(Bye)) == 1
+    assert not link.peer_has_ended
     world.ask()
     assert len(world.calls("r2")) == 1
     replica.frame_received(link, Answer(1, 200, b"", b"old", 0, 10))
     assert asked.text == "old"
+
+
+def test_a_replica_that_is_nowhere_in_the_snapshot_has_ended(world: Any) -> None:
+    world.apply(world.backend("b", ["r1", "r2", "r3"]), world.endpoint())
+    links = {replica_id: world.link(replica_id) for replica_id in ("r1", "r2", "r3")}
+
+    def ended() -> list[str]:
+        return [replica_id for replica_id, link in links.items() if link.peer_has_ended]
+
+    world.apply(world.backend("b", ["r3"]), leaving=("r1",))
+    assert ended() == ["r2"]
+    world.apply(world.endpoint("f", route="/f"), leaving=("r1",))
+    assert ended() == ["r2"]
+    world.apply()
+    assert ended() == ["r1", "r2"]
+    world.apply(world.endpoint("f", route="/f"), whole=True)
+    assert ended() == ["r1", "r2", "r3"]
 
 
 def test_a_replica_whose_link_opens_after_it_was_taken_away_gets_nothing(world: Any) -> None:

@@ -56,10 +56,11 @@ def by_preexec_fn() -> int:
 
 
 def by_c_code() -> int:
-    """No hook of Python runs in this child."""
+    """No hook of Python runs in this child; and it leaves the replica's process group, with which it would end."""
     libc = ctypes.PyDLL(None)
     child: int = libc.fork()
     if child == 0:
+        libc.setsid()
         libc.sleep(int(LONGEST_S))
         libc._exit(0)
     return child

@@ -6,9 +6,11 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fork_handlers
+import httpx
 import pytest
 from instance_tools import Process, end_all, pids, until
 
@@ -90,6 +92,28 @@ class TestAChild:
         assert answer["pid"] == replica
         assert client.get("/fork").json() == {"code": CAME_BACK}
         assert pids(serving, "fork") == {replica}
+
+
+@processes_only
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_killed_replica_whose_sockets_a_child_holds(serving, tmp_path, method):
+    """A call in flight goes where it is safe to send it again, and else ends; neither waits for the child."""
+    replica = served(serving, fork_handlers.fork_and_hang)
+    told = tmp_path / "told"
+    url = f"{serving.url}/fork?told={told}"
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(httpx.request, method, url, timeout=100, verify=False)
+        pid, child_pid = until(lambda: told.exists() and [int(word) for word in told.read_text().split()])
+        assert pid == replica
+        with children(child_pid) as (child,):
+            os.kill(replica, signal.SIGKILL)
+            answer = asked.result(50)
+            assert child.is_there
+            assert sockets(child_pid)
+    if method == "GET":
+        assert answer.json()["pid"] in pids(serving, "fork") - {replica}
+    else:
+        assert answer.status_code == 502
 
 
 def test_a_pool_of_processes_comes_and_goes(serving, client):

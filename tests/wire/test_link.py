@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -210,6 +211,37 @@ def test_a_full_link_says_so_and_recovers() -> None:
         await near.until(lambda: link.writable)
         server.close()
         link.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("address", ["unix:{}/s", "tcp:127.0.0.1:0"])
+@pytest.mark.parametrize("full", [False, True], ids=["with room", "full"])
+def test_a_link_of_a_peer_that_has_ended_is_lost_though_somebody_holds_its_socket(
+    tmp_path: Any, address: str, full: bool
+) -> None:
+    async def main() -> None:
+        far, near = Owner(), Owner()
+        server = await SocketNetwork().listen(address.format(tmp_path), acceptor(far))
+        link = await dial(SocketNetwork(), [server.address], dialer(near))
+        await far.until(lambda: bool(far.links))
+        peer = far.links[0]._transport
+        peer.pause_reading()
+        with socket.socket(fileno=os.dup(peer.get_extra_info("socket").fileno())):
+            if full:
+                link.send(call(1, bytes(8_000_000)))
+                link.flush()
+                assert not link.writable
+            for number in range(10):  # More than is read at once, and not more than a socket takes.
+                far.links[0].send(Answer(number, 200, b"", bytes(10_000), 0, 0))
+            far.links[0].flush()
+            assert peer.get_write_buffer_size() == 0
+            peer.abort()
+            link.peer_ended()
+            link.peer_ended()
+            await near.until(lambda: bool(near.lost))
+            assert [frame.id for frame in near.frames] == list(range(10))
+        server.close()
 
     asyncio.run(main())
 

@@ -205,13 +205,16 @@ class Controller:
 
     def _publish(self) -> int:
         ready: dict[str, list[ReplicaEntry]] = {}
+        leaving = []
         for replica in self.replicas.replicas.values():
             if replica.state is ReplicaState.READY:
                 name = replica.record.name
                 self._slots[name] = replica.slots
                 self.failures[name].failed_starts = 0
                 ready.setdefault(name, []).append(replica.entry)
-        content = content_of(self.desired, ready, self._published)
+            elif replica.may_have_calls:
+                leaving.append(replica.id)
+        content = content_of(self.desired, ready, self._published, leaving)
         self._published = (self.desired, content)
         return self.ingresses.publish(content)
 

@@ -104,6 +104,8 @@ class IngressFleet:
                 worker.pid = worker.process.pid
                 ended = await worker.process.wait()
             worker.process = None
+            if worker.link is not None:
+                worker.link.peer_ended()
             self.link_lost(worker)
             lived_s = asyncio.get_running_loop().time() - began
             pause_s = _FIRST_RESTART_S if lived_s > _LONGEST_RESTART_S else min(2 * pause_s, _LONGEST_RESTART_S)

@@ -55,6 +55,8 @@ class Replica:
         self.is_built = False
         """It listens. It is ready once it has the ``user_config`` of today as well."""
         self.user_config = Taken()
+        self.is_attached = False
+        """An earlier controller started it."""
         self.started_at = time.time()
         self.ready_at = 0.0
         self.report = Report()
@@ -67,6 +69,11 @@ class Replica:
     @property
     def facts(self) -> ReplicaFacts:
         return ReplicaFacts(self.id, self.record.name, self.record.revision, self.state, self.number)
+
+    @property
+    def may_have_calls(self) -> bool:
+        """Whether ingress workers may have links to it, now or from an earlier controller's time."""
+        return bool(self.ready_at) or self.is_attached
 
     @property
     def entry(self) -> ReplicaEntry:

@@ -71,6 +71,7 @@ class ReplicaFleet(ReplicaLinks):
         self._numbers = max(self._numbers, worker.number)
         replica = Replica(worker.worker_id, record, worker.number)
         replica.started_at = worker.started_at
+        replica.is_attached = True
         self._adopt(replica, self._live(replica, worker))
 
     async def wait_known(self, timeout_s: float) -> None:
@@ -147,6 +148,8 @@ class ReplicaFleet(ReplicaLinks):
             asked = replica.told_to_go.is_set()
             await asyncio.shield(self._end(replica))
             del self.replicas[replica.id]
+            if replica.link is not None:
+                replica.link.peer_ended()
             replica.known.set()
             self._tell(replica, "gone", str(replica.failure or why))
             if not asked:

@@ -16,14 +16,19 @@ class Content(msgspec.Struct, frozen=True):
 
     endpoints: dict[str, EndpointEntry] = {}
     backends: dict[str, BackendEntry] = {}
+    leaving: tuple[str, ...] = ()
+    """Replicas that get no more requests and may have some to answer."""
 
 
 def content_of(
     desired: Desired,
     ready: Mapping[str, Iterable[ReplicaEntry]],
     earlier: tuple[Desired, Content] | None = None,
+    leaving: Iterable[str] = (),
 ) -> Content:
     """``ready``: the replicas that may get requests, by backend. Backends being deleted are in it no longer.
+
+    ``leaving``: the others whose processes may be there, and that ingress workers may know.
 
     ``earlier``: a desired state and its content. What has not changed since is taken from there: with thousands of
     endpoints, making every entry anew and comparing it would be most of what a change costs.
@@ -42,7 +47,7 @@ def content_of(
             config = msgspec.structs.replace(record.config, user_config=None)
             entry = BackendEntry(name, config, replicas)
         backends[name] = entry
-    return Content(endpoints, backends)
+    return Content(endpoints, backends, tuple(sorted(leaving)))
 
 
 def _endpoint_entry(record: EndpointRecord) -> EndpointEntry:
@@ -61,12 +66,13 @@ def _endpoint_entry(record: EndpointRecord) -> EndpointEntry:
 def difference(base: Content | None, base_version: int, content: Content, version: int) -> Snapshot:
     """The snapshot that makes ``content`` of ``base``; the whole of it, where there is no base."""
     if base is None:
-        return Snapshot(version, None, dict(content.endpoints), dict(content.backends))
+        return Snapshot(version, None, dict(content.endpoints), dict(content.backends), content.leaving)
     return Snapshot(
         version,
         base_version,
         _changed(base.endpoints, content.endpoints),
         _changed(base.backends, content.backends),
+        content.leaving,
     )
 
 

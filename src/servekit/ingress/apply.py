@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 from servekit.factories import Kind, at_path, build
 from servekit.ingress.backend import Backend
@@ -28,17 +28,24 @@ class Applier:
     """Applies snapshots, one after another."""
 
     def __init__(
-        self, router: Router, links: ReplicaLinks, build_policy: Callable[[PluginRef], RoutingPolicy] = build_policy
+        self,
+        router: Router,
+        links: ReplicaLinks,
+        build_policy: Callable[[PluginRef], RoutingPolicy] = build_policy,
+        ended: Callable[[Set[str]], None] = lambda replica_ids: None,
     ) -> None:
+        """``ended``: told of replicas whose processes have ended, and whose links had not."""
         self._router = router
         self._links = links
         self._build_policy = build_policy
+        self._ended = ended
 
     async def apply(self, snapshot: Snapshot) -> str:
         """Apply it; return what of it could not be, or an empty text.
 
         Links to new replicas are open before traffic changes, so that no share goes elsewhere meanwhile; and old
-        replicas are let go last, so that there is never a moment without one.
+        replicas are let go last, so that there is never a moment without one. The process of one that is nowhere in
+        the snapshot has ended: what it had is lost.
         """
         backends, endpoints = dict(snapshot.backends), dict(snapshot.endpoints)
         if snapshot.base is None:
@@ -55,6 +62,8 @@ class Applier:
                 errors.append(f"endpoint {name!r}: {error}")
         for name, backend_entry in backends.items():
             self._shrink(name, backend_entry)
+        known = {replica_id for backend in self._router.backends.values() for replica_id in backend.replicas}
+        self._ended(self._links.keep_only(known | set(snapshot.leaving)))
         return "; ".join(errors)
 
     def _grow(self, entry: BackendEntry) -> list[Replica]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Set
 from typing import TYPE_CHECKING, Any, cast
 
 from servekit.http1.body import IncomingBody
@@ -82,6 +83,12 @@ class Callers:
         for caller in list(self._links):
             caller.finish()
         await finish_all([caller.link for caller in self._links])
+
+    def ended(self, replica_ids: Set[str]) -> None:
+        """The processes of these replicas have ended, and with them who waits for what their handles called."""
+        for caller in list(self._links):
+            if caller.link.peer_hello.decode(errors="replace") in replica_ids:
+                caller.link.peer_ended()
 
     def close(self) -> None:
         """Cut what is left."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Set
 
 from servekit.ingress.replica import Replica
 from servekit.wire.data_frames import DATA_FRAME_BYTES, data_codec
@@ -43,6 +44,17 @@ class ReplicaLinks:
         _, late = await asyncio.wait(tried, timeout=FIRST_DIAL_TIMEOUT_S)
         for waiter in late:
             waiter.cancel()
+
+    def keep_only(self, replica_ids: Set[str]) -> Set[str]:
+        """The processes of all other replicas have ended: their links are lost, whoever else holds the sockets.
+
+        Returns those whose links were there yet.
+        """
+        ended = {replica: replica.link for replica in self._tasks if replica.id not in replica_ids}
+        for link in ended.values():
+            if link is not None:
+                link.peer_ended()
+        return {replica.id for replica in ended}
 
     async def close(self) -> None:
         """End every task; links still open are closed, after what they were to send."""

@@ -93,7 +93,7 @@ class IngressWorker:
         self._links = ReplicaLinks(self._network, self._bootstrap.token, self._bootstrap.worker_id, polling)
         self.callers = Callers(self.router, self._bootstrap.token, self._bootstrap.worker_id, polling)
         self.router.dispatcher.replica_wanted = self._replica_wanted
-        applier = Applier(self.router, self._links, self._build_policy)
+        applier = Applier(self.router, self._links, self._build_policy, self.callers.ended)
         self._control = ControlClient(
             self._bootstrap, self._network, hello=self._hello, received=self._received, report=self._report
         )

@@ -143,6 +143,9 @@ class Snapshot(Frame, tag=44):
     endpoints: dict[str, EndpointEntry | None]
     """None: the endpoint is gone."""
     backends: dict[str, BackendEntry | None]
+    leaving: tuple[str, ...] = ()
+    """All replicas that no backend here has, and whose processes may be there yet. Of any other replica, the process
+    has ended: whoever else holds its sockets, no answer will come."""
 
 
 class Reconfigure(Frame, tag=45):

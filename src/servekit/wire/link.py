@@ -7,7 +7,10 @@ by one, and then `LinkOwner.frames_done` is called, so that what answers them ca
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
+import socket
 import struct
 from collections.abc import Iterable
 from typing import Any, Protocol, cast
@@ -84,6 +87,7 @@ class Link(asyncio.Protocol):
         self._unsent: list[bytes] = []
         self._flush_planned = False
         self._error: Exception | None = None
+        self._peer_ended = False
 
     # -- for the owner ------------------------------------------------------------------------------------
 
@@ -135,6 +139,20 @@ class Link(asyncio.Protocol):
     def abort(self) -> None:
         self._transport.abort()
 
+    def peer_ended(self) -> None:
+        """The peer's process has ended: what it sent before that is read, and then the link is lost.
+
+        The end of the connection itself would come only with that of the last child with a copy of the peer's socket.
+        """
+        if self._peer_ended or self._transport.is_closing():
+            return
+        self._peer_ended = True
+        if not self._descriptors:
+            self._transport.abort()
+            return
+        with socket.socket(fileno=os.dup(self._descriptors[0])) as same, contextlib.suppress(OSError):
+            same.shutdown(socket.SHUT_RD)
+
     @property
     def local_address(self) -> Any:
         return self._transport.get_extra_info("sockname")
@@ -169,6 +187,10 @@ class Link(asyncio.Protocol):
             self.owner.frames_done(self)
             if self._polling is not None:
                 self._polling.touch()
+
+    def eof_received(self) -> None:
+        if self._peer_ended:
+            self._transport.abort()  # Closed, it would wait for the peer to read what is still to be sent.
 
     def pause_writing(self) -> None:
         self.writable = False

@@ -6,6 +6,7 @@ import atexit
 import functools
 import inspect
 import logging
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -98,9 +99,12 @@ def _start(options: InstanceOptions) -> Instance:
         _log.warning("servekit: %s", problem)
     launch.close_sockets()
 
+    owner = os.getpid()
+
     def end() -> None:
         atexit.unregister(end)
-        launch.stop(SHUTDOWN_TIMEOUT_S)
+        if os.getpid() == owner:  # The child of a fork, which has the hook too, leaves the instance to its parent.
+            launch.stop(SHUTDOWN_TIMEOUT_S)
 
     atexit.register(end)
     setup = launch.setup
@@ -202,6 +206,9 @@ stat = _on_current(Instance.stat)
 
 
 def shutdown() -> None:
-    """End the current instance; nothing where there is none."""
+    """End the current instance; nothing where there is none.
+
+    In a process that was forked from the one that started it: let go of it here.
+    """
     if _current is not None:
         _current.shutdown()

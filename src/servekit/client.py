@@ -10,6 +10,7 @@ import msgspec
 
 from servekit import errors
 from servekit.errors import ControllerGoneError
+from servekit.per_process import PerProcess
 
 _CONNECT_TIMEOUT_S = 5.0
 
@@ -24,22 +25,28 @@ class Client(Protocol):
 
 
 class AdminClient:
-    """A `Client` over the admin API's Unix socket."""
+    """A `Client` over the admin API's Unix socket; in a forked child, over a connection of the child's own."""
 
     def __init__(self, socket_path: str, token: bytes) -> None:
+        self._socket_path = socket_path
+        self._token = token
+        # Two processes on one connection would read each other's answers.
+        self._http = PerProcess(self._connect)
+
+    def _connect(self) -> httpx.Client:
         # Operations are bounded by the controller (a backend's startup_timeout_s, say), so reading is not bounded here.
-        self._http = httpx.Client(
+        return httpx.Client(
             # Neither certificates nor proxies have a part in this, and SSL_CERT_FILE may name what is not there.
-            transport=httpx.HTTPTransport(uds=socket_path, verify=False, trust_env=False),
+            transport=httpx.HTTPTransport(uds=self._socket_path, verify=False, trust_env=False),
             trust_env=False,
             base_url="http://servekit/v1/",
-            headers={"authorization": f"Bearer {token.hex()}", "content-type": "application/msgpack"},
+            headers={"authorization": f"Bearer {self._token.hex()}", "content-type": "application/msgpack"},
             timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),
         )
 
     def call(self, operation: str, **arguments: Any) -> Any:
         try:
-            response = self._http.post(operation, content=msgspec.msgpack.encode(arguments))
+            response = self._http.get().post(operation, content=msgspec.msgpack.encode(arguments))
         except httpx.TransportError as error:
             raise ControllerGoneError(
                 f"the controller of this instance cannot be reached ({error}); "
@@ -51,4 +58,6 @@ class AdminClient:
         return answer
 
     def close(self) -> None:
-        self._http.close()
+        http = self._http.made()
+        if http is not None:
+            http.close()

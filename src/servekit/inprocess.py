@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import shutil
 import threading
 from collections.abc import Callable, Coroutine, Mapping
@@ -23,7 +24,7 @@ from servekit.control.directories import scratch_directory
 from servekit.control.resolve import Resolver
 from servekit.control.service import Service
 from servekit.control.setup import InstanceSetup
-from servekit.errors import InternalError
+from servekit.errors import InternalError, NotRunningError
 from servekit.factories import load_path
 from servekit.handles.caller import Caller
 from servekit.ingress.apply import build_policy
@@ -191,6 +192,7 @@ class InProcessInstance(Instance):
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="servekit-inprocess", daemon=True)
         self._thread.start()
+        self._pid = os.getpid()
         self._network = MemoryNetwork()
         self._originals = Originals()
         self._around_policy = around_policy
@@ -218,6 +220,8 @@ class InProcessInstance(Instance):
             raise
 
         def end() -> None:
+            if not self._is_here:
+                return  # Its threads are not here, and its directory is the parent's.
             try:
                 self.submit(service.stop(STOP_TIMEOUT_S), 2 * STOP_TIMEOUT_S)
             finally:
@@ -227,8 +231,16 @@ class InProcessInstance(Instance):
         client = _DirectClient(service, self.submit)
         super().__init__(setup.name, setup.http_url, client, end, directory, setup.token.hex())
 
+    @property
+    def _is_here(self) -> bool:
+        """False in a child that was forked from its process: the threads are not there."""
+        return os.getpid() == self._pid
+
     def submit(self, work: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
         """Run ``work`` on the instance's loop, and return its result."""
+        if not self._is_here:
+            work.close()
+            raise _elsewhere()
         if threading.current_thread() is self._thread:
             work.close()
             raise InternalError("this would wait for itself: it was called on the instance's own event loop")
@@ -282,6 +294,8 @@ class InProcessInstance(Instance):
     # -- what the Python API asks of it ------------------------------------------------------------------------------
 
     def _new_caller(self, ingresses: list[list[str]]) -> Caller:
+        if not self._is_here:
+            raise _elsewhere()
         return Caller(self._network, bytes.fromhex(self.token), "in-process", self._loop, ingresses)
 
     def _pack_target(self, *arguments: Any) -> Packed:
@@ -293,3 +307,9 @@ class InProcessInstance(Instance):
 
     def _plugin(self, what: str, named: str | Any) -> str:
         return named if isinstance(named, str) else self._originals.keep_plugin(named)
+
+
+def _elsewhere() -> NotRunningError:
+    return NotRunningError(
+        "this process was forked from the one that has the in-process instance: use it there, or start another here"
+    )

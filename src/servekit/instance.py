@@ -5,12 +5,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from servekit.config import DEFAULT_ADAPTER, DEFAULT_POLICY, DEFAULT_TIMEOUT_S, BackendConfig, backend_config
 from servekit.errors import BackendStartError, InvalidInputError
+from servekit.per_process import PerProcess
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -49,9 +49,10 @@ class Instance:
         self._standing = standing
         self._leave: Callable[[Instance], None] = lambda instance: None
         """Told by `shutdown`, before anything ends; set by `servekit.api`, for which this instance may be current."""
-        self._caller: Caller | None = None
+        self._callers = PerProcess(self._make_caller)
         """For handles; made with the first of them."""
-        self._caller_lock = threading.Lock()
+        self._ingresses: list[list[str]] = []
+        """Where the last of them was to dial."""
 
     def __repr__(self) -> str:
         return f"<servekit instance {self.name!r} at {self.url}>"
@@ -147,27 +148,31 @@ class Instance:
         return Handle(endpoint, self._caller_of(endpoint))
 
     def _caller_of(self, endpoint: str) -> Caller:
-        ingresses = self._client.call("link_addresses", name=endpoint)
-        with self._caller_lock:
-            if self._caller is None:
-                self._caller = self._new_caller(ingresses)
-                atexit.register(self._close_caller)
-            return self._caller
+        self._ingresses = self._client.call("link_addresses", name=endpoint)
+        return self._callers.get()
+
+    def _make_caller(self) -> Caller:
+        caller = self._new_caller(self._ingresses)
+        caller.in_child = self._callers.get
+        atexit.register(self._close_caller)
+        return caller
 
     def _new_caller(self, ingresses: list[list[str]]) -> Caller:
+        from servekit.forks import forks
         from servekit.handles.caller import Caller
         from servekit.wire.loop_thread import LoopThread
         from servekit.wire.network import SocketNetwork
 
+        forks.guard()
         links = LoopThread("servekit-handles")
         token = bytes.fromhex(self.token)
         return Caller(SocketNetwork(), token, f"client-{os.getpid()}", links.loop, ingresses, closed=links.close)
 
     def _close_caller(self) -> None:
         atexit.unregister(self._close_caller)
-        with self._caller_lock:
-            if self._caller is not None:
-                self._caller.close()
+        caller = self._callers.made()
+        if caller is not None:
+            caller.close()
 
     # -- backends ----------------------------------------------------------------------------------------------------
 
@@ -321,7 +326,8 @@ class Instance:
     def shutdown(self) -> None:
         """End the instance, with all its processes, once what is in flight has been answered. Again: nothing.
 
-        An instance that was attached to goes on: ``servekit stop`` ends it.
+        An instance that was attached to goes on: ``servekit stop`` ends it. So does one that another process started,
+        from which this one was forked: the parent ends it.
         """
         self._leave(self)
         end, self._end = self._end, lambda: None

@@ -22,6 +22,8 @@ from servekit.wire.data_frames import Invoke
 class Asked:
     """In the place of a `Caller`: remembers what it is to send."""
 
+    is_here = True
+
     def __init__(self) -> None:
         self.calls: list[tuple[Invoke, Any, float]] = []
 

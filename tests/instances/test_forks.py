@@ -12,7 +12,7 @@ from typing import Any
 import fork_handlers
 import httpx
 import pytest
-from instance_tools import Process, end_all, pids, until
+from instance_tools import Process, end_all, fresh_get, pids, told, until
 
 import servekit as serve
 from servekit.forks import CAME_BACK
@@ -124,3 +124,88 @@ def test_a_pool_of_processes_comes_and_goes(serving, client):
         assert (answer["pid"], answer["doubles"]) == (replica, [2, 4, 6])
         assert not any(Process(pid).is_there for pid in answer["children"])
     assert pids(serving, "fork") == {replica}
+
+
+DRIVER = """
+import json, os, sys, time
+import servekit as serve
+
+def handle(request, number=0):
+    return str(2 * number)
+
+instance = serve.init(runtime="process", http_port=0)
+serve.create_backend("model", handle)
+serve.create_endpoint("model", "/model", backend="model")
+serve.create_endpoint("other")
+before = serve.get_handle("model")
+assert before.remote(1).result(30) == "2"
+if os.fork() == 0:
+{child}
+    sys.exit(0)
+_, status = os.wait()
+code = os.waitstatus_to_exitcode(status)
+print("TOLD" + json.dumps(dict(
+    code=code,
+    url=instance.url,
+    there=os.path.isdir(instance.directory),
+    traffic=serve.get_traffic("other"),
+    answer=before.remote(3).result(30),
+    again=serve.get_handle("model").remote(4).result(30),
+)), flush=True)
+time.sleep(600)
+"""
+
+CHILDREN = {
+    "nothing": "",
+    "the API": """
+    assert list(serve.status()["endpoints"]) == ["model", "other"]
+    serve.set_traffic("other", {"model": 1.0})
+    assert before.remote(10).result(30) == "20"
+    assert serve.get_handle("model").remote(11).result(30) == "22"
+    assert [before.remote(n).result(30) for n in range(9)] == [str(2 * n) for n in range(9)]
+""",
+    "shutdown": """
+    serve.shutdown()
+    serve.shutdown()
+    try:
+        serve.status()
+    except serve.errors.NotRunningError:
+        pass
+    else:
+        raise AssertionError("it is current yet")
+    del instance
+""",
+    "leaving the block": """
+    with instance:
+        pass
+""",
+    "an instance of its own": """
+    serve.shutdown()
+    with serve.init(name="mine", runtime="process", http_port=0) as mine:
+        serve.create_backend("model", handle)
+        serve.create_endpoint("model", "/model", backend="model")
+        assert serve.get_handle("model").remote(5).result(30) == "10"
+    assert not os.path.exists(mine.directory)
+""",
+    "a child of its own": """
+    assert serve.get_handle("model").remote(11).result(30) == "22"
+    if os.fork() == 0:
+        assert before.remote(12).result(30) == "24"
+        sys.exit(0)
+    _, status = os.wait()
+    assert status == 0
+""",
+}
+
+
+@pytest.mark.parametrize("what", CHILDREN)
+def test_the_child_of_a_driver(scripts, what):
+    """It can use the instance, and leaves it to its parent."""
+    driver = scripts.start(scripts.write("driver.py", DRIVER.replace("{child}", CHILDREN[what] or "    pass")))
+    found = told(driver)
+    assert (found["code"], found["there"]) == (0, True)
+    assert found["traffic"] == ({"model": 1.0} if what == "the API" else {})
+    assert (found["answer"], found["again"]) == ("6", "8")
+    assert fresh_get(f"{found['url']}/model").text == "0"
+    driver.kill()
+    until(lambda: not scripts.processes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 import time
@@ -396,3 +397,25 @@ def test_status_and_stat_tell_what_is_there(serve_instance: Any) -> None:
 def test_an_instance_is_current_while_its_test_runs(serve_instance: Any) -> None:
     with pytest.raises(errors.AlreadyRunningError):
         servekit.init(runtime="process")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_the_child_of_a_fork_leaves_it_alone(serve_instance: Any) -> None:
+    servekit.create_backend("b", hello)
+    servekit.create_endpoint("e", "/e", backend="b")
+    handle = servekit.get_handle("e")
+
+    def child() -> None:
+        for act in (servekit.status, handle.remote, lambda: servekit.get_handle("e")):
+            with pytest.raises(errors.NotRunningError, match="forked"):
+                act()
+        servekit.shutdown()
+        with pytest.raises(errors.NotRunningError, match="no servekit instance"):
+            servekit.status()
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert serve_instance.client.get("/e").status_code == 200
+    assert os.path.isdir(serve_instance.directory)

@@ -61,19 +61,23 @@ class Caller:
         self._lock = threading.Lock()
         self._closed: Exception | None = None
         self._pid = os.getpid()
+        self.in_child: Callable[[], Caller] | None = None
+        """What calls in the child of a fork, where the loop's thread is not; None: nothing does."""
 
     # -- from other threads --------------------------------------------------------------------------------------
 
     def call(self, invoke: Invoke, parcel: bytes, timeout_s: float) -> CallFuture:
         """Send a call; ``timeout_s``: how long it may wait for an ingress worker to be there."""
-        call = Call(invoke, parcel, timeout_s, post=self._mailbox.post, abandon=self._abandon)
-        future = call.future
-        assert future is not None
-        if os.getpid() != self._pid:
+        if not self.is_here:
+            if self.in_child is not None:
+                return self.in_child().call(invoke, parcel, timeout_s)
             raise NotRunningError(
                 "this process was forked from the one that the handle is of, and has no links; get a handle here, "
                 "by servekit.init(address='auto') and servekit.get_handle"
             )
+        call = Call(invoke, parcel, timeout_s, post=self._mailbox.post, abandon=self._abandon)
+        future = call.future
+        assert future is not None
         with self._lock:
             closed = self._closed
             if closed is None:
@@ -82,18 +86,23 @@ class Caller:
             call.fail(closed)
         return future
 
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the process that it was made in, and no child that was forked from that."""
+        return os.getpid() == self._pid
+
     def set_ingresses(self, ingresses: Sequence[list[str]]) -> None:
         """The ingress workers that there are from now on."""
         self._mailbox.post(lambda: self._take_over([list(addresses) for addresses in ingresses]))
 
     def close(self, why: str = "the instance was shut down") -> None:
         """Let go of the links; calls that are not answered fail with `NotRunningError`. Again: nothing."""
+        if not self.is_here:
+            return
         with self._lock:
             if self._closed is not None:
                 return
             self._closed = NotRunningError(f"{why}; the call was not answered")
-        if os.getpid() != self._pid:
-            return
         with contextlib.suppress(RuntimeError, concurrent.futures.TimeoutError):
             asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(CLOSE_TIMEOUT_S)
         self._closed_too()

@@ -18,7 +18,7 @@ of_current_instance: Callable[[str], Caller] | None = None
 
 def find(endpoint: str) -> Caller:
     """Raises `NotRunningError` where this process belongs to no instance."""
-    if in_worker is not None:
+    if in_worker is not None and in_worker.is_here:
         return in_worker
     if of_current_instance is not None:
         return of_current_instance(endpoint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -121,6 +122,7 @@ def serve(host: object, *, seed: int | None = None, virtual_clock: bool = False)
     assert seed is None
     assert not virtual_clock
     api.make_current(host)
+    owner = os.getpid()
     try:
         served = ServedInstance(
             host,
@@ -131,10 +133,11 @@ def serve(host: object, *, seed: int | None = None, virtual_clock: bool = False)
             yield served
     finally:
         api.leave_current()
-        for name in host.list_endpoints():
-            host.delete_endpoint(name)
-        for name in host.list_backends():
-            host.delete_backend(name)
+        if os.getpid() == owner:  # A child that the test has forked may come by here, too.
+            for name in host.list_endpoints():
+                host.delete_endpoint(name)
+            for name in host.list_backends():
+                host.delete_backend(name)
 
 
 @contextlib.contextmanager

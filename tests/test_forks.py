@@ -47,10 +47,13 @@ assert of_child(lambda: not is_null(number))
     "a source": """
 a, b = socket.socketpair()
 forks.guard()
-source = lambda: [a]
+class Source:
+    def sockets(self):
+        return [a, None]
+source = Source()
 forks.hold_those_of(source)
-assert of_child(lambda: is_null(a.fileno()))
-forks.release_those_of(source)
+assert of_child(lambda: is_null(a.fileno()) and not is_null(b.fileno()))
+del source
 assert of_child(lambda: not is_null(a.fileno()))
 """,
     "signal handlers, of servekit's and of others": """

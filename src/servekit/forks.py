@@ -15,12 +15,25 @@ import os
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 CAME_BACK = 70
-"""Exit code of a child that came back to the loop: EX_SOFTWARE of sysexits.h."""
+"""Exit code of a child that came back to servekit's code: EX_SOFTWARE of sysexits.h."""
+
+
+class Source(Protocol):
+    """Who has sockets that come and go."""
+
+    def sockets(self) -> Iterable[Any]: ...
+
+
+class Told(Protocol):
+    """Who is told in the child of a fork."""
+
+    def in_child(self) -> None: ...
 
 
 class Forks:
@@ -32,7 +45,8 @@ class Forks:
         """By descriptor, which file it was then: a number is used again."""
         self._handlers: dict[int, Any] = {}
         """What there was before servekit's signal handlers, as far as children get it."""
-        self._sources: list[Callable[[], Iterable[Any]]] = []
+        self._sources: weakref.WeakSet[Source] = weakref.WeakSet()
+        self._told: weakref.WeakSet[Told] = weakref.WeakSet()
         self._own: list[Any] = []
         self._forking = threading.local()
 
@@ -63,13 +77,14 @@ class Forks:
             self._files[descriptor] = _file(descriptor)
         return descriptors
 
-    def hold_those_of(self, source: Callable[[], Iterable[Any]]) -> None:
-        """Keep from children what ``source`` gives at the time of a fork: connections come and go at the request's
-        expense."""
-        self._sources.append(source)
+    def hold_those_of(self, source: Source) -> None:
+        """Keep from children what ``source`` has at the time of a fork: to note each connection as it comes and goes
+        would be at the expense of requests."""
+        self._sources.add(source)
 
-    def release_those_of(self, source: Callable[[], Iterable[Any]]) -> None:
-        self._sources.remove(source)
+    def tell_child(self, told: Told) -> None:
+        """Call its `in_child` in each child, for as long as it is there."""
+        self._told.add(told)
 
     def let_go(self, descriptors: tuple[int, ...]) -> None:
         for descriptor in descriptors:
@@ -94,7 +109,9 @@ class Forks:
             self._restore_signals()
             self._replace_files()
             if isinstance(self._forking.loop, asyncio.AbstractEventLoop):
-                self._forking.loop.call_soon(_came_back)
+                self._forking.loop.call_soon(came_back)
+            for told in self._told:
+                told.in_child()
         finally:
             self._unblock()
 
@@ -112,7 +129,7 @@ class Forks:
         epoll is the parent's too, can do no harm to files that are not there."""
         for source in self._sources:
             with contextlib.suppress(OSError):  # The user's code may have closed them all already.
-                self.hold(*source())
+                self.hold(*source.sockets())
         for descriptor, file in self._files.items():
             with contextlib.suppress(OSError):
                 if _file(descriptor) == file:
@@ -139,10 +156,10 @@ def _file(descriptor: int) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _came_back() -> None:
-    """The child of a fork returned from what the loop called, or raised: it must not go on as a second replica."""
+def came_back(*_: Any, **__: Any) -> NoReturn:
+    """The child of a fork returned from the user's code, or raised: it must not go on as a second worker."""
     print(
-        f"servekit: process {os.getpid()} was forked from a worker and came back to the worker's event loop; it ends "
+        f"servekit: process {os.getpid()} was forked from a worker and came back from the code that forked it; it ends "
         "here. End such a child by os._exit()",
         file=sys.stderr,
         flush=True,

@@ -225,7 +225,11 @@ class ReplicaRuntime(ABC):
 
     @abstractmethod
     def poll(self, handle: WorkerHandle) -> Exit | None:
-        """None while the process is there, else how it ended."""
+        """None while the process is there, else how it ended.
+
+        Look at the process itself: a child that it has forked may keep its sockets and pipes open. What it had started
+        and left is to end with it; see `servekit.processes.end_group`.
+        """
 
     @abstractmethod
     def stop(self, handle: WorkerHandle, grace_s: float) -> None:

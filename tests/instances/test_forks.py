@@ -85,9 +85,10 @@ class TestAChild:
         assert client.get("/fork").json() == {"pid": replica, "codes": [-signal.SIGTERM] * 20}
         assert client.get("/fork").json()["pid"] == replica
 
+    @pytest.mark.parametrize("slots", [1, 4])
     @pytest.mark.parametrize("how", ["return", "sys.exit"])
-    def test_that_comes_back_from_the_handler_is_no_second_replica(self, serving, client, how):
-        replica = served(serving, fork_handlers.ComesBack)
+    def test_that_comes_back_from_the_handler_is_no_second_replica(self, serving, client, how, slots):
+        replica = served(serving, fork_handlers.ComesBack, max_concurrent_queries=slots)
         answer = client.get(f"/fork?how={how}").json()
         assert answer["pid"] == replica
         assert client.get("/fork").json() == {"code": CAME_BACK}

@@ -73,7 +73,7 @@ class HttpServer:
         """Begin to watch deadlines, and to renew the Date header."""
         if self._timer is None:
             self._sweep()
-            forks.hold_those_of(self._sockets)
+            forks.hold_those_of(self)
 
     async def drain(self, timeout_s: float) -> int:
         """Answer what is in flight, and close every connection.
@@ -105,9 +105,12 @@ class HttpServer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-            forks.release_those_of(self._sockets)
         for connection in [*self.connections, *self._refused]:
             connection.abort()
+
+    def sockets(self) -> list[Any]:
+        """Those of all connections."""
+        return [connection.socket for connection in [*self.connections, *self._refused]]
 
     # -- called by connections ------------------------------------------------------------------------------
 
@@ -126,9 +129,6 @@ class HttpServer:
         self.connections.discard(connection)
         if self._empty is not None and not self.connections:
             self._empty.set()
-
-    def _sockets(self) -> list[Any]:
-        return [connection.socket for connection in [*self.connections, *self._refused]]
 
     def _sweep(self) -> None:
         self._timer = self.loop.call_later(self._sweep_s, self._sweep)

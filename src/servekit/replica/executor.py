@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from servekit.forks import came_back, forks
 from servekit.interfaces import RequestAdapter
 from servekit.replica.batch_call import BatchCall
 from servekit.replica.call import Job
@@ -70,6 +71,7 @@ class Executor:
         self._replies = Replies(self._slots, load, self._open, self._runner.stream)
         self.receive, self.received = self._inbox.receive, self._inbox.received
         self._turn_planned = False
+        forks.tell_child(self)
 
     # -- from the links ------------------------------------------------------------------------------------------
 
@@ -199,6 +201,11 @@ class Executor:
     def outstanding(self) -> int:
         """Calls that have come and whose handlers have not ended."""
         return self._slots.outstanding
+
+    def in_child(self) -> None:
+        """A handler has forked, and this is the child: should it come back, it is to answer nothing, and begin nothing
+        of what waits."""
+        self._replies.send = self._runner.mailbox.post = came_back  # type: ignore[method-assign]
 
     def close(self) -> None:
         for job in self._inbox:

@@ -24,7 +24,7 @@ def is_null(descriptor):
 CASES = {
     "a socket that is held": """
 a, b = socket.socketpair()
-forks.guard()
+forks.guard(worker=True)
 forks.hold(a, None)
 assert of_child(lambda: is_null(a.fileno()) and not is_null(b.fileno()))
 a.send(b"x")
@@ -32,13 +32,13 @@ assert b.recv(1) == b"x"
 """,
     "one that was let go of": """
 a, b = socket.socketpair()
-forks.guard()
+forks.guard(worker=True)
 forks.let_go(forks.hold(a))
 assert of_child(lambda: not is_null(a.fileno()))
 """,
     "a file that has the number of one that was closed": """
 a, b = socket.socketpair()
-forks.guard()
+forks.guard(worker=True)
 number, = forks.hold(a)
 a.close()
 os.dup2(b.fileno(), number)
@@ -46,7 +46,7 @@ assert of_child(lambda: not is_null(number))
 """,
     "a source": """
 a, b = socket.socketpair()
-forks.guard()
+forks.guard(worker=True)
 class Source:
     def sockets(self):
         return [a, None]
@@ -58,7 +58,7 @@ assert of_child(lambda: not is_null(a.fileno()))
 """,
     "signal handlers, of servekit's and of others": """
 others = lambda *_: None
-forks.guard()
+forks.guard(worker=True)
 forks.handle_signal(signal.SIGTERM, lambda *_: None)
 signal.signal(signal.SIGUSR1, others)
 mine = signal.getsignal(signal.SIGTERM)
@@ -67,10 +67,22 @@ assert of_child(lambda: (signal.getsignal(signal.SIGTERM), signal.getsignal(sign
 assert signal.getsignal(signal.SIGTERM) is mine
 assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 """,
+    "a user's process, whose children, loop and signals are the user's": """
+forks.guard(worker=False)
+a, b = socket.socketpair()
+forks.hold(a)
+async def main():
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, print)
+    return os.fork(), signal.getsignal(signal.SIGUSR1)
+pid, handler = asyncio.run(main())
+if pid == 0:
+    os._exit(0 if is_null(a.fileno()) and handler is not signal.SIG_DFL else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+""",
     "a host's handler, which was there first": """
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-forks.guard()
+forks.guard(worker=True)
 for number in (signal.SIGTERM, signal.SIGUSR1):
     forks.handle_signal(number, lambda *_: None)
 assert of_child(

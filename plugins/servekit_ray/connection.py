@@ -16,6 +16,8 @@ from servekit_ray import cluster
 from servekit_ray.driver import DriverRay
 from servekit_ray.local import Keeper, StartingKeeper
 
+LET_GO_TIMEOUT_S = 60.0
+"""How long letting go of a dead Ray may take; 15 s were seen."""
 NODES_TTL_S = 1.0
 """How old the list of nodes may be."""
 WATCH_S = 0.25
@@ -113,7 +115,7 @@ class Connection:
         else:
             self._join(choice)
         if self._letting_go is not None:
-            self._letting_go.join()
+            self._letting_go.join(LET_GO_TIMEOUT_S)
         try:
             cluster.attach(self._keeper.address if self._keeper else choice.address or "")
         except BaseException:

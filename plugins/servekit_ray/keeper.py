@@ -75,8 +75,16 @@ def vital_children() -> list[int]:
     """The children of this process without which its Ray is of no use, and which Ray does not start again: its GCS and
     its raylet. None where this process started no Ray, or where the kernel lacks CONFIG_PROC_CHILDREN.
     """
-    children = [pid for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()]
-    return [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() in ("gcs_server", "raylet")]
+    children = [pid for file in Path("/proc/self/task").glob("*/children") for pid in _read(file).split()]
+    return [int(pid) for pid in children if _read(Path(f"/proc/{pid}/comm")).strip() in ("gcs_server", "raylet")]
+
+
+def _read(file: Path) -> str:
+    """Nothing, where the thread or process that it tells of has ended meanwhile."""
+    try:
+        return file.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def _end(*_: object) -> NoReturn:

@@ -41,6 +41,7 @@ class Forks:
 
     def __init__(self) -> None:
         self._null = -1
+        self._is_worker = False
         self._files: dict[int, tuple[int, int]] = {}
         """By descriptor, which file it was then: a number is used again."""
         self._handlers: dict[int, Any] = {}
@@ -50,13 +51,16 @@ class Forks:
         self._own: list[Any] = []
         self._forking = threading.local()
 
-    def guard(self) -> None:
+    def guard(self, *, worker: bool) -> None:
         """From now on, have children of forks left alone by what is servekit's. Again: nothing.
 
-        In a worker, on its main thread and before it installs signal handlers.
+        Args:
+            worker: the process is servekit's own, on its main thread, before it installs signal handlers. In a user's
+                process only descriptors are servekit's: signals, loop and children are the user's.
         """
         if self._null >= 0:
             return
+        self._is_worker = worker
         # Opened here, for the child of a fork may have no descriptor left to open it with.
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._handlers = {number: _for_children(signal.getsignal(number)) for number in signal.valid_signals()}
@@ -96,7 +100,7 @@ class Forks:
         # A signal for the child that came before `_in_child` would be written to the parent's wake-up descriptor.
         self._forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         self._forking.loop = None
-        if threading.current_thread() is threading.main_thread():
+        if self._is_worker and threading.current_thread() is threading.main_thread():
             with contextlib.suppress(RuntimeError):
                 self._forking.loop = asyncio.get_running_loop()
 
@@ -106,7 +110,8 @@ class Forks:
 
     def _in_child(self) -> None:
         try:
-            self._restore_signals()
+            if self._is_worker:
+                self._restore_signals()
             self._replace_files()
             if isinstance(self._forking.loop, asyncio.AbstractEventLoop):
                 self._forking.loop.call_soon(came_back)
@@ -128,8 +133,9 @@ class Forks:
         left free, for another file. The loop's own descriptors stay: nobody waits for their end, and the loop, whose
         epoll is the parent's too, can do no harm to files that are not there."""
         for source in self._sources:
-            with contextlib.suppress(OSError):  # The user's code may have closed them all already.
-                self.hold(*source.sockets())
+            for each in source.sockets():
+                with contextlib.suppress(OSError):  # The user's code may have closed it already.
+                    self.hold(each)
         for descriptor, file in self._files.items():
             with contextlib.suppress(OSError):
                 if _file(descriptor) == file:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -163,7 +165,7 @@ class Instance:
         from servekit.wire.loop_thread import LoopThread
         from servekit.wire.network import SocketNetwork
 
-        forks.guard()
+        forks.guard(worker=False)
         links = LoopThread("servekit-handles")
         token = bytes.fromhex(self.token)
         return Caller(SocketNetwork(), token, f"client-{os.getpid()}", links.loop, ingresses, closed=links.close)
@@ -228,6 +230,8 @@ class Instance:
         adapter_path = self._plugin("adapter", adapter)
         modules = [adapter_path.partition(":")[0]] if ":" in adapter_path else []
         packed = self._pack_target(target, init_args, init_kwargs, freezing.check(freeze, include, exclude), modules)
+        for warning in packed.warnings:
+            warnings.warn(warning, stacklevel=_callers_depth())
         arguments: dict[str, Any] = {
             "name": name,
             "target_data": packed.data,
@@ -238,7 +242,7 @@ class Instance:
             "adapter": adapter_path,
             "adapter_options": dict(adapter_options or {}),
             "runtime": runtime,
-            **self._runtime_options(runtime, runtime_options),
+            "runtime_options": self._runtime_options(runtime, runtime_options),
             "worker_options": dict(ray_actor_options or {}),
             "wait": wait,
             "code_data": b"" if packed.code.is_empty or not self._code_travels else packed.code.encode(),
@@ -287,16 +291,14 @@ class Instance:
 
         return pack_target(*arguments)
 
-    def _runtime_options(self, runtime: str | None, given: Mapping[str, Any] | None) -> dict[str, Any]:
-        """What goes for this backend, and what goes where nothing was given and the runtime is not the instance's."""
+    def _runtime_options(self, runtime: str | None, given: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """Those of a backend; None for the instance's own."""
         from servekit.runtime_options import complete
 
-        options = {} if given is None else dict(mapping("runtime_options", given))
-        if runtime is not None:
-            options = complete(runtime, options, outlives=self._standing)
-        return (
-            {"runtime_options": None, "own_runtime_options": options} if given is None else {"runtime_options": options}
-        )
+        options = None if given is None else dict(mapping("runtime_options", given))
+        if runtime is None or (options is None and runtime == self.status()["runtime"]):
+            return options
+        return complete(runtime, options or {}, outlives=self._standing)
 
     def _plugin(self, what: str, named: str | Any) -> str:
         if not isinstance(named, str):
@@ -337,6 +339,14 @@ class Instance:
             end()
         finally:
             self._close_caller()
+
+
+def _callers_depth() -> int:
+    """For `warnings.warn` in the function that calls this: how far up the code is that is none of servekit's."""
+    depth, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("servekit."):
+        depth, frame = depth + 1, frame.f_back
+    return depth
 
 
 def mapping(what: str, value: Any) -> Mapping[str, Any]:

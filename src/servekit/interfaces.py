@@ -204,7 +204,7 @@ class ReplicaRuntime(ABC):
 
     def describe(self) -> str:
         """Where its workers live, in a few words that follow a colon: for the log and for `status`. Called once it is
-        open. Default: empty, which says nothing."""
+        open, on the controller's event loop: it must not block. Default: empty, which says nothing."""
         return ""
 
     def open(self, context: RuntimeContext) -> None:

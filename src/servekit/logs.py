@@ -12,7 +12,7 @@ LOGGERS = ("", ".asgi", ".control", ".handles", ".ingress", ".link", ".plugins",
 """Every logger of servekit's, behind its name: the modules that have them may come later than the user's set-up."""
 
 
-class _Steady(logging.Logger):
+class _SteadyLogger(logging.Logger):
     """A logger that stays switched on, and hands its lines on to the root logger once it has no handler of its own.
 
     `logging.config` sets ``disabled`` on whatever logger it is not told of, unless its caller knew to say
@@ -35,7 +35,7 @@ def begin(label: str, level: int) -> None:
     where these lines go.
     """
     for name in LOGGERS:
-        logging.getLogger(f"servekit{name}").__class__ = _Steady
+        logging.getLogger(f"servekit{name}").__class__ = _SteadyLogger
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(f"servekit {label}: %(levelname)s %(message)s"))
     own = logging.getLogger("servekit")

@@ -8,16 +8,17 @@ import operator
 import pickle
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from servekit.code.bundle import Code
 from servekit.code.freezing import Freezing, freeze, is_carried
 from servekit.code.modules import is_main
-from servekit.code.references import References, named_code
+from servekit.code.references import References
 from servekit.errors import InvalidInputError, UnpicklableTargetError
 from servekit.handles.culprit import blame
 from servekit.handles.pickling import PROTOCOL, Pickler
+from servekit.rebuild.definitions import named_code
 from servekit.rebuild.objects import name_of
 from servekit.replica.target import Target
 
@@ -39,6 +40,8 @@ class Packed(NamedTuple):
     """The target and the arguments of its ``__init__``, pickled."""
     code: Code
     """What the pickle refers to of the client's own modules."""
+    warnings: Sequence[str]
+    """Of files that are not what this process runs."""
 
 
 def pack_target(
@@ -72,7 +75,7 @@ def pack_target(
         data = _pack(Target(target, tuple(init_args), kwargs), references, freezing)
     except Exception as error:
         raise UnpicklableTargetError(_refusal(target, init_args, kwargs, error)) from error
-    return Packed(data, freeze(references, freezing))
+    return Packed(data, *freeze(references, freezing))
 
 
 def _check_object(target: Any, init_args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Where every worker process begins: ``python -m servekit.worker``, or `run` in a process that a runtime made."""
+"""Where every worker process begins: `main`, or `run` in a process that a runtime made."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(bootstrap: bytes) -> None:
     Raises ``SystemExit`` on SIGTERM before the worker serves.
     """
     begin_process()
-    forks.guard()
+    forks.guard(worker=True)
     told = unpack(bootstrap)
     logs.begin(told.worker_id, logging.WARNING)
     if told.kind == "ingress":

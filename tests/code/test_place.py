@@ -33,6 +33,7 @@ class Process:
         data = code.encode()
         self.digest = hashlib.sha256(data).hexdigest()
         if not received:
+            (directory / "code").mkdir(parents=True)
             bundle.unpack(code, directory / "code" / self.digest)
         self._process = subprocess.Popen(
             [sys.executable, "-c", RUN, str(directory), self.digest, act],
@@ -40,13 +41,17 @@ class Process:
             stdout=subprocess.PIPE,
             text=True,
             cwd="/",
-            env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+            env={**os.environ, "TMPDIR": str(directory)},
         )
         assert self._process.stdin is not None
         self._process.stdin.write(data.hex() * received + "\n")
         self._process.stdin.flush()
         assert self._process.stdout is not None
         self.said = self._process.stdout.readline().strip()
+
+    def close(self) -> None:
+        with self._process as process:
+            process.kill()
 
     def leave(self) -> None:
         self._process.communicate("\n", timeout=60)
@@ -56,6 +61,7 @@ class Process:
 def test_the_folder_is_whole_and_read_only(tmp_path: Path) -> None:
     code = Code((CodeFile("a/b.py", "a.b", "/x/a/b.py", False, b"1"),), {"a": ("/x/a",)})
     folder = tmp_path / "code" / "digest"
+    folder.parent.mkdir()
     bundle.unpack(code, folder)
     bundle.unpack(code, folder)
     assert os.listdir(tmp_path / "code") == ["digest"]
@@ -80,7 +86,7 @@ print(json.dumps([
     subprocess.check_output([sys.executable, "-c", "import zz_p.b as b; print(b.word, b.__file__)"], text=True),
 ]), flush=True)
 """
-    process = Process(tmp_path / "instance", code, act, received=False)
+    process = Process(tmp_path, code, act, received=False)
     b = str(folder / "zz_p/b.py")
     assert json.loads(process.said) == [
         "frozen",
@@ -98,25 +104,36 @@ def test_data_that_was_included_is_beside_the_module(write: Write, folder: Path,
     (folder / "zz_p/word.txt").write_text("frozen")
     code = frozen("zz_p", "zz_q", data=("zz_p/*.txt",))
     (folder / "zz_p/word.txt").write_text("edited")
-    process = Process(tmp_path / "instance", code, "import zz_p.a, zz_q; print(zz_p.a.text, zz_q.__file__, flush=True)")
+    process = Process(tmp_path, code, "import zz_p.a, zz_q; print(zz_p.a.text, zz_q.__file__, flush=True)")
     assert process.said == f"frozen {folder / 'zz_q.py'}"
     process.leave()
 
 
 def test_received_code_goes_with_the_last_process_that_runs_it(write: Write, tmp_path: Path) -> None:
     write(zz_m="word = 'frozen'")
-    directory = tmp_path / "instance"
-    processes = [Process(directory, frozen("zz_m"), "import zz_m; print(zz_m.word, flush=True)") for _ in range(3)]
+    act = "import zz_m; print(zz_m.word, flush=True)"
+    processes = [Process(tmp_path, frozen("zz_m"), act) for _ in range(3)]
     assert [process.said for process in processes] == ["frozen"] * 3
+    base = tmp_path / f"servekit-{os.getuid()}"
+    assert all(folder.stat().st_mode & 0o777 == 0o700 for folder in (base, *base.glob("*"), *base.glob("*/*")))
     for process in processes:
-        assert directory.exists()
+        assert os.listdir(base) == [tmp_path.name]
         process.leave()
-    assert not directory.exists()
+    assert os.listdir(base) == []
+
+
+def test_a_folder_that_others_made_first_is_not_used(write: Write, tmp_path: Path) -> None:
+    write(zz_m="")
+    (tmp_path / f"servekit-{os.getuid()}").mkdir()
+    (tmp_path / f"servekit-{os.getuid()}").chmod(0o777)
+    process = Process(tmp_path, frozen("zz_m"))
+    assert process.said == ""
+    process.close()
 
 
 def test_what_is_another_version_here(write: Write, tmp_path: Path) -> None:
     code = Code(distributions={"msgspec": "0.0.1", "zz-nowhere": "1.2"}, python="2.7.18", texts={"x": "y"})
-    process = Process(tmp_path / "i", code, "print(json.dumps(list(place.differences())), flush=True)")
+    process = Process(tmp_path, code, "print(json.dumps(list(place.differences())), flush=True)")
     python, msgspec, nowhere = json.loads(process.said)
     assert python.endswith("here, 2.7.18 where the backend was created")
     assert msgspec.startswith("msgspec ")
@@ -136,7 +153,7 @@ os.environ["PYTHONPATH"] += os.pathsep + {str(other)!r}
 script = "import sys, zz_m; print(zz_m.word, sys.customized)"
 print(subprocess.check_output([sys.executable, "-c", script], text=True), flush=True)
 """
-    process = Process(tmp_path / "instance", frozen("zz_m"), act)
+    process = Process(tmp_path, frozen("zz_m"), act)
     assert process.said == "frozen True"
     process.leave()
 

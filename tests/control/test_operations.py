@@ -31,7 +31,7 @@ class Plugins:
 
     def check(self, name: str, options: Any) -> None: ...
 
-    async def lines(self) -> list[str]:
+    def lines(self) -> list[str]:
         return [f"runtime {name}: here" for name, _ in self.opened]
 
     async def get(self, name: str, options: Any) -> Any:
@@ -100,6 +100,16 @@ def test_from_nothing_to_traffic_and_back(run: Any) -> None:
         await bench.call("delete_endpoint", name="e")
         await bench.call("delete_backend", name="b")
         assert await bench.call("list_endpoints") == await bench.call("list_backends") == {}
+
+    run(test)
+
+
+def test_code_that_is_none_is_refused_before_anything_changes(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        arguments = {"name": "b", "target_data": b"t", "target_text": "m:f", "sys_path": [], "cwd": "/"}
+        with pytest.raises(InvalidInputError, match="code_data is not frozen code"):
+            await bench.call("create_backend", **arguments, code_data=b"junk")
+        assert bench.control.controller.desired.backends == {}
 
     run(test)
 

@@ -96,6 +96,7 @@ class Bench:
             changed=self._changed,
             observe=self._observe,
             debug=False,
+            directory="/instance",
         )
         self.fleet.ended = self.ended.append
         self.make = make

@@ -61,6 +61,15 @@ def test_a_subclass_decides_what_goes_whole(own: Any) -> None:
     assert pickle.loads(by_value)(4) == 8
 
 
+def test_what_a_module_imports_in_vain_is_named(own: Any, tmp_path: Any) -> None:
+    by_name = dumps(own.double)
+    (tmp_path / "own_of_pickling.py").write_text("import not_installed_anywhere\n")
+    del sys.modules["own_of_pickling"]
+    with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere") as caught:
+        pickle.loads(by_name)
+    assert not isinstance(caught.value, CodeDiffersError)
+
+
 def test_threads_that_pickle_at_once_do_not_disturb_each_other(own: Any) -> None:
     together = threading.Barrier(4)
 

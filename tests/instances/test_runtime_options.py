@@ -20,37 +20,39 @@ TOLD = "told_runtime:Told"
 class Client:
     """In the place of the one of the admin API: keeps what it was asked for."""
 
-    def call(self, operation: str, **arguments: Any) -> None:
+    def call(self, operation: str, **arguments: Any) -> Any:
         self.asked = arguments
+        return {"runtime": "process"}
 
 
-def asked(standing: bool = False, **arguments: Any) -> list[Any]:
-    """The options that `create_backend` asks for, and those in their place for a runtime that is not the instance's."""
+def asked(standing: bool = False, **arguments: Any) -> Any:
+    """The options that `create_backend` asks for; None: the instance's."""
     client: Any = Client()
     instance = Instance("it", "http://it", client, lambda: None, standing=standing)
     instance.create_backend("hello", instance_handlers.hello, **arguments)
-    return [client.asked.get("runtime_options"), client.asked.get("own_runtime_options")]
+    return client.asked["runtime_options"]
 
 
 def test_a_backend_of_the_instances_runtime_adds_nothing() -> None:
-    assert asked() == [None, {}]
+    assert asked() is None
+    assert asked(runtime="process") is None
 
 
 @pytest.mark.parametrize("standing", [False, True])
 def test_a_runtime_is_told_of_the_calling_process_and_whether_the_instance_outlives_it(standing: bool) -> None:
     completed = {"caller": HERE, "outlives": standing}
-    assert asked(standing, runtime=TOLD) == [None, completed]
-    assert asked(standing, runtime=TOLD, runtime_options={}) == [completed, None]
+    assert asked(standing, runtime=TOLD) == completed
+    assert asked(standing, runtime=TOLD, runtime_options={}) == completed
 
 
 def test_what_the_user_gives_stays() -> None:
-    assert asked(runtime=TOLD, runtime_options={"caller": "me"}) == [{"caller": "me", "outlives": False}, None]
+    assert asked(runtime=TOLD, runtime_options={"caller": "me"}) == {"caller": "me", "outlives": False}
 
 
 def test_what_has_nothing_to_add_adds_nothing() -> None:
-    assert asked(runtime="process", runtime_options={"env": {"A": "1"}}) == [{"env": {"A": "1"}}, None]
-    assert asked(runtime="told_runtime:say_nothing") == [None, {}]
-    assert asked(runtime="of no plugin") == [None, {}]  # the controller refuses it
+    assert asked(runtime="process", runtime_options={"env": {"A": "1"}}) == {"env": {"A": "1"}}
+    assert asked(runtime="told_runtime:say_nothing") == {}
+    assert asked(runtime="of no plugin") == {}  # the controller refuses it
 
 
 def test_options_that_are_of_no_use_are_refused_before_anything_starts() -> None:

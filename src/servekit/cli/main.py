@@ -91,7 +91,9 @@ def _code(given: argparse.Namespace) -> None:
     if given.json:
         print(json.dumps(code, indent=2))
         return
-    print(f"{given.backend}: code digest {code['digest'] or 'none: nothing of it is local'}")
+    print(
+        f"{given.backend}: code digest {code['digest'] or 'none: nothing of it is local, or nobody knows its source'}"
+    )
     for file in code["files"]:
         print(f"{file['size_bytes']:>10,}  {file['path']}  ({file['file']})")
 

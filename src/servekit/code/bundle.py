@@ -93,7 +93,6 @@ def unpack(code: Code, folder: Path) -> None:
     """Write the folder, whole or not at all; where it is there already: nothing. Its files are read-only (0400)."""
     if folder.exists():
         return
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name[:16]}-", dir=folder.parent))
     try:
         for file in code.files:

@@ -14,9 +14,10 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from servekit.code.bundle import Code, CodeFile
-from servekit.code.modules import FoundModule, Owner, distribution_of, find, owner_of
+from servekit.code.modules import FoundModule, Ownership, distribution_of, find, owner_of
 from servekit.code.running import running
 from servekit.errors import InvalidInputError
+from servekit.processes import tellable
 
 _SUFFIXES = (".py", *EXTENSION_SUFFIXES)
 MOST_BYTES = 50 * 1000**2
@@ -32,7 +33,7 @@ class Closure:
         self._files: dict[str, CodeFile] = {}
         self._namespaces: dict[str, tuple[str, ...]] = {}
         self._distributions: dict[str, str] = {}
-        self._owners: dict[str, Owner] = {}
+        self._owners: dict[str, Ownership] = {}
         """Of each top-level name that was met."""
         self._taken: set[str] = set()
         """Modules that are in the files, or were left out."""
@@ -51,9 +52,9 @@ class Closure:
             self._seen.add(name)
             top = name.partition(".")[0]
             if top not in self._owners:
-                self._owners[top] = Owner.NOBODY
+                self._owners[top] = Ownership.NOBODY
                 waiting |= self._add_top(top)
-            if name not in self._taken and self._owners[top] in (Owner.USER, Owner.NOBODY):
+            if name not in self._taken and self._owners[top] in (Ownership.USER, Ownership.NOBODY):
                 waiting |= self._add_single(name)
             waiting -= self._seen
 
@@ -61,12 +62,19 @@ class Closure:
         """Take the files that match, relative to the folders that modules were found in. False where none does."""
         found = False
         for root in sorted(self._roots):
-            for path in sorted(Path(root).glob(pattern)):
-                relative = path.relative_to(root).as_posix()
+            for path in self._matching(root, pattern):
+                relative = tellable(path.relative_to(root).as_posix())
                 if path.is_file() and relative not in self._files and not self._is_excluded("", relative):
                     self._keep(CodeFile(relative, "", str(path), False, path.read_bytes()))
                 found = found or path.is_file()
         return found
+
+    @staticmethod
+    def _matching(root: str, pattern: str) -> list[Path]:
+        try:
+            return sorted(Path(root).glob(pattern))
+        except ValueError as error:
+            raise InvalidInputError(f"include: {pattern!r} is no pattern of files: {error}") from None
 
     def add_root(self, folder: str) -> None:
         """A folder beside those of modules, in which data may lie: that of the main script."""
@@ -89,18 +97,22 @@ class Closure:
 
     # -- modules and packages ------------------------------------------------------------------------------------
 
+    def add_alone(self, top: str) -> None:
+        """Take a top-level module or package without what it imports."""
+        self._add_top(top)
+
     def _add_top(self, top: str) -> set[str]:
         found = find(top)
         if found is None:
             return set()  # Imported under a condition, perhaps, or in a branch that is never taken.
         # A file that bears such a name by chance is not the user's module, unless this process has imported it as such.
         by_chance = found.module is None and top in sys.stdlib_module_names
-        owner = self._owners[top] = Owner.PYTHON if by_chance else owner_of(found)
-        if owner is Owner.INSTALLED:
+        owner = self._owners[top] = Ownership.PYTHON if by_chance else owner_of(found)
+        if owner is Ownership.INSTALLED:
             known = distribution_of(found)
             if known is not None:
                 self._distributions[known[0]] = known[1]
-        if owner is not Owner.USER:
+        if owner is not Ownership.USER:
             return set()
         imported: set[str] = set()
         for module in self._package(found):
@@ -110,7 +122,7 @@ class Closure:
     def _add_single(self, name: str) -> set[str]:
         """A module that its package's folder does not show: loaded from another path, or by a loader of the user's."""
         found = find(name)
-        if found is None or not found.origin or owner_of(found) is not Owner.USER:
+        if found is None or not found.origin or owner_of(found) is not Ownership.USER:
             return set()
         parent = name.rpartition(".")[0]
         while parent and parent not in self._taken:
@@ -146,7 +158,7 @@ class Closure:
         yield found
         for location in found.locations or ():
             if os.path.isdir(location):
-                if owner_of(FoundModule(found.name, "", None, (location,))) is Owner.USER:
+                if owner_of(FoundModule(found.name, "", None, (location,))) is Ownership.USER:
                     names = _members(location)
                     self._roots.add(str(Path(location).parents[found.name.count(".")]))
                 else:

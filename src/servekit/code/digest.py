@@ -6,7 +6,7 @@ import functools
 import sys
 
 from servekit.code.finder import frozen_digest, is_frozen
-from servekit.code.modules import Owner, find, owner_of
+from servekit.code.modules import Ownership, find, owner_of
 from servekit.errors import InvalidInputError
 
 
@@ -22,14 +22,14 @@ def digest_here(module: str) -> str:
 def _digest(top: str, loaded: int) -> str:
     """``loaded``: another for each time that the module was loaded."""
     found = find(top)
-    if found is None or owner_of(found) is not Owner.USER:
+    if found is None or owner_of(found) is not Ownership.USER:
         return ""
     # Of use to clients alone, while every replica imports this file.
     from servekit.code.bundle import digests
     from servekit.code.closure import Closure
 
     closure = Closure()
-    closure.add([top])
+    closure.add_alone(top)
     try:
         return digests(closure.code({})).get(top, "")
     except InvalidInputError:  # More than can be frozen.

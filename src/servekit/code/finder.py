@@ -6,6 +6,7 @@ that children of handlers, whose ``PYTHONPATH`` begins with the folder, run the 
 
 from __future__ import annotations
 
+import filecmp
 import json
 import linecache
 import marshal
@@ -23,8 +24,8 @@ MANIFEST = "_servekit_code.json"
 ``{"modules": {name: [path in the folder, original file, is a package]}, "namespaces": {name: [original folder, …]},
 "texts": {file name: source}, "digests": {top-level name: digest}, "distributions": {name: version},
 "python": version}``."""
-_PYC_HEADER_BYTES = 16
-"""PEP 552."""
+PYC_HEADER_BYTES = 16
+"""PEP 552: magic number, flags, and the time and size of the source."""
 
 
 def manifest(folder: str) -> dict[str, Any]:
@@ -60,6 +61,8 @@ class FrozenFinder(MetaPathFinder):
     def _module_spec(self, name: str, relative: str, origin: str, is_package: bool) -> ModuleSpec | None:
         file = os.path.join(self.folder, relative)
         if relative.endswith(tuple(EXTENSION_SUFFIXES)):
+            if os.path.isfile(origin) and filecmp.cmp(origin, file, shallow=False):
+                file = origin  # The folder may be where nothing can be executed: /tmp is mounted so here and there.
             return spec_from_file_location(name, file, loader=ExtensionFileLoader(name, file))
         # The original folder too: what is not frozen, such as data and what was left out, is there.
         locations = [os.path.dirname(file), os.path.dirname(origin)] if is_package else None
@@ -78,16 +81,20 @@ class FrozenLoader(SourceFileLoader):
 
     def __init__(self, name: str, origin: str, file: str) -> None:
         super().__init__(name, origin)
-        self._file = file
+        self.file = file
+
+    def frozen(self) -> bytes:
+        """What runs."""
+        return super().get_data(self.file)
 
     def get_data(self, path: Any) -> bytes:
-        return super().get_data(self._file if path == self.path else path)
+        return super().get_data(self.file if path == self.path else path)
 
     def path_stats(self, path: Any) -> Any:
         raise OSError("frozen code has no bytecode beside the original file")
 
     def get_code(self, fullname: str) -> CodeType | None:
-        if not self._file.endswith(".pyc"):
+        if not self.file.endswith(".pyc"):
             return super().get_code(fullname)
         data = self.get_data(self.path)
         if data[:4] != MAGIC_NUMBER:
@@ -97,12 +104,12 @@ class FrozenLoader(SourceFileLoader):
                 name=fullname,
                 path=self.path,
             )
-        code = marshal.loads(memoryview(data)[_PYC_HEADER_BYTES:])
+        code = marshal.loads(memoryview(data)[PYC_HEADER_BYTES:])
         assert isinstance(code, CodeType)
         return code
 
     def get_source(self, fullname: str) -> str | None:  # None: there is only bytecode.
-        return None if self._file.endswith(".pyc") else super().get_source(fullname)
+        return None if self.file.endswith(".pyc") else super().get_source(fullname)
 
     def exec_module(self, module: ModuleType) -> None:
         # Tracebacks and `inspect` are to show what runs, not what is in the original file by now.
@@ -117,8 +124,7 @@ def show_source(name: str, text: str) -> None:
 
 def install(folder: str) -> None:
     """Serve the code in ``folder`` in this process, before anything else; again: nothing."""
-    # By its name: this module and the folder's own sitecustomize may both be at work.
-    if any(type(finder).__name__ == "FrozenFinder" and finder.folder == folder for finder in sys.meta_path):  # type: ignore[attr-defined]
+    if any(finder.folder == folder for finder in _finders()):
         return
     sys.meta_path.insert(0, FrozenFinder(folder))
     if folder not in sys.path:
@@ -127,13 +133,17 @@ def install(folder: str) -> None:
 
 def is_frozen(module: str) -> bool:
     """Whether this process runs frozen code that has the module."""
-    return any(isinstance(finder, FrozenFinder) and finder.find_spec(module) is not None for finder in sys.meta_path)
+    return any(finder.find_spec(module) is not None for finder in _finders())
 
 
 def frozen_digest(top: str) -> str:
     """Of a top-level module or package of the frozen code that this process runs; empty where that has none."""
-    finders = [finder for finder in sys.meta_path if isinstance(finder, FrozenFinder)]
-    return next((finder.digests[top] for finder in finders if top in finder.digests), "")
+    return next((finder.digests[top] for finder in _finders() if top in finder.digests), "")
+
+
+def _finders() -> list[FrozenFinder]:
+    # By name, for there are two such classes: this one, and that of the folder's own sitecustomize.
+    return [finder for finder in sys.meta_path if type(finder).__name__ == FrozenFinder.__name__]  # type: ignore[misc]
 
 
 def _run_next_sitecustomize(folder: str) -> None:
@@ -143,7 +153,17 @@ def _run_next_sitecustomize(folder: str) -> None:
         spec.loader.exec_module(module_from_spec(spec))
 
 
+def _leave_out_working_directory() -> None:
+    """Ray puts nothing behind the last colon of PYTHONPATH where a node has none: Python takes that for a folder."""
+    path = os.environ.get("PYTHONPATH", "")
+    if path.endswith(os.pathsep):
+        os.environ["PYTHONPATH"] = path.rstrip(os.pathsep)
+        if os.getcwd() in sys.path:
+            sys.path.remove(os.getcwd())
+
+
 if __name__ == "sitecustomize":
+    _leave_out_working_directory()
     _folder = os.path.dirname(os.path.abspath(__file__))
     install(_folder)
     _run_next_sitecustomize(_folder)

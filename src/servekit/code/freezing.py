@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import types
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from servekit.code.bundle import Code
 from servekit.code.closure import Closure, imported_names
-from servekit.code.modules import Owner, find, is_main, owner_of
+from servekit.code.modules import Ownership, find, is_main, owner_of
 from servekit.code.references import References
 from servekit.code.running import running
 from servekit.errors import InvalidInputError
@@ -44,13 +43,13 @@ def check(freeze: object, include: object, exclude: object) -> Freezing:
     return checked
 
 
-def freeze(references: References, freezing: Freezing) -> Code:
-    """The code that ``references`` need; where something is of the main script, what that imports as well.
+def freeze(references: References, freezing: Freezing) -> tuple[Code, list[str]]:
+    """The code that ``references`` need, and warnings; where one is of the main script, what that imports as well.
 
     Raises `InvalidInputError`: there is too much of it, or nothing is found of something to be included.
     """
     if not freezing.freeze:
-        return Code()
+        return Code(), []
     closure = Closure(freezing.exclude)
     if any(map(is_main, references.modules)):
         closure.add(_main_imports(closure))
@@ -64,15 +63,13 @@ def freeze(references: References, freezing: Freezing) -> Code:
                 f"include: nothing is found of {item!r}: it is no module that can be imported here, and no file "
                 "matches it in the folders that the target's modules are in"
             )
-    for warning in (*references.warnings, *closure.warnings):
-        warnings.warn(warning, stacklevel=2)
-    return closure.code(references.texts)
+    return closure.code(references.texts), [*references.warnings, *closure.warnings]
 
 
 def is_carried(module: str) -> bool:
     """Whether a target can refer to what is in ``module`` by its name, for the module's code travels with it."""
     found = None if is_main(module) else find(module)
-    if found is None or not found.origin or owner_of(found) is not Owner.USER or running(found) is None:
+    if found is None or not found.origin or owner_of(found) is not Ownership.USER or running(found) is None:
         return False
     # One that was loaded by path under a dotted name may have no package here, and pickling asks for the package.
     return all(find(parent) is not None for parent in _parents(module))

@@ -140,7 +140,7 @@ def _find_spec(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
     return None
 
 
-class Owner(enum.Enum):
+class Ownership(enum.Enum):
     """Whose a module is."""
 
     USER = "user"
@@ -152,16 +152,16 @@ class Owner(enum.Enum):
     """It has no file and no folder: built into the interpreter, or made by hand."""
 
 
-def owner_of(found: FoundModule) -> Owner:
+def owner_of(found: FoundModule) -> Ownership:
     top = found.name.partition(".")[0]
     places = [found.origin] if found.origin else [*(found.locations or ())]
     if not places:
-        return Owner.NOBODY
+        return Ownership.NOBODY
     if all(map(_is_standard, places)):
-        return Owner.PYTHON
+        return Ownership.PYTHON
     if top in own_names() or all(_is_installed(place, top) for place in places):
-        return Owner.INSTALLED
-    return Owner.USER
+        return Ownership.INSTALLED
+    return Ownership.USER
 
 
 def distribution_of(found: FoundModule) -> tuple[str, str] | None:
@@ -233,12 +233,7 @@ def _installs(folder: str, top: str) -> bool:
         return False
     import importlib_metadata
 
-    names = {top, f"{top}.py"}
-    return any(
-        file.parts[0] in names
-        for distribution in importlib_metadata.distributions(path=[folder])
-        for file in distribution.files or ()
-    )
+    return any(_has_file_of(found, top) for found in importlib_metadata.distributions(path=[folder]))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -7,22 +7,29 @@ import fcntl
 import os
 import platform
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from servekit.code import bundle, finder
+from servekit.errors import InternalError
+from servekit.private_folders import make_base, make_private, temporary_folder
 
 FOLDER = "code"
 """In the instance's directory: a folder for each frozen code, named by the SHA-256 of its bytes."""
 _RECEIVED = "received-code"
 """The same on a machine that the instance's directory is not on, where replicas make and remove it themselves."""
+_MOST_TRIES = 100
 
 
 def folders(directory: str, digest: str) -> tuple[str, str]:
     """Where it may stand: on the controller's machine, and on others."""
-    return str(Path(directory, FOLDER, digest)), str(Path(directory, _RECEIVED, digest))
+    return folder_of(directory, digest), str(Path(directory, _RECEIVED, digest))
+
+
+def folder_of(directory: str, digest: str) -> str:
+    """On the machine that the instance's directory is on."""
+    return str(Path(directory, FOLDER, digest))
 
 
 class CodePlace:
@@ -36,7 +43,7 @@ class CodePlace:
             data: the encoded code; empty where it stands in ``directory`` already.
         """
         self._lock: int | None = None
-        folder = self._receive(Path(directory), digest, data) if data else Path(directory, FOLDER, digest)
+        folder = self._receive(Path(directory), digest, data) if data else Path(folder_of(directory, digest))
         finder.install(str(folder))
         self._manifest: dict[str, Any] = finder.manifest(str(folder))
         if self._manifest["modules"]:
@@ -70,22 +77,19 @@ class CodePlace:
             return
         finally:
             os.close(lock)
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)  # A child that has just begun may still write bytecode there.
         for parent in self._folder.parents[:2]:
             with contextlib.suppress(OSError):  # Something else is there.
                 parent.rmdir()
 
     def _receive(self, directory: Path, digest: str, data: bytes) -> Path:
-        parent = directory / _RECEIVED
-        try:
-            parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError:  # The controller's machine has another place for such things.
-            parent = Path(tempfile.gettempdir(), f"servekit-{os.getuid()}", directory.name, _RECEIVED)
-            parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder = parent / digest
+        """Unpack it where this user has such things on this machine, and hold it against removal by another replica."""
+        parent = Path(make_base(temporary_folder()[0]), directory.name)
+        make_private(str(parent))
+        make_private(str(parent / _RECEIVED))
+        self._folder = parent / _RECEIVED / digest
         code = bundle.decode(data)
-        while True:
+        for _ in range(_MOST_TRIES):
             bundle.unpack(code, self._folder)
             try:
                 lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -96,3 +100,4 @@ class CodePlace:
                 self._lock = lock
                 return self._folder
             os.close(lock)
+        raise InternalError(f"{self._folder} was removed again and again while it was being unpacked")

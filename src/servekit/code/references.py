@@ -44,7 +44,7 @@ class References:
         if not text or self.texts.get(name) == "":
             return
         self.texts[name] = text
-        if os.path.isfile(name) and _is_plain(name) and code not in compiled(text.encode(), name):
+        if os.path.isfile(name) and _is_plain(name) and code not in compiled(text, name):
             self.texts[name] = ""
             self.warnings.append(
                 f"{name} was edited after this process had begun to run it: the backend gets what this process runs, "
@@ -52,15 +52,12 @@ class References:
             )
 
 
-def named_code(file: str, arguments: tuple[Any, ...]) -> CodeType:
-    """The code that ``arguments`` make, as that of ``file``, for tracebacks: cloudpickle leaves the name out."""
-    return CodeType(*arguments).replace(co_filename=file)
-
-
 def _imports(code: CodeType, package: str) -> Iterator[str]:
     """The modules that this very code imports, absolute."""
     before: list[Any] = [0, None]
     for instruction in dis.get_instructions(code):
+        if instruction.opname == "EXTENDED_ARG":  # Of the instruction behind it.
+            continue
         if instruction.opname == "IMPORT_NAME":
             level, names = before
             base = resolved(instruction.argval, level or 0, package)

@@ -14,11 +14,10 @@ from importlib.util import MAGIC_NUMBER
 from types import CodeType, ModuleType
 from typing import NamedTuple
 
+from servekit.code.finder import PYC_HEADER_BYTES, FrozenLoader
 from servekit.code.modules import FoundModule
 from servekit.processes import identify
 
-_PYC_HEADER_BYTES = 16
-"""PEP 552: magic number, flags, and the time and size of the source."""
 _BYTECODE = "the backend gets what this process runs, of which tracebacks cannot show the source"
 
 
@@ -35,6 +34,8 @@ def running(found: FoundModule) -> Running | None:
 
     None where it has neither source nor anything else that could travel.
     """
+    if type(found.loader).__name__ == FrozenLoader.__name__:  # Of a replica, or of its child's own sitecustomize.
+        return Running(found.loader.frozen(), ".pyc" if found.loader.file.endswith(".pyc") else ".py")
     for suffix in EXTENSION_SUFFIXES:
         if found.origin.endswith(suffix):
             data = found.source()
@@ -111,23 +112,24 @@ def _bytecode(module: ModuleType) -> bytes | None:
 
 
 def _codes(pyc: bytes) -> frozenset[CodeType]:
-    return frozenset(_nested(marshal.loads(memoryview(pyc)[_PYC_HEADER_BYTES:])))
+    return frozenset(nested(marshal.loads(memoryview(pyc)[PYC_HEADER_BYTES:])))
 
 
 @functools.lru_cache(maxsize=256)
-def compiled(source: bytes, origin: str) -> frozenset[CodeType]:
+def compiled(source: bytes | str, origin: str) -> frozenset[CodeType]:
     """All code that the compiler makes of ``source``; none, where that is not Python."""
     try:
-        return frozenset(_nested(compile(source, origin, "exec", dont_inherit=True)))
+        return frozenset(nested(compile(source, origin, "exec", dont_inherit=True)))
     except (SyntaxError, ValueError):
         return frozenset()
 
 
-def _nested(code: CodeType) -> Iterator[CodeType]:
+def nested(code: CodeType) -> Iterator[CodeType]:
+    """``code``, and all that is in it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _nested(constant)
+            yield from nested(constant)
 
 
 def _live_codes(module: ModuleType, origin: str) -> Iterator[CodeType]:
@@ -135,8 +137,10 @@ def _live_codes(module: ModuleType, origin: str) -> Iterator[CodeType]:
     for value in list(vars(module).values()):
         if getattr(value, "__module__", None) != module.__name__:
             continue
-        members = [value, *vars(value).values()] if inspect.isclass(value) else [value]
-        for member in members:
-            code = getattr(inspect.unwrap(member) if callable(member) else member, "__code__", None)
+        for member in [value, *vars(value).values()] if inspect.isclass(value) else [value]:
+            try:
+                code = getattr(inspect.unwrap(member) if callable(member) else member, "__code__", None)
+            except Exception:  # An object of the user's that has an answer to every name.
+                continue
             if isinstance(code, CodeType) and code.co_filename == origin:
                 yield code

@@ -56,8 +56,6 @@ class CreateBackend(msgspec.Struct, forbid_unknown_fields=True):
     runtime: str | None = None
     """None: the instance's; likewise its options."""
     runtime_options: dict[str, Any] | None = None
-    own_runtime_options: dict[str, Any] = {}
-    """In their place where the runtime is another than the instance's."""
     worker_options: dict[str, Any] = {}
     wait: bool = True
     code_data: bytes = b""
@@ -161,8 +159,8 @@ class Operations:
 
     async def _create_backend(self, a: CreateBackend) -> None:
         runtime_name, runtime_options = self._runtime_of(a)
-        blobs = {hashlib.sha256(data).hexdigest(): data for data in (a.target_data, a.code_data) if data}
-        target, *code = blobs
+        target = _digest_of(a.target_data)
+        code = _digest_of(a.code_data) if a.code_data else ""
         record = BackendRecord(
             name=a.name,
             target=target,
@@ -175,9 +173,9 @@ class Operations:
             runtime=runtime_name,
             runtime_options=runtime_options,
             worker_options=a.worker_options,
-            code=code[0] if code else "",
+            code=code,
             code_digest=a.code_digest,
-            distributions=bundle.decode(a.code_data).distributions if a.code_data else {},
+            distributions=await self._distributions(a.code_data),
         )
         state.add_backend(self._controller.desired, record)  # Before a runtime is opened for nothing.
         self._runtimes.check(runtime_name, runtime_options)
@@ -185,19 +183,29 @@ class Operations:
         await self._runtimes.check_worker_options(runtime_name, runtime, a.worker_options)
         self._pending.append(record)
         try:
-            for digest, data in blobs.items():
-                await self._writer.call(lambda store, data=data, digest=digest: store.put_blob(data, digest))  # type: ignore[misc]
+            await self._writer.call(lambda store: store.put_blob(a.target_data, target))
+            if code:
+                await self._writer.call(lambda store: store.put_blob(a.code_data, code))
             await self._controller.create_backend(record, wait=a.wait)
         finally:
             self._pending.remove(record)
             await self._drop_unused_blobs()
+
+    async def _distributions(self, code: bytes) -> tuple[str, ...]:
+        """What frozen code imports of installed distributions, by name."""
+        if not code:
+            return ()
+        try:  # In the writer's thread: it may be long.
+            return tuple(await self._writer.call(lambda _: bundle.decode(code).distributions))
+        except msgspec.MsgspecError as error:
+            raise InvalidInputError(f"code_data is not frozen code: {error}") from None
 
     def _runtime_of(self, a: CreateBackend) -> tuple[str, dict[str, Any]]:
         default, default_options = self._default_runtime
         name = default if a.runtime is None else a.runtime
         if a.runtime_options is not None:
             return name, a.runtime_options
-        return name, default_options if name == default else a.own_runtime_options
+        return name, default_options if name == default else {}
 
     async def _delete_backend(self, a: Named) -> None:
         await self._controller.delete_backend(a.name)
@@ -249,7 +257,7 @@ class Operations:
         workers = self._controller.ingresses.workers.values()
         return {
             **self._about(),
-            "runtimes": await self._runtimes.lines(),
+            "runtimes": self._runtimes.lines(),
             "endpoints": await self._list_endpoints(Nothing()),
             "backends": backends,
             "ingress": [{"id": w.worker_id, "pid": w.pid, "ready": w.applied > 0} for w in workers],
@@ -257,6 +265,10 @@ class Operations:
 
     async def _stat(self, _: Nothing) -> dict[str, Any]:
         return self._counts.stat()
+
+
+def _digest_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _endpoint_status(record: EndpointRecord) -> dict[str, Any]:

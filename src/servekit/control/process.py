@@ -72,7 +72,7 @@ class ControllerProcess:
                 started.result()
                 app, servers = await self._open_admin(service, loop)
                 problems = [str(problem) for problem in self._registry.problems]
-                runtimes = await service.runtimes.lines()
+                runtimes = service.runtimes.lines()
                 self._say(Ready(plugins=self._registry.loaded, runtimes=runtimes, problems=problems))
                 await self._ending.wait()
                 await app.close()
@@ -137,7 +137,7 @@ async def _first(task: asyncio.Future[None], event: asyncio.Event) -> None:
 def main() -> None:
     """Read the setup from standard input, and be that instance's controller."""
     begin_process()
-    forks.guard()
+    forks.guard(worker=True)
     setup = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=ProcessSetup)
     logs.begin("controller", logging.INFO)
     start_log = logging.getLogger("servekit")

@@ -44,7 +44,7 @@ class ReplicaFleet(ReplicaLinks):
         changed: Callable[[], None],
         observe: Callable[[ReplicaEvent], None],
         debug: bool,
-        directory: str = "",
+        directory: str,
     ) -> None:
         """``directory``: of the instance."""
         super().__init__(blobs, changed, observe, debug=debug)
@@ -166,7 +166,7 @@ class ReplicaFleet(ReplicaLinks):
             await self._bootstrap(replica.id, replica.runtime),
             record.worker_options,
             place.folders(self._directory, record.code) if record.code else (),
-            tuple(record.distributions),
+            record.distributions,
         )
         replica.handle = await self._runtimes.start(replica.runtime, spec)
         await self._save(

@@ -53,18 +53,13 @@ class Runtimes:
                 runtime: ReplicaRuntime = build(provided, options)
                 await self.call(runtime.open, self._context, failing=f"runtime {name!r} could not be opened")
                 self._open[key] = runtime
-                for line in await self._line(name, runtime):
+                for line in _line(name, runtime):
                     _log.info("%s", line)
             return self._open[key]
 
-    async def lines(self) -> list[str]:
+    def lines(self) -> list[str]:
         """Where the workers of each open runtime live, of those that say it."""
-        opened = [*self._open.items()]
-        return [line for (name, _), runtime in opened for line in await self._line(name, runtime)]
-
-    async def _line(self, name: str, runtime: ReplicaRuntime) -> list[str]:
-        where = await self.call(runtime.describe, failing=f"runtime {name!r} could not be described")
-        return [f"runtime {name}: {where}"] if where else []
+        return [line for (name, _), runtime in self._open.items() for line in _line(name, runtime)]
 
     async def check_worker_options(self, name: str, runtime: ReplicaRuntime, options: Mapping[str, Any]) -> None:
         """Raise `InvalidInputError` where a worker cannot be started with these."""
@@ -106,3 +101,11 @@ class Runtimes:
             await self.call(runtime.close)
         self._starts.shutdown(wait=False)
         self._threads.shutdown(wait=False)
+
+
+def _line(name: str, runtime: ReplicaRuntime) -> list[str]:
+    try:
+        where = runtime.describe()
+    except Exception as error:  # That it cannot say where it is must not keep `status` from telling all the rest.
+        where = f"it does not say where its workers live: {describe(error)}"
+    return [f"runtime {name}: {where}"] if where else []

@@ -63,8 +63,8 @@ class BackendRecord(msgspec.Struct, frozen=True):
     """SHA-256 of the frozen code's bytes; empty: there is none."""
     code_digest: str = ""
     """By what people tell one code from another."""
-    distributions: dict[str, str] = {}
-    """What the code imports of installed distributions: name and version."""
+    distributions: tuple[str, ...] = ()
+    """What the code imports of installed distributions, by name."""
 
 
 class Desired(msgspec.Struct, frozen=True):

@@ -99,7 +99,8 @@ class Store:
                 path.unlink()
         for path in self._folders.iterdir():
             if path.name not in digests:
-                shutil.rmtree(path)
+                # A child that has just begun may still write bytecode there: what is left goes the next time.
+                shutil.rmtree(path, ignore_errors=True)
 
     def close(self) -> None:
         self._db.close()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from servekit.code.modules import is_importable, is_main
+from servekit.code.running import nested
 from servekit.handles.pickling import PROTOCOL, Pickler
 from servekit.rebuild.objects import reduced
 
@@ -137,7 +138,7 @@ def _of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     with contextlib.suppress(ValueError):  # A variable that has no value yet.
         used = inspect.getclosurevars(function)
         yield from ((f"uses the variable {name!r}", part) for name, part in used.nonlocals.items())
-    for code in _codes(function.__code__):
+    for code in nested(function.__code__):
         for name in code.co_names:
             if name in function.__globals__:
                 yield f"uses the global {name!r}", function.__globals__[name]
@@ -147,13 +148,6 @@ def _of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     yield from (("has a default value", part) for part in function.__defaults__ or ())
     yield from ((f"has the default {name!r}", part) for name, part in (function.__kwdefaults__ or {}).items())
     yield from ((f"has the attribute {name!r}", part) for name, part in vars(function).items())
-
-
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for const in code.co_consts:
-        if isinstance(const, types.CodeType):
-            yield from _codes(const)
 
 
 def _of_object(value: Any) -> Iterator[tuple[str, Any]]:

@@ -102,7 +102,9 @@ def own(module: str, name: str, digest: str) -> Any:
     """What this process's code calls so. Raises `CodeDiffersError` where only the sender's code, ``digest``, has it."""
     try:
         found = _attribute_of(importlib.import_module(module), name)
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):  # It is something else that it imports in vain.
+            raise
         found = None
     if found is None:
         top = module.partition(".")[0]

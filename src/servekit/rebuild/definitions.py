@@ -66,6 +66,11 @@ def _parameters(code: types.CodeType) -> int:
     return code.co_argcount + code.co_kwonlyargcount + sum(bool(code.co_flags & flag) for flag in flags)
 
 
+def named_code(file: str, arguments: tuple[Any, ...]) -> types.CodeType:
+    """The code that ``arguments`` make, as that of ``file``, for tracebacks: cloudpickle leaves the name out."""
+    return types.CodeType(*arguments).replace(co_filename=file)
+
+
 # -- classes -----------------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import contextvars
 import dataclasses
 import functools
 import importlib
+import inspect
 import pickle
 import queue
 import subprocess
@@ -191,7 +192,11 @@ def _thread_local(_: Any, __: ByValue) -> Reduction:
 
 
 def _thread_pool(obj: Any, _: ByValue) -> Reduction:
-    arguments = (obj._max_workers, obj._thread_name_prefix, obj._initializer, obj._initargs)
+    given: Any = vars(obj)
+    if "_initializer" not in given:  # From Python 3.14 on, only what makes the contexts of its threads has it.
+        given = inspect.getclosurevars(obj._create_worker_context).nonlocals
+        given = {f"_{name}": value for name, value in given.items()}
+    arguments = (obj._max_workers, obj._thread_name_prefix, given["_initializer"], given["_initargs"])
     return _made_anew(obj, obj._shutdown, arguments)
 
 

@@ -39,8 +39,9 @@ class _Script:
     def keep(self, data: bytes) -> None:
         """In a file that goes with the process: on the disk, where there is room, for arguments may be long."""
         try:
-            file: Any = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+            file: Any = tempfile.TemporaryFile()  # noqa: SIM115
             file.write(data)
+            file.flush()
         except OSError:
             file = os.fdopen(memory_file(data), "rb")
         self._file = file

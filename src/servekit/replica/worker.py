@@ -100,11 +100,11 @@ class ReplicaWorker:
             self._ended = True
             if self._caller is not None:
                 self._caller.close("the replica has ended")
-            if self._code is not None:
-                self._code.leave()
             control_loop.call_soon_threadsafe(self._close_control)
             with contextlib.suppress(concurrent.futures.TimeoutError):
                 reason = f"{reason}; control link: {control.result(_FLUSH_TIMEOUT_S)}"
+            if self._code is not None:
+                self._code.leave()
         return reason
 
     def end(self, reason: str) -> None:

@@ -13,7 +13,16 @@ import msgspec
 
 from servekit.errors import BackendStartError, DeadlineError, InvalidInputError
 from servekit.interfaces import Exit, ReplicaRuntime, RuntimeContext, WorkerHandle, WorkerSpec
-from servekit.processes import ProcessIdentity, identify, is_alive, memory_file, module_command, opened
+from servekit.processes import (
+    ProcessIdentity,
+    end_group,
+    has_ended,
+    identify,
+    is_alive,
+    memory_file,
+    module_command,
+    opened,
+)
 from servekit_venv.environment import Environment
 
 KILL_WAIT_S = 10.0
@@ -87,9 +96,11 @@ class VenvRuntime(ReplicaRuntime):
     def poll(self, handle: WorkerHandle) -> Exit | None:
         if not isinstance(handle, _ChildHandle):
             return None if is_alive(_process(handle)) else Exit("ended, under an earlier controller's eyes")
-        code = handle.child.poll()
-        if code is None:
-            return None
+        if handle.child.returncode is None:
+            if not has_ended(handle.child.pid):
+                return None
+            end_group(_process(handle))  # Before the child is waited for: its number may be another's after that.
+        code = handle.child.wait()
         return Exit(f"killed by signal {-code}" if code < 0 else f"exit code {code}", code)
 
     def stop(self, handle: WorkerHandle, grace_s: float) -> None:

@@ -58,10 +58,11 @@ def init(
         debug: answers to failed requests carry the traceback.
 
     Raises:
-        AlreadyRunningError: an instance is current.
+        AlreadyRunningError: an instance is current, or this is a replica.
         PortInUseError: said before anything is started.
         InstanceStartError, MissingDependencyError: a part did not come up.
     """
+    _refuse_in_replica()
     if _current is not None:
         raise AlreadyRunningError(f"{_current!r} is current; call servekit.shutdown() first")
     if address is not None:
@@ -82,6 +83,18 @@ def init(
         debug,
     )
     return make_current(_start(options))
+
+
+def _refuse_in_replica() -> None:
+    import multiprocessing
+
+    from servekit.code.finder import runs_frozen_code
+
+    if callers.in_worker is not None or (multiprocessing.parent_process() is not None and runs_frozen_code()):
+        raise AlreadyRunningError(
+            "servekit.init() was called in a replica, or in a process pool of one: its code imports a script that "
+            "starts an instance. Put what the script starts under: if __name__ == '__main__':"
+        )
 
 
 def _start(options: InstanceOptions) -> Instance:
@@ -151,6 +164,11 @@ def leave_current() -> None:
 
 def current() -> Instance:
     """The current instance. Raises `NotRunningError`."""
+    if _current is None and callers.in_worker is not None:
+        raise NotRunningError(
+            "this is a replica: of the module's functions only get_handle() works here. What changes an instance is "
+            "called by the script that started it, or by one that attaches: servekit.init(address='auto')"
+        )
     if _current is None:
         raise NotRunningError("no servekit instance is running; call servekit.init() first")
     return _current

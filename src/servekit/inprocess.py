@@ -301,9 +301,9 @@ class InProcessInstance(Instance):
     def _pack_target(self, *arguments: Any) -> Packed:
         return self._originals.pack_target(*arguments)
 
-    def _runtime_options(self, runtime: str | None, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _runtime_options(self, runtime: str | None, given: Mapping[str, Any] | None) -> dict[str, Any] | None:
         # Checked, but of no use: every worker is a thread of this process.
-        return {"runtime_options": None if given is None else dict(given)}
+        return None if given is None else dict(given)
 
     def _plugin(self, what: str, named: str | Any) -> str:
         return named if isinstance(named, str) else self._originals.keep_plugin(named)

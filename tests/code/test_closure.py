@@ -68,6 +68,7 @@ def test_what_is_left_out_and_what_is_taken_in(write: Write, folder: Path) -> No
     assert paths(frozen("zz_p")) == everything
     assert paths(frozen("zz_p", exclude=("zz_p.sub", "zz_p/b*"))) == ["zz_p/a.py", "zz_q.py"]
     assert paths(frozen("zz_p", exclude=("zz_p.a",))) == ["zz_p/b.py", "zz_p/sub/c.py"]
+    assert frozen("zz_p", exclude=("zz_p.a", "zz_p.sub")).left_out == ("zz_p/a.py", "zz_p/sub")
     assert paths(frozen("zz_p", data=("zz_p/*.html", "*.json"))) == sorted([*everything, "zz_p/page.html", "zz_q.json"])
 
 

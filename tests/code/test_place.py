@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,12 @@ def test_the_folder_is_whole_and_read_only(tmp_path: Path) -> None:
     bundle.unpack(code, folder)
     bundle.unpack(code, folder)
     assert os.listdir(tmp_path / "code") == ["digest"]
-    assert {path.name for path in folder.rglob("*.*")} == {"b.py", "sitecustomize.py", finder.MANIFEST}
+    assert {path.name for path in folder.rglob("*.*")} == {
+        "b.py",
+        "sitecustomize.py",
+        "_servekit_finder.py",
+        finder.MANIFEST,
+    }
     assert all(path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o400) for path in folder.rglob("*"))
     assert bundle.decode(code.encode()) == code
 
@@ -75,10 +81,10 @@ def test_a_module_runs_as_it_was_under_its_original_name(write: Write, folder: P
     write(zz_p__a="from . import b\nwhere = __file__", zz_p__b="word = 'frozen'", zz_p__extra="")
     (folder / "zz_p/data.txt").write_text("data")
     code = frozen("zz_p")
-    write(zz_p__b="word = 'edited'", zz_p__late="")
+    write(zz_p__b="word = 'edited'", zz_p__late="", zz_p__extra="")
     act = f"""
 sys.path.append({str(folder)!r})
-import zz_p.a, zz_p.late, linecache, importlib.resources, pkgutil, subprocess
+import zz_p.a, linecache, importlib.resources, pkgutil, subprocess
 print(json.dumps([
     zz_p.a.b.word, zz_p.a.where, linecache.getline(zz_p.a.b.__file__, 1),
     importlib.resources.files("zz_p").joinpath("data.txt").read_text(),
@@ -93,9 +99,78 @@ print(json.dumps([
         str(folder / "zz_p/a.py"),
         "word = 'frozen'",
         "data",
-        ["a", "b", "extra", "late"],
+        ["a", "b", "extra"],
         f"frozen {b}\n",
     ]
+    process.leave()
+
+
+ODDS = """
+import zz_p.a, zz_p.left.out, importlib, pathlib, subprocess, threading, sys, io
+here = pathlib.Path(zz_p.a.__file__).parent
+try:
+    import zz_p.late
+    late = "found"
+except ModuleNotFoundError:
+    late = "not found"
+sys.stderr = io.StringIO()
+thread = threading.Thread(target=zz_p.a.fails)
+thread.start()
+thread.join()
+print(json.dumps([
+    late,
+    zz_p.left.out.word,
+    (here / "other/file.txt").read_text(),
+    subprocess.check_output([here / "run.sh"], text=True),
+    "raise ValueError('frozen')" in sys.stderr.getvalue(),
+]), flush=True)
+"""
+
+
+def test_code_that_came_later_what_was_left_out_data_and_programs(write: Write, folder: Path, tmp_path: Path) -> None:
+    write(zz_p__a="def fails():\n    raise ValueError('frozen')", zz_p__left__out="word = 'frozen'", zz_p__init="")
+    (folder / "zz_p/init.py").rename(folder / "zz_p/__init__.py")
+    (folder / "zz_p/other").mkdir()
+    (folder / "zz_p/other/file.txt").write_text("as it is")
+    (folder / "zz_p/run.sh").write_text("#!/bin/sh\necho frozen")
+    (folder / "zz_p/run.sh").chmod(0o755)
+    code = frozen("zz_p", exclude=("zz_p.left",), data=("zz_p/*.sh",))
+    assert code.left_out == ("zz_p/left",)
+    write(zz_p__a="def fails():\n    raise ValueError('edited')", zz_p__left__out="word = 'as it is'", zz_p__late="")
+    (folder / "zz_p/run.sh").write_text("#!/bin/sh\necho edited")
+    process = Process(tmp_path, code, f"sys.path.append({str(folder)!r})" + ODDS, received=False)
+    assert json.loads(process.said) == ["not found", "as it is", "as it is", "frozen\n", True]
+    process.leave()
+
+
+def test_data_beside_a_module_in_an_archive(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(folder / "zz.zip", "w") as archive:
+        archive.writestr("zz_zipped/__init__.py", "")
+        archive.writestr("zz_zipped/data.txt", "zipped")
+    monkeypatch.syspath_prepend(str(folder / "zz.zip"))
+    act = (
+        "import pkgutil, importlib.resources as r; print(pkgutil.get_data('zz_zipped', 'data.txt').decode(), "
+        "r.files('zz_zipped').joinpath('data.txt').read_text(), flush=True)"
+    )
+    process = Process(tmp_path, frozen("zz_zipped"), act)
+    assert process.said == "zipped zipped"
+    process.leave()
+
+
+def test_a_module_of_the_users_that_is_not_frozen_is_told_of(write: Write, folder: Path, tmp_path: Path) -> None:
+    write(zz_a="import importlib\nname = 'zz_' + 'b'\nb = importlib.import_module(name)", zz_b="")
+    act = f"""
+import logging
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+sys.path.append({str(folder)!r})
+finder, = [finder for finder in sys.meta_path if type(finder).__name__ == "FrozenFinder"]
+finder.local_folders = [{str(folder)!r}]
+import json, zz_a
+"""
+    process = Process(tmp_path, frozen("zz_a"), act)
+    assert process.said.startswith(
+        f"module zz_b is not frozen with this backend, and is imported from {folder}/zz_b.py"
+    )
     process.leave()
 
 
@@ -175,5 +250,7 @@ def test_options_that_are_refused(option: str, serve_instance: object) -> None:
         serve.create_backend("b", len, freeze="no")
     with pytest.raises(serve.errors.InvalidInputError, match="leave out freeze=False"):
         serve.create_backend("b", len, freeze=False, **{option: ["x"]})
+    with pytest.raises(serve.errors.InvalidInputError, match="exclude: nothing of the target's code is 'zz_nothing'"):
+        serve.create_backend("b", lambda request: "", exclude=["zz_nothing"])
     with pytest.raises(serve.errors.InvalidInputError, match="nothing is found of 'zz_nothing.yaml'"):
         serve.create_backend("b", lambda request: "", include=["zz_nothing.yaml"])

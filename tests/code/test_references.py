@@ -53,6 +53,13 @@ def test_a_function_with_more_names_than_an_instruction_holds() -> None:
     assert references_of(module["f"]).modules == {"a", "a.b"}
 
 
+def test_functions_of_one_script_have_digests_of_their_own(main: Any) -> None:
+    module = main("def f(request):\n    return 'one'\ng = f\ndef f(request):\n    return {'two', 'sets'} and 'two'\n")
+    one, two, again = (pack_target(each, (), None, Freezing()).code for each in (module.g, module.f, module.f))
+    assert one.digest != two.digest == again.digest
+    assert not pack_target(eval("lambda request: 3"), (), None, Freezing()).code.is_empty
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
 def test_the_source_of_a_script_is_there_in_whatever_encoding(main: Any, encoding: str) -> None:
     module = main(f"# -*- coding: {encoding} -*-\ndef f(request):\n    return '\u00e9'\n", encoding)

@@ -108,6 +108,15 @@ def test_without_bytecode_the_file_is_frozen_and_that_is_said(write: Write, monk
     assert "what is in the file now" in found.warning
 
 
+def test_without_bytecode_edited_constants_are_seen(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(zz_m="WORD = 1\ndef value(): return WORD")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    imported("zz_m")
+    assert what_runs("zz_m").warning == ""
+    write(zz_m="WORD = 2\ndef value(): return WORD")
+    assert "what is in the file now" in what_runs("zz_m").warning
+
+
 def test_a_file_that_is_gone(write: Write, folder: Path) -> None:
     write(zz_m="def value(): return 1")
     imported("zz_m")

@@ -313,6 +313,35 @@ def test_a_class_that_the_other_side_lacks_is_named_with_both_digests(scripts: S
     assert f"shapes.Circle came by a handle, and nothing has that name here: {said}" in found["found"]
 
 
+UNGUARDED = """
+import helper
+CONFIG = "the script's"
+
+def imports_the_script(request):
+    return helper.config()
+
+def changes_the_instance(request):
+    return serve.status()
+
+if __name__ != "__mp_main__":
+    from tools import *
+    start("process")
+    for number, handler in enumerate((imports_the_script, changes_the_instance)):
+        serve.create_backend(str(number), handler)
+        serve.create_endpoint(str(number), f"/{number}", backend=str(number))
+    tell(init=get("/0"), status=get("/1"))
+    serve.shutdown()
+"""
+
+
+def test_a_replica_starts_no_instance(scripts: Scripts) -> None:
+    helper = "def config():\n    from script import CONFIG\n    return CONFIG\n"
+    write(scripts.folder, {"tools.py": TOOLS, "helper.py": helper})
+    found = told(scripts.start(scripts.write("script.py", UNGUARDED)))
+    assert "AlreadyRunningError: servekit.init() was called in a replica" in found["init"]
+    assert "NotRunningError: this is a replica" in found["status"]
+
+
 MAIN = """
 from tools import *
 import dataclasses, linecache

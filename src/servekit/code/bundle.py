@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,6 +14,14 @@ from pathlib import Path
 import msgspec
 
 from servekit.code import finder
+from servekit.code.modules import is_code
+
+_SITECUSTOMIZE = f"""\
+import sys
+
+if sys.version_info >= (3, 10):  # Children may be of another Python.
+    import {finder.COPY}
+"""
 
 
 class CodeFile(msgspec.Struct, frozen=True, array_like=True):
@@ -26,6 +35,7 @@ class CodeFile(msgspec.Struct, frozen=True, array_like=True):
     """Where the client had it."""
     is_package: bool
     data: bytes
+    is_executable: bool = False
 
     @property
     def top(self) -> str:
@@ -42,6 +52,10 @@ class Code(msgspec.Struct, frozen=True, array_like=True):
     """Packages without ``__init__``: name, and where the client had them."""
     texts: dict[str, str] = {}
     """The sources of what travels by value (the main script's functions, a notebook's), by file name."""
+    functions: tuple[str, ...] = ()
+    """A digest of each function that travels by value."""
+    left_out: tuple[str, ...] = ()
+    """Paths of modules and packages that were not to be frozen, and that replicas import as they find them."""
     distributions: dict[str, str] = {}
     """Installed distributions that the code imports: they are not frozen; name and version."""
     python: str = ""
@@ -53,13 +67,13 @@ class Code(msgspec.Struct, frozen=True, array_like=True):
         total = hashlib.sha256()
         for file in self.files:
             total.update(f"{file.path} {hashlib.sha256(file.data).hexdigest()}\n".encode())
-        for text in sorted(self.texts.values()):
-            total.update(hashlib.sha256(text.encode()).digest())
+        for function in self.functions:
+            total.update(function.encode())
         return total.hexdigest()[:16]
 
     @property
     def is_empty(self) -> bool:
-        return not (self.files or self.texts)
+        return not (self.files or self.functions)
 
     def encode(self) -> bytes:
         return msgspec.msgpack.encode(self)
@@ -90,16 +104,19 @@ def digests(code: Code) -> dict[str, str]:
 
 
 def unpack(code: Code, folder: Path) -> None:
-    """Write the folder, whole or not at all; where it is there already: nothing. Its files are read-only (0400)."""
+    """Write the folder, whole or not at all; where it is there already: nothing. Its files are read-only (0400), and
+    what lies beside them where they came from, and is no code, is linked."""
     if folder.exists():
         return
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name[:16]}-", dir=folder.parent))
     try:
         for file in code.files:
-            _write(part / file.path, file.data)
+            _write(part / file.path, file.data, 0o500 if file.is_executable else 0o400)
         _write(part / finder.MANIFEST, json.dumps(_manifest(code, folder)).encode())
+        _write(part / f"{finder.COPY}.py", Path(finder.__file__).read_bytes())
         # Last: a module of the user's own of that name is one that the interpreter would not have run either.
-        _write(part / "sitecustomize.py", Path(finder.__file__).read_bytes())
+        _write(part / "sitecustomize.py", _SITECUSTOMIZE.encode())
+        _link_rest(code, part)
         part.rename(folder)
     except OSError:
         shutil.rmtree(part, ignore_errors=True)
@@ -107,10 +124,36 @@ def unpack(code: Code, folder: Path) -> None:
             raise
 
 
-def _write(path: Path, data: bytes) -> None:
+def _link_rest(code: Code, part: Path) -> None:
+    """A package's `__path__` leads to the folder alone, where no code that came later is found; but data is to be."""
+    originals: dict[str, set[str]] = {}
+    for file in code.files:
+        if "/" in file.path:
+            originals.setdefault(os.path.dirname(file.path), set()).add(os.path.dirname(file.origin))
+    for name, locations in code.namespaces.items():
+        originals.setdefault(name.replace(".", "/"), set()).update(locations)
+    for relative, folders in originals.items():
+        for entry in [entry for folder in sorted(folders) for entry in _entries(folder)]:
+            path = f"{relative}/{entry.name}"
+            if path in code.left_out or not is_code(entry):
+                with contextlib.suppress(FileExistsError):
+                    (part / relative).mkdir(mode=0o700, parents=True, exist_ok=True)
+                    (part / path).symlink_to(entry.path)
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """None, where the folder is not on this machine, or is one within an archive."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []
+
+
+def _write(path: Path, data: bytes, mode: int = 0o400) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "wb") as file:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(data)
 
 
@@ -129,6 +172,7 @@ def _manifest(code: Code, folder: Path) -> Mapping[str, object]:
         "namespaces": code.namespaces,
         "texts": code.texts,
         "digests": digests(code),
+        "left_out": code.left_out,
         "distributions": code.distributions,
         "python": code.python,
     }

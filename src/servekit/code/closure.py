@@ -14,12 +14,11 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from servekit.code.bundle import Code, CodeFile
-from servekit.code.modules import FoundModule, Ownership, distribution_of, find, owner_of
+from servekit.code.modules import FoundModule, Ownership, distribution_of, find, is_code, owner_of
 from servekit.code.running import running
 from servekit.errors import InvalidInputError
 from servekit.processes import tellable
 
-_SUFFIXES = (".py", *EXTENSION_SUFFIXES)
 MOST_BYTES = 50 * 1000**2
 MOST_FILES = 10_000
 _NAMED_IN_ERROR = 5
@@ -30,6 +29,9 @@ class Closure:
 
     def __init__(self, exclude: Iterable[str] = ()) -> None:
         self._exclude = tuple(exclude)
+        self.unused = set(self._exclude)
+        """Of what is to be excluded, what nothing was found of."""
+        self._left_out: set[str] = set()
         self._files: dict[str, CodeFile] = {}
         self._namespaces: dict[str, tuple[str, ...]] = {}
         self._distributions: dict[str, str] = {}
@@ -64,10 +66,15 @@ class Closure:
         for root in sorted(self._roots):
             for path in self._matching(root, pattern):
                 relative = tellable(path.relative_to(root).as_posix())
-                if path.is_file() and relative not in self._files and not self._is_excluded("", relative):
-                    self._keep(CodeFile(relative, "", str(path), False, path.read_bytes()))
+                if path.is_file() and self._is_data(relative) and not self._is_excluded("", relative):
+                    executable = os.access(path, os.X_OK)
+                    self._keep(CodeFile(relative, "", str(path), False, path.read_bytes(), executable))
                 found = found or path.is_file()
         return found
+
+    def _is_data(self, path: str) -> bool:
+        """A library that some module loads by its path looks like an extension module."""
+        return path not in self._files or path.endswith(tuple(EXTENSION_SUFFIXES))
 
     @staticmethod
     def _matching(root: str, pattern: str) -> list[Path]:
@@ -80,7 +87,7 @@ class Closure:
         """A folder beside those of modules, in which data may lie: that of the main script."""
         self._roots.add(folder)
 
-    def code(self, texts: Mapping[str, str]) -> Code:
+    def code(self, texts: Mapping[str, str], functions: Iterable[str] = ()) -> Code:
         """Raises `InvalidInputError` beyond `MOST_BYTES` and `MOST_FILES`."""
         if self._bytes > MOST_BYTES or len(self._sizes) > MOST_FILES:
             largest = sorted(self._sizes, reverse=True)[:_NAMED_IN_ERROR]
@@ -93,7 +100,9 @@ class Closure:
             )
         files = tuple(self._files[path] for path in sorted(self._files))
         python = platform.python_version()
-        return Code(files, dict(sorted(self._namespaces.items())), dict(texts), self._distributions, python)
+        namespaces = dict(sorted(self._namespaces.items()))
+        functions, left_out = tuple(sorted(functions)), tuple(sorted(self._left_out))
+        return Code(files, namespaces, dict(texts), functions, left_out, self._distributions, python)
 
     # -- modules and packages ------------------------------------------------------------------------------------
 
@@ -139,8 +148,13 @@ class Closure:
             return set()
         is_package = found.locations is not None
         stem = found.name.replace(".", "/") + ("/__init__" if is_package else "")
-        what = None if self._is_excluded(found.name, f"{stem}.py") else running(found)
+        if self._is_excluded(found.name, f"{stem}.py"):
+            self._left_out.add(f"{stem}.py")
+            return set()
+        what = running(found)
         if what is None:
+            if found.module is not None:
+                self.warnings.append(f"{found.origin} is gone: replicas import {found.name} as they find it")
             return set()
         if what.warning:
             self.warnings.append(what.warning)
@@ -167,7 +181,12 @@ class Closure:
                 names = [info.name for info in pkgutil.iter_modules([location])]
             for name in names:
                 member = find(f"{found.name}.{name}")
-                if member is not None and not self._is_excluded(member.name, ""):
+                if member is None:
+                    continue
+                if self._is_excluded(member.name, ""):
+                    path = member.name.replace(".", "/")
+                    self._left_out.add(path if member.locations is not None else _beside(path, member.origin))
+                else:
                     yield from self._package(member)
 
     # -- what is kept ----------------------------------------------------------------------------------------------
@@ -181,11 +200,15 @@ class Closure:
 
     def _is_excluded(self, module: str, path: str) -> bool:
         for item in self._exclude:
-            if module and (module == item or module.startswith(f"{item}.")):
-                return True
-            if path and fnmatchcase(path, item):
+            named = module and (module == item or module.startswith(f"{item}."))
+            if named or (path and fnmatchcase(path, item)):
+                self.unused.discard(item)
                 return True
         return False
+
+
+def _beside(path: str, origin: str) -> str:
+    return os.path.join(os.path.dirname(path), os.path.basename(origin))
 
 
 def _members(folder: str) -> list[str]:
@@ -194,24 +217,10 @@ def _members(folder: str) -> list[str]:
     with os.scandir(folder) as entries:
         for entry in entries:
             stem, _, rest = entry.name.partition(".")
-            if stem.isidentifier() and stem not in ("__init__", "__pycache__"):
-                is_member = _holds_code(entry.path) if entry.is_dir() and not rest else entry.name.endswith(_SUFFIXES)
-                if is_member:
-                    names.add(stem)
+            is_name = stem.isidentifier() and stem not in ("__init__", "__pycache__") and not rest.endswith("pyc")
+            if is_name and is_code(entry):
+                names.add(stem)
     return sorted(names)
-
-
-def _holds_code(folder: str) -> bool:
-    """Whether a folder is a package, or has modules somewhere without being one; an environment is left out."""
-    if os.path.exists(os.path.join(folder, "pyvenv.cfg")) or Path(folder).resolve() in Path(folder).absolute().parents:
-        return False
-    if os.path.exists(os.path.join(folder, "__init__.py")):
-        return True
-    for _, folders, files in os.walk(folder):
-        if any(name.endswith(_SUFFIXES) for name in files):
-            return True
-        folders[:] = [name for name in folders if name.isidentifier() and name != "__pycache__"]
-    return False
 
 
 @functools.lru_cache(maxsize=4096)

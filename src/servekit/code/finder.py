@@ -1,7 +1,7 @@
 """Serves frozen code from a folder: the modules under their original ``__file__``, before ``sys.path`` is asked.
 
-This file imports the standard library alone: a copy of it is the ``sitecustomize`` of every folder of frozen code, so
-that children of handlers, whose ``PYTHONPATH`` begins with the folder, run the same code as their replica.
+This file imports the standard library alone: a copy of it is in every folder of frozen code, whose ``sitecustomize``
+imports the copy, so that children of handlers, whose ``PYTHONPATH`` begins with the folder, run the same code.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ import linecache
 import marshal
 import os
 import sys
-from collections.abc import Sequence
+import threading
+import traceback
+import zipimport
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import MAGIC_NUMBER, module_from_spec, spec_from_file_location
@@ -22,8 +25,10 @@ from typing import Any
 MANIFEST = "_servekit_code.json"
 """What a folder's modules are, and where they came from:
 ``{"modules": {name: [path in the folder, original file, is a package]}, "namespaces": {name: [original folder, …]},
-"texts": {file name: source}, "digests": {top-level name: digest}, "distributions": {name: version},
-"python": version}``."""
+"texts": {file name: source}, "left_out": [path, …], "digests": {top-level name: digest},
+"distributions": {name: version}, "python": version}``."""
+COPY = "_servekit_finder"
+"""The name of this file's copy in a folder, which the folder's ``sitecustomize`` imports."""
 PYC_HEADER_BYTES = 16
 """PEP 552: magic number, flags, and the time and size of the source."""
 
@@ -43,6 +48,10 @@ class FrozenFinder(MetaPathFinder):
         self.folder = folder
         self._modules: dict[str, tuple[str, str, bool]] = found["modules"]
         self._namespaces: dict[str, list[str]] = found["namespaces"]
+        self.local_folders: Sequence[str] = ()
+        """Where the user's own top-level modules are."""
+        self.tell_unfrozen: Callable[[str, str], None] = lambda name, file: None
+        """Told of each of them that is not in the folder, and where it is."""
         self.digests: dict[str, str] = found["digests"]
         """Of each top-level module and package."""
         for name, text in found["texts"].items():
@@ -56,6 +65,8 @@ class FrozenFinder(MetaPathFinder):
             return self._module_spec(fullname, *found)
         if fullname in self._namespaces:
             return self._namespace_spec(fullname, path)
+        if "." not in fullname:
+            self._tell_unfrozen(fullname)
         return None
 
     def _module_spec(self, name: str, relative: str, origin: str, is_package: bool) -> ModuleSpec | None:
@@ -64,16 +75,25 @@ class FrozenFinder(MetaPathFinder):
             if os.path.isfile(origin) and filecmp.cmp(origin, file, shallow=False):
                 file = origin  # The folder may be where nothing can be executed: /tmp is mounted so here and there.
             return spec_from_file_location(name, file, loader=ExtensionFileLoader(name, file))
-        # The original folder too: what is not frozen, such as data and what was left out, is there.
-        locations = [os.path.dirname(file), os.path.dirname(origin)] if is_package else None
+        # Not the original folder: what came into it since is none of this code's. Data is linked from there.
+        locations = [os.path.dirname(file)] if is_package else None
         loader = FrozenLoader(name, origin, file)
         return spec_from_file_location(name, origin, loader=loader, submodule_search_locations=locations)
 
     def _namespace_spec(self, name: str, path: Sequence[str] | None) -> ModuleSpec | None:
-        """A package without ``__init__``: its frozen portion, the original one, and whatever else is installed here."""
+        """A package without ``__init__``: its frozen portion, and whatever else is installed here; not the original."""
         own = os.path.join(self.folder, *name.split(".")[:-1])
-        originals = [os.path.dirname(location) for location in self._namespaces[name]]
-        return PathFinder.find_spec(name, [own, *originals, *(sys.path if path is None else path)])
+        originals = {os.path.dirname(location) for location in self._namespaces[name]}
+        others = [entry for entry in (sys.path if path is None else path) if entry not in originals]
+        return PathFinder.find_spec(name, [own, *others])
+
+    def _tell_unfrozen(self, name: str) -> None:
+        """A replica tells of the user's modules that nobody knew to be needed: they are another in each version."""
+        for folder in self.local_folders if name not in sys.stdlib_module_names else ():
+            for file in (f"{name}.py", os.path.join(name, "__init__.py")):
+                if os.path.isfile(os.path.join(folder, file)):
+                    self.tell_unfrozen(name, os.path.join(folder, file))
+                    return
 
 
 class FrozenLoader(SourceFileLoader):
@@ -88,7 +108,26 @@ class FrozenLoader(SourceFileLoader):
         return super().get_data(self.file)
 
     def get_data(self, path: Any) -> bytes:
-        return super().get_data(self.file if path == self.path else path)
+        if path == self.path:
+            return self.frozen()
+        try:
+            return super().get_data(path)
+        except NotADirectoryError:
+            return bytes(self._archive().get_data(path))
+
+    def get_resource_reader(self, name: str | None = None) -> Any:
+        if os.path.isdir(os.path.dirname(self.path)):
+            return super().get_resource_reader(name)
+        return self._archive().get_resource_reader(name)
+
+    def _archive(self) -> Any:
+        """Where the module is from a file such as ``/x/app.zip/module.py``."""
+        archive = os.path.dirname(self.path)
+        while not os.path.isfile(archive):
+            archive, _ = os.path.split(archive)
+            if archive == os.path.dirname(archive):
+                raise FileNotFoundError(f"{self.path} and what was beside it are gone")
+        return zipimport.zipimporter(archive)
 
     def path_stats(self, path: Any) -> Any:
         raise OSError("frozen code has no bytecode beside the original file")
@@ -122,13 +161,38 @@ def show_source(name: str, text: str) -> None:
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
 
 
-def install(folder: str) -> None:
-    """Serve the code in ``folder`` in this process, before anything else; again: nothing."""
-    if any(finder.folder == folder for finder in _finders()):
-        return
-    sys.meta_path.insert(0, FrozenFinder(folder))
+def install(folder: str) -> FrozenFinder:
+    """Serve the code in ``folder`` in this process, before anything else; again: the same finder."""
+    for finder in _finders():
+        if finder.folder == folder:
+            return finder
+    finder = FrozenFinder(folder)
+    sys.meta_path.insert(0, finder)
+    _show_frozen_lines()
     if folder not in sys.path:
         sys.path.insert(0, folder)  # `multiprocessing` hands this on; the folder's sitecustomize is to be found there.
+    return finder
+
+
+def _show_frozen_lines() -> None:
+    """Until 3.13 what Python itself prints of an uncaught exception has the lines of the files as they are now."""
+    if sys.version_info >= (3, 13):
+        return
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = lambda kind, error, trace: traceback.print_exception(kind, error, trace)
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _show_of_thread
+
+
+def _show_of_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_type is not SystemExit and sys.stderr is not None:
+        print(f"Exception in thread {getattr(args.thread, 'name', '?')}:", file=sys.stderr)
+        traceback.print_exception(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+def runs_frozen_code() -> bool:
+    """Whether this process is a replica, or a child of one."""
+    return bool(_finders())
 
 
 def is_frozen(module: str) -> bool:
@@ -146,9 +210,10 @@ def _finders() -> list[FrozenFinder]:
     return [finder for finder in sys.meta_path if type(finder).__name__ == FrozenFinder.__name__]  # type: ignore[misc]
 
 
-def _run_next_sitecustomize(folder: str) -> None:
+def _run_next_sitecustomize() -> None:
     """Run the ``sitecustomize`` that would have been, had this one not stood before."""
-    spec = PathFinder.find_spec("sitecustomize", [entry for entry in sys.path if entry != folder])
+    others = [entry for entry in sys.path if not os.path.exists(os.path.join(entry, MANIFEST))]
+    spec = PathFinder.find_spec("sitecustomize", others)
     if spec is not None and spec.loader is not None:
         spec.loader.exec_module(module_from_spec(spec))
 
@@ -162,8 +227,7 @@ def _leave_out_working_directory() -> None:
             sys.path.remove(os.getcwd())
 
 
-if __name__ == "sitecustomize":
+if __name__ == COPY:
     _leave_out_working_directory()
-    _folder = os.path.dirname(os.path.abspath(__file__))
-    install(_folder)
-    _run_next_sitecustomize(_folder)
+    install(os.path.dirname(os.path.abspath(__file__)))
+    _run_next_sitecustomize()

@@ -61,9 +61,15 @@ def freeze(references: References, freezing: Freezing) -> tuple[Code, list[str]]
         elif not closure.add_data(item):
             raise InvalidInputError(
                 f"include: nothing is found of {item!r}: it is no module that can be imported here, and no file "
-                "matches it in the folders that the target's modules are in"
+                "matches it in the folders that the target's modules are in. A package is its name; all files of a "
+                "folder are 'folder/*', and with those below it 'folder/**/*'"
             )
-    return closure.code(references.texts), [*references.warnings, *closure.warnings]
+    if closure.unused:
+        raise InvalidInputError(
+            f"exclude: nothing of the target's code is {', '.join(map(repr, sorted(closure.unused)))}; name a module, "
+            "'package.tests', or a pattern of files, 'package/data/*'"
+        )
+    return closure.code(references.texts, references.functions), [*references.warnings, *closure.warnings]
 
 
 def is_carried(module: str) -> bool:

@@ -9,10 +9,14 @@ import site
 import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
-from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
+
+SUFFIXES = (".py", *EXTENSION_SUFFIXES)
+_MOST_FOLDERS = 1_000
+"""That are looked into for modules: where there are none in so many, it is data."""
 
 
 def is_main(module: str) -> bool:
@@ -260,3 +264,25 @@ def _distributions() -> dict[str, list[str]]:
 
     # Reads the records of every distribution: only for names that are not their distribution's.
     return {name: sorted(set(found)) for name, found in importlib_metadata.packages_distributions().items()}
+
+
+def is_code(entry: os.DirEntry[str]) -> bool:
+    """Whether an import could find this: a module's file, or a folder that is a package or has modules somewhere."""
+    if entry.name == "__pycache__":
+        return True
+    if not entry.is_dir():
+        return entry.name.endswith((*SUFFIXES, ".pyc"))
+    return entry.name.isidentifier() and _holds_code(entry.path)
+
+
+def _holds_code(folder: str) -> bool:
+    """Whether a folder is a package, or has modules somewhere without being one; an environment is left out."""
+    if os.path.exists(os.path.join(folder, "pyvenv.cfg")) or Path(folder).resolve() in Path(folder).absolute().parents:
+        return False
+    if os.path.exists(os.path.join(folder, "__init__.py")):
+        return True
+    for _, (_, folders, files) in zip(range(_MOST_FOLDERS), os.walk(folder), strict=False):
+        if any(name.endswith(SUFFIXES) for name in files):
+            return True
+        folders[:] = [name for name in folders if name.isidentifier() and name != "__pycache__"]
+    return False

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from servekit.code import bundle, finder
 from servekit.errors import InternalError
 from servekit.private_folders import make_base, make_private, temporary_folder
+
+_log = logging.getLogger("servekit.replica")
 
 FOLDER = "code"
 """In the instance's directory: a folder for each frozen code, named by the SHA-256 of its bytes."""
@@ -32,19 +35,31 @@ def folder_of(directory: str, digest: str) -> str:
     return str(Path(directory, FOLDER, digest))
 
 
+def _tell_unfrozen(name: str, file: str) -> None:
+    _log.warning(
+        "module %s is not frozen with this backend, and is imported from %s as that is now: no import statement that "
+        "could be seen names it. create_backend(…, include=[%r]) freezes it",
+        name,
+        file,
+        name,
+    )
+
+
 class CodePlace:
     """The frozen code that this process runs; made before anything of the user's is imported."""
 
-    def __init__(self, directory: str, digest: str, data: bytes) -> None:
+    def __init__(self, directory: str, digest: str, data: bytes, local_folders: Sequence[str] = ()) -> None:
         """
         Args:
             directory: of the instance, on the controller's machine.
             digest: SHA-256 of the encoded code.
             data: the encoded code; empty where it stands in ``directory`` already.
+            local_folders: where the client had its own modules.
         """
         self._lock: int | None = None
         folder = self._receive(Path(directory), digest, data) if data else Path(folder_of(directory, digest))
-        finder.install(str(folder))
+        serving = finder.install(str(folder))
+        serving.local_folders, serving.tell_unfrozen = local_folders, _tell_unfrozen
         self._manifest: dict[str, Any] = finder.manifest(str(folder))
         if self._manifest["modules"]:
             # Children look here first: the folder's sitecustomize has them run the same code.

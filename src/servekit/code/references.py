@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import hashlib
 import linecache
 import os
 import sys
@@ -23,6 +24,8 @@ class References:
         self.modules = set(modules)
         self.texts: dict[str, str] = {}
         """By file name; empty where what runs is not what is in the file."""
+        self.functions: set[str] = set()
+        """A digest of each."""
         self.warnings: list[str] = []
         self._package = ""
 
@@ -36,6 +39,7 @@ class References:
     def note_code(self, code: CodeType) -> None:
         """Of a function that goes by value."""
         self.modules.update(_imports(code, self._package))
+        self.functions.add(_digest(code))
         self._note_text(code)
 
     def _note_text(self, code: CodeType) -> None:
@@ -50,6 +54,15 @@ class References:
                 f"{name} was edited after this process had begun to run it: the backend gets what this process runs, "
                 "and tracebacks cannot show its source"
             )
+
+
+def _digest(code: CodeType) -> str:
+    """The same in every process of one version of Python; without what the code is nested in, and without its lines."""
+    constants = [each for each in code.co_consts if not isinstance(each, CodeType)]
+    # The order of a set is another in each process.
+    shown = [sorted(map(repr, each)) if isinstance(each, frozenset) else repr(each) for each in constants]
+    what = (code.co_name, code.co_code.hex(), code.co_names, code.co_varnames, shown)
+    return hashlib.sha256(repr(what).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _imports(code: CodeType, package: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import marshal
@@ -66,7 +67,7 @@ def _imported(found: FoundModule, module: ModuleType, source: bytes) -> Running:
                 f"{found.origin} was edited after this process had imported it: {_BYTECODE}. "
                 "Import it anew for what is in the file now",
             )
-    if not live <= current:
+    if not live <= current or (pyc is None and _constants_differ(module, source)):
         return Running(
             source,
             ".py",
@@ -98,6 +99,20 @@ def _process_began() -> float:
 
 def _writes_bytecode(module: ModuleType) -> bool:
     return not sys.dont_write_bytecode and os.access(os.path.dirname(module.__cached__ or ""), os.W_OK)
+
+
+def _constants_differ(module: ModuleType, source: bytes) -> bool:
+    """Whether the module's globals are other constants than the source says; its code may have changed them, too."""
+    try:
+        statements = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return True
+    for statement in statements:
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
+            names = [target.id for target in statement.targets if isinstance(target, ast.Name)]
+            if any(vars(module).get(name, statement.value.value) != statement.value.value for name in names):
+                return True
+    return False
 
 
 def _bytecode(module: ModuleType) -> bytes | None:

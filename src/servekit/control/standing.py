@@ -15,6 +15,7 @@ import msgspec
 
 from servekit.control.directories import standing_directory
 from servekit.control.launch import InstanceOptions, Launch
+from servekit.control.state import check_name
 from servekit.errors import AlreadyRunningError, NotRunningError, ServekitError
 from servekit.processes import ProcessIdentity, fill_standard_descriptors, identify, is_alive, opened
 
@@ -61,6 +62,7 @@ def keep(options: InstanceOptions, up: Callable[[Launch], None]) -> None:
     Raises `AlreadyRunningError`, and what kept the first controller from coming up. Call it on the main thread.
     """
     fill_standard_descriptors()
+    check_name("instance", options.name)
     directory = standing_directory(options.name)
     lock = os.open(os.path.join(directory, "lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:

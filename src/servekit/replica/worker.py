@@ -210,7 +210,7 @@ class ReplicaWorker:
         """Make this process see the modules and files that the client saw."""
         extend_sys_path(assign.sys_path)
         if assign.code:
-            self._code = CodePlace(self._bootstrap.directory, assign.code, code)
+            self._code = CodePlace(self._bootstrap.directory, assign.code, code, assign.sys_path)
             for difference in self._code.differences():
                 _log.warning("%s", difference)
         if os.path.isdir(assign.cwd):  # On another machine it may not be there.

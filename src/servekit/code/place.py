@@ -20,7 +20,7 @@ _log = logging.getLogger("servekit.replica")
 
 FOLDER = "code"
 """In the instance's directory: a folder for each frozen code, named by the SHA-256 of its bytes."""
-_RECEIVED = "received-code"
+_RECEIVED = "code-received"
 """The same on a machine that the instance's directory is not on, where replicas make and remove it themselves."""
 _MOST_TRIES = 100
 

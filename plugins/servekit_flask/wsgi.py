@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -9,6 +10,7 @@ from types import TracebackType
 from typing import Any, NoReturn, TypeAlias
 
 from servekit.interfaces import Handler, Request, RequestAdapter, Response
+from servekit.loopless import call_loopless
 from servekit_flask.environ import environ_of
 
 ExcInfo: TypeAlias = "tuple[type[BaseException], BaseException, TracebackType | None]"
@@ -33,7 +35,7 @@ class WsgiAdapter(RequestAdapter):
         self._loop_thread = threading.get_ident()
         application: Any = handler
         if self._factory:
-            made = handler()
+            made: Any = call_loopless(asyncio.get_running_loop(), handler)
             application = self._made = await made if inspect.isawaitable(made) else made
         if not callable(application):
             kind = type(application).__name__

@@ -94,6 +94,11 @@ class TestAChild:
         assert client.get("/fork").json() == {"code": CAME_BACK}
         assert pids(serving, "fork") == {replica}
 
+    def test_that_comes_back_from_reconfigure(self, serving, client):
+        replica = served(serving, fork_handlers.ComesBack, user_config="fork")
+        assert client.get("/fork").json() == {"code": CAME_BACK}
+        assert pids(serving, "fork") == {replica}
+
 
 @processes_only
 @pytest.mark.parametrize("method", ["GET", "POST"])

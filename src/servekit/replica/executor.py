@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from servekit.forks import came_back, forks
 from servekit.interfaces import RequestAdapter
+from servekit.loopless import call_loopless
 from servekit.replica.batch_call import BatchCall
 from servekit.replica.call import Job
 from servekit.replica.calling import Caller, Reply
@@ -178,7 +179,7 @@ class Executor:
     def _run_inline(self, job: Job, now: float) -> float:
         """In a context of its own."""
         self._slots.hold_inline(now)
-        rendered, failed = self._caller.call(job)
+        rendered, failed = call_loopless(self._loop, self._caller.call, job)
         self._slots.inline_since = 0.0
         now = _clock()
         self._replies.send(job, rendered, failed, now)

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Hashable, Iterator
 
+from servekit.loopless import call_loopless
 from servekit.replica import invoke
 from servekit.replica.batching import BatchPlan
 from servekit.replica.call import Batch, Job
@@ -74,7 +75,9 @@ class Groups:
         name = job.entry.name
         if job.request.chain is None:
             return name
-        job.arguments = args, kwargs = invoke.arguments(job.request)
+        # Unpickling may import modules of the user's, and runs what they say.
+        loop = asyncio.get_running_loop()
+        job.arguments = args, kwargs = call_loopless(loop, invoke.arguments, job.request)
         return name, len(args), *sorted(kwargs)
 
     def _forget_one(self) -> None:

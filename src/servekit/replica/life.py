@@ -1,7 +1,7 @@
 """A handler's life beside its calls: it takes over a ``user_config``, says whether it is well, and ends.
 
 All of it is on the data loop, in the replica's main thread, so between the calls of a handler that has one slot. Calls
-that run in threads, and those of an ``async def``, may be under way.
+that run in threads, and those of an ``async def``, may be under way. What of it is a ``def`` sees no running loop.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any
 
 from servekit.config import DRAIN_TIMEOUT_S, BackendConfig, config_digest
 from servekit.errors import InvalidInputError
+from servekit.forks import came_back, forks
 from servekit.interfaces import RequestAdapter
+from servekit.loopless import call_loopless
 from servekit.replica.target import Handlers
 
 _log = logging.getLogger("servekit.replica")
@@ -37,6 +39,7 @@ class Life:
         self._changing = asyncio.Lock()
         self._adapter_started = False
         self._blocking_since = 0.0
+        self._after_call: Callable[[], object] = lambda: None
         self.taken = b""
         """Digest of the ``user_config`` that the handler has; empty while it is not known."""
 
@@ -44,6 +47,8 @@ class Life:
 
     async def begin(self) -> None:
         """What comes between ``__init__`` and the first call. Raises what the handler or the adapter raises."""
+        self._loop = asyncio.get_running_loop()
+        forks.tell_child(self)
         if self._config.user_config is not None:
             await self._reconfigure(self._config.user_config)
         self.taken = config_digest(self._config.user_config)
@@ -67,7 +72,7 @@ class Life:
     async def _reconfigure(self, user_config: Any) -> None:
         method = self._handlers.method("reconfigure")
         if method is not None:
-            await _finish(method(user_config))
+            await _finish(self._call(method, user_config))
         elif user_config is not None:
             raise InvalidInputError(
                 "user_config is set, but the handler has no method reconfigure(user_config): add one to its class, or "
@@ -80,7 +85,18 @@ class Life:
             await _guarded("the adapter's stop()", self._adapter.stop)
         close = self._handlers.method("close")
         if close is not None:
-            await _guarded("the handler's close()", close)
+            await _guarded("the handler's close()", lambda: self._call(close))
+
+    def in_child(self) -> None:
+        """The handler has forked, and this is the child: should it come back from any of its methods, it ends there."""
+        self._after_call = came_back
+        self._loop.call_soon(came_back)
+
+    def _call(self, method: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return call_loopless(asyncio.get_running_loop(), method, *args)
+        finally:
+            self._after_call()
 
     # -- its health --------------------------------------------------------------------------------------------------
 
@@ -101,7 +117,7 @@ class Life:
         try:
             self._blocking_since = began = time.perf_counter()
             try:
-                result = check()
+                result = self._call(check)
             finally:
                 self._blocking_since = 0.0
             if time.perf_counter() - began > timeout_s or not await _in_time(result, timeout_s):

@@ -12,7 +12,6 @@ import contextlib
 import logging
 import os
 import queue
-import signal
 import socket
 import threading
 import time
@@ -33,6 +32,7 @@ from servekit.replica import pools
 from servekit.replica.executor import Executor
 from servekit.replica.life import Life, trace_of
 from servekit.replica.server import DataServer
+from servekit.replica.sigterm import Sigterm
 from servekit.replica.target import Handlers, Target, load
 from servekit.wire.bootstrap import WorkerBootstrap
 from servekit.wire.control import ControlClient
@@ -81,6 +81,7 @@ class ReplicaWorker:
         self._executor: Executor | None = None
         self._data_loop: asyncio.AbstractEventLoop | None = None
         self._life: Life | None = None
+        self._sigterm: Sigterm | None = None
         self._caller: Caller | None = None
         """For the handles in this process; in process, the instance has one."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -243,6 +244,8 @@ class ReplicaWorker:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await life.end()
+            if self._sigterm is not None:
+                self._sigterm.close()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -274,7 +277,7 @@ class ReplicaWorker:
         )
         self._data_loop, self._server, self._executor = loop, server, server.executor
         if self._own_process and threading.current_thread() is threading.main_thread():
-            loop.add_signal_handler(signal.SIGTERM, self.end, "SIGTERM")
+            self._sigterm = Sigterm(lambda: self.end("SIGTERM"))
         listener = await self._network.listen(self._listen_address(), server.new_link)
         try:
             # A redial, after a change of controllers, says the same as `Ready` does now.

@@ -134,9 +134,10 @@ class HttpCall:
     def _first_body(self, body: bytes, more: bool) -> bytes | Outlet:
         """The body of the response: bytes, where all of it has come in one piece."""
         if self._head_only:
-            if not more and all(name.lower() != "content-length" for name, _ in self._headers):
-                return body
-            nothing = Outlet(0, self._let_go)  # The length of a body that nobody sends: only what is no bytes keeps it.
+            if not more:
+                promised = any(name.lower() == "content-length" for name, _ in self._headers)
+                return b"" if promised else body
+            nothing = Outlet(0, self._let_go)
             nothing.end()
             return nothing
         if more:

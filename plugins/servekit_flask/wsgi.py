@@ -46,7 +46,7 @@ class WsgiAdapter(RequestAdapter):
 
     def call(self, handler: Handler, request: Request) -> Response:
         application = handler if self._made is None else self._made
-        answer = _Answer(request.method == "HEAD")
+        answer = _Answer()
         return answer.take(application(self.decode(request), answer.start_response))
 
     def decode(self, request: Request) -> dict[str, Any]:
@@ -67,8 +67,7 @@ class WsgiAdapter(RequestAdapter):
 class _Answer:
     """One answer: what ``start_response`` was told, and the pieces that the application makes."""
 
-    def __init__(self, head_only: bool) -> None:
-        self._head_only = head_only
+    def __init__(self) -> None:
         self._status = 0
         """0: ``start_response`` has not been called."""
         self._headers: list[tuple[str, str]] = []
@@ -118,8 +117,6 @@ class _Answer:
     def _whole_body(self, result: Iterable[bytes], pieces: _Pieces, first: bytes) -> bytes | None:
         """The body where it is all there; None where it is to go out as it is made."""
         length = self._promised_length()
-        if self._head_only and length:
-            return None  # Only a body that is no bytes keeps the length that was promised.
         if isinstance(result, (list, tuple)):
             return first + b"".join(pieces)
         if length is not None and len(first) >= length:

@@ -305,7 +305,8 @@ Handler: TypeAlias = Callable[..., Any]
 
 
 class Response(msgspec.Struct):
-    """What goes back over the wire. The core adds Content-Length, Date and Connection, and drops a handler's own."""
+    """What goes back over the wire. The core adds Content-Length, Date and Connection, and drops a handler's own: but of
+    an answer to HEAD whose ``body`` is empty, the Content-Length is that of GET's answer, and is kept."""
 
     status: int
     headers: list[tuple[str, str]]

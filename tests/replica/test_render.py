@@ -18,6 +18,30 @@ def test_a_response_is_rendered() -> None:
 
 
 @pytest.mark.parametrize(
+    ("status", "said", "body", "head"),
+    [
+        (200, "7", b"", b"content-length: 7\r\n"),
+        (200, "7", [], b"content-length: 7\r\n"),
+        (200, "7", bytearray(), b"content-length: 7\r\n"),
+        (206, "7", b"body", b""),
+        (200, "0", b"", b""),
+        (200, "x", b"", b""),
+        (204, "7", b"", b""),
+        (304, "7", b"", b""),
+    ],
+)
+def test_of_an_answer_to_head_that_has_no_body_a_length_is_kept(status: int, said: str, body: Any, head: bytes) -> None:
+    response = Response(status, [("Content-Length", said)], body)
+    assert render(response, head_only=True) == (
+        status,
+        head,
+        bytes(b"".join(body) if isinstance(body, list) else body),
+        None,
+    )
+    assert render(response)[1] == b""
+
+
+@pytest.mark.parametrize(
     "name", ["Content-Length", "date", "CONNECTION", "Transfer-Encoding", "Keep-Alive", "upgrade", "X-Request-ID"]
 )
 def test_headers_that_the_ingress_writes_itself_are_dropped(name: str) -> None:

@@ -401,6 +401,67 @@ def test_how_a_stream_is_framed(serve_instance: Any, http: str, method: str, kno
         assert body == (b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n" if http == "1.1" and not known else b"onetwo")
 
 
+LENGTHS = {"unsaid": None, "none": 0, "some": 1234}
+
+
+def bare_handler(said: int | None) -> Any:
+    def handler(request: flask.Request) -> Any:
+        answer = flask.Response()
+        if said is not None:
+            answer.content_length = said
+        return answer
+
+    return handler
+
+
+def bare_wsgi(said: int | None) -> Any:
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [] if said is None else [("Content-Length", str(said))])
+        return []
+
+    return application
+
+
+def bare_asgi(said: int | None) -> Any:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        headers = [] if said is None else [(b"content-length", b"%d" % said)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    return application
+
+
+def streaming_flask(said: int | None) -> Any:
+    app = flask.Flask("head")
+    headers = {} if said is None else {"Content-Length": str(said)}
+    app.get("/bare")(lambda: flask.Response(iter(["a" * 1234]), headers=headers))
+    return app.wsgi_app
+
+
+BARE = [(bare_handler, None), (bare_wsgi, "wsgi"), (streaming_flask, "wsgi"), (bare_asgi, "asgi")]
+
+
+@pytest.mark.parametrize("said", LENGTHS.values(), ids=LENGTHS)
+@pytest.mark.parametrize(("make", "adapter"), BARE, ids=lambda each: getattr(each, "__name__", each))
+def test_an_answer_to_head_has_the_length_that_it_says_or_none(
+    serve_instance: Any, make: Any, adapter: str | None, said: int | None
+) -> None:
+    """Without a body of its own it does not say how long that of GET is, and 0 would be wrong (RFC 9110, 8.6)."""
+    servekit.create_backend("bare", make(said), adapter=adapter or "flask")
+    servekit.create_endpoint("bare", "/bare", backend="bare")
+    client = Raw(
+        serve_instance,
+        b"HEAD /bare HTTP/1.1\r\nHost: a\r\n\r\nHEAD /bare HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    )
+    until(lambda: client.is_closed)
+    first, second, body = client.data.lower().split(b"\r\n\r\n")
+    assert body == b""
+    for head in (first, second):
+        assert head.startswith(b"http/1.1 200 ")
+        lengths = [line for line in head.split(b"\r\n") if line.startswith(b"content-length")]
+        assert lengths == ([b"content-length: %d" % said] if said else [])
+
+
 class Endless:
     """Makes pieces for ever; counts them, and says when it was closed."""
 

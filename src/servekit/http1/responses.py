@@ -52,13 +52,14 @@ def has_body(status: int) -> bool:
 
 
 def render(status: int, head: bytes, body: bytes, ending: bytes, *, head_only: bool) -> bytes:
-    """A whole answer. ``head_only``: to a HEAD request, with the length of the body but without it."""
+    """A whole answer. ``head_only``: to a HEAD request, with the length of the body but without it. Where there is no
+    body, GET's may have one all the same: then ``head`` has its length, or nothing says it (RFC 9110, 8.6)."""
     line = _STATUS_LINES.get(status) or status_line(status)
     if not has_body(status):
         return line + head + ending
-    length = length_line(len(body))
     if head_only:
-        return b"".join((line, head, length, ending))
+        return b"".join((line, head, length_line(len(body)) if body else b"", ending))
+    length = length_line(len(body))
     return b"".join((line, head, length, ending, body))
 
 

@@ -155,7 +155,8 @@ class Caller:
 def _reply(job: Job, response: Response) -> Reply:
     request = job.request
     try:
-        return render(response, request.upgrade), request.chain is not None and response.status >= 500
+        rendered = render(response, request.upgrade, request.method == "HEAD")
+        return rendered, request.chain is not None and response.status >= 500
     except BaseException:
         close_body(response.body)
         raise

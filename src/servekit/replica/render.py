@@ -22,18 +22,24 @@ Rendered: TypeAlias = "tuple[int, bytes, bytes | Iterable[bytes] | AsyncIterable
 """Status, head, body; and of a body that is not whole its length, where that is known."""
 
 
-def render(response: Response, upgrade: bool = False) -> Rendered:
-    """Raises `TypeError` or `ValueError` for what cannot go out. ``upgrade``: 101 may be the answer."""
+def render(response: Response, upgrade: bool = False, head_only: bool = False) -> Rendered:
+    """Raises `TypeError` or `ValueError` for what cannot go out.
+
+    Args:
+        upgrade: 101 may be the answer.
+        head_only: to HEAD. Where the body was left out, the length that the headers promise is that of GET's answer.
+    """
     status = response.status
     if not isinstance(status, int) or not (200 <= status <= 599 or (upgrade and status == 101)):
         raise ValueError(f"a handler's status is a whole number from 200 to 599, not {status!r}")
     body = response.body
-    if type(body) is bytes:
-        return status, _head(response.headers), body, None
-    if isinstance(body, (bytes, bytearray, memoryview)):
-        return status, _head(response.headers), bytes(body), None
-    if isinstance(body, (list, tuple)):
-        return status, _head(response.headers), b"".join(body), None
+    if isinstance(body, (bytearray, memoryview)):
+        body = bytes(body)
+    elif isinstance(body, (list, tuple)):
+        body = b"".join(body)
+    if isinstance(body, bytes):
+        head = _head(response.headers)
+        return status, head + _promise(response) if head_only and not body else head, bytes(body), None
     if isinstance(body, str) or not isinstance(body, (Iterable, AsyncIterable)):
         raise TypeError(f"a response's body is bytes or an iterable of bytes, not {type(body).__name__}")
     return status, _head(response.headers), body, _length(response.headers)
@@ -75,6 +81,12 @@ def _head(headers: list[tuple[str, str]]) -> bytes:
     if len(head) > HEAD_BYTES:
         raise ValueError(f"the response's headers are longer than {HEAD_BYTES} bytes")
     return head
+
+
+def _promise(response: Response) -> bytes:
+    """The Content-Length of an answer to HEAD that has no body. 0 is what it has there, not what GET's would have."""
+    length = _length(response.headers)
+    return b"content-length: %d\r\n" % length if length and response.status not in (204, 304) else b""
 
 
 def _length(headers: list[tuple[str, str]]) -> int | None:

@@ -106,6 +106,27 @@ def test_an_adapter_decodes_calls_and_encodes() -> None:
     assert (request.header("X-One"), request.header("x-two"), request.header("x-two", "d")) == ("1", None, "d")
 
 
+@pytest.mark.parametrize(
+    ("path", "query", "sent", "target", "raw_path"),
+    [
+        ("/x", b"", None, b"/x", b"/x"),
+        ("/x", b"a=%20", None, b"/x?a=%20", b"/x"),
+        ("/ä/<int:x>", b"", None, b"/%C3%A4/%3Cint%3Ax%3E", b"/%C3%A4/%3Cint%3Ax%3E"),
+        ("/x", b"", b"/x?", b"/x?", b"/x"),
+        ("/\ufffd", b"?", b"/%E9??", b"/%E9??", b"/%E9"),
+        ("/a//b", b"q", b"http://h:1/a%2F/b?q", b"http://h:1/a%2F/b?q", b"/a%2F/b"),
+        ("/", b"q=://", b"http://h?q=://", b"http://h?q=://", b"/"),
+        ("/http://h/", b"", b"/http:/%2Fh/", b"/http:/%2Fh/", b"/http:/%2Fh/"),
+        ("*", b"", b"*", b"*", b"*"),
+    ],
+)
+def test_a_target_is_as_it_was_sent(
+    path: str, query: bytes, sent: bytes | None, target: bytes, raw_path: bytes
+) -> None:
+    request = Request("GET", path, query, [], b"", "e", "/", "1", "", sent_target=sent)
+    assert (request.target, request.raw_path) == (target, raw_path)
+
+
 def test_a_runtime_takes_no_placement_options_unless_it_says_so() -> None:
     class Runtime(ReplicaRuntime):
         def start(self, spec: Any) -> Any: ...

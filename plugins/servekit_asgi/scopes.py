@@ -24,11 +24,12 @@ def websocket_scope(request: Request, state: Mapping[str, Any]) -> dict[str, Any
 
 
 def _common(request: Request, state: Mapping[str, Any]) -> dict[str, Any]:
-    """``path`` is all of it, ``root_path`` the prefix at which the application is mounted."""
+    """``path`` and ``raw_path`` are all of it, ``root_path`` is the prefix at which the application is mounted."""
     return {
         "asgi": VERSIONS.copy(),
         "http_version": "1.1",
         "path": request.path,
+        "raw_path": request.raw_path,
         "root_path": request.route.rstrip("/") if request.mount else "",
         "query_string": request.query_string,
         "headers": request.headers,

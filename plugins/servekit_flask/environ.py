@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from servekit.interfaces import Request
 
@@ -23,10 +24,18 @@ _CONSTANT: dict[str, Any] = {
 def environ_of(request: Request) -> dict[str, Any]:
     """A fresh environ; ``servekit.request_id`` is the request's id."""
     path = request.path
+    query = request.query_string.decode("latin-1")
+    if request.sent_target is None and path.isascii():
+        target = f"{path}?{query}" if query else path
+    else:
+        target = request.target.decode("latin-1")
+        if not path.isascii():  # Its bytes, which need not have been UTF-8.
+            path = unquote_to_bytes(request.raw_path).decode("latin-1")
     environ = _CONSTANT.copy()
     environ["REQUEST_METHOD"] = request.method
-    environ["PATH_INFO"] = path if path.isascii() else path.encode().decode("latin-1")
-    environ["QUERY_STRING"] = request.query_string.decode("latin-1")
+    environ["PATH_INFO"] = path
+    environ["QUERY_STRING"] = query
+    environ["RAW_URI"] = environ["REQUEST_URI"] = target  # As gunicorn has it, and as uWSGI has.
     environ["wsgi.input"] = request.stream
     environ["wsgi.errors"] = sys.stderr
     environ["servekit.request_id"] = request.id

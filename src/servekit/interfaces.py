@@ -14,6 +14,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Ma
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, ClassVar, Protocol, TypeAlias
+from urllib.parse import quote
 
 import msgspec
 
@@ -271,8 +272,24 @@ class Request(msgspec.Struct, array_like=True, gc=False):
     """True when the client asked for a WebSocket: a 101 makes of the two bodies the two directions of a raw stream."""
     chain: tuple[str, ...] | None = None
     """Of a call by a handle, whose ``body`` is pickled arguments: the replicas that wait for it, outermost first."""
+    sent_target: bytes | None = None
+    """The request target as it was sent, where ``path`` and ``query_string`` are not all of it: see `target`."""
     incoming: Any = None
     """Behind `stream` or `pieces`, where ``body`` has only the first part: see `RequestAdapter.streams_body`."""
+
+    @property
+    def target(self) -> bytes:
+        """The request target as it was sent: escaped, with the query string, and with what a proxy put before it."""
+        if self.sent_target is not None:
+            return self.sent_target
+        return self.raw_path + b"?" + self.query_string if self.query_string else self.raw_path
+
+    @property
+    def raw_path(self) -> bytes:
+        """The path as it was sent: escaped, without the query string."""
+        if self.sent_target is not None:
+            return path_of(self.sent_target)
+        return self.path.encode() if self.path.isascii() else quote(self.path).encode()  # By a handle, to a route.
 
     @property
     def stream(self) -> BinaryIO:
@@ -300,13 +317,21 @@ class Request(msgspec.Struct, array_like=True, gc=False):
         return default
 
 
+def path_of(target: bytes) -> bytes:
+    """The path in a request target, which may be a whole URL (RFC 9112, 3.2.2)."""
+    path = target.partition(b"?")[0]
+    if path.startswith(b"/") or b"://" not in path:
+        return path
+    return b"/" + path.partition(b"://")[2].partition(b"/")[2]
+
+
 Body: TypeAlias = "bytes | Iterable[bytes] | AsyncIterable[bytes]"
 Handler: TypeAlias = Callable[..., Any]
 
 
 class Response(msgspec.Struct):
-    """What goes back over the wire. The core adds Content-Length, Date and Connection, and drops a handler's own: but of
-    an answer to HEAD whose ``body`` is empty, the Content-Length is that of GET's answer, and is kept."""
+    """What goes back over the wire. The core adds Content-Length, Date and Connection, and drops a handler's own; but
+    that of an answer to HEAD without a body is kept, for it is the one of GET's answer."""
 
     status: int
     headers: list[tuple[str, str]]

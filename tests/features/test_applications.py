@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, unquote_to_bytes
 
 import httpx
 import pytest
@@ -206,6 +207,40 @@ def test_a_mounted_application_sees_its_prefix(mounted: ServedInstance, adapter:
     assert client.get("/app", follow_redirects=True).text.startswith("GET /app ")
     answer = client.head("/app/pages/one")
     assert (answer.status_code, answer.headers["content-length"], answer.content) == (200, "18", b"")
+
+
+def make_telling(adapter: str) -> Any:
+    """Tells what it is told of the request target."""
+
+    def wsgi(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [
+            "\n".join(environ[key] for key in ("SCRIPT_NAME", "PATH_INFO", "RAW_URI", "REQUEST_URI")).encode("latin-1")
+        ]
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        told = b"\n".join(
+            [scope["root_path"].encode(), scope["path"].encode(), scope["raw_path"], scope["query_string"]]
+        )
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": told})
+
+    return wsgi if adapter == "wsgi" else asgi
+
+
+@pytest.mark.parametrize("target", ["/app/raw/%E9", "/app/%C3%A9%2Fx?a=%E9&b", "/app/x?a", "/app/x"])
+def test_an_application_is_told_the_target_as_it_was_sent(serve: ServedInstance, adapter: str, target: str) -> None:
+    serve.create_backend("app", make_telling(adapter), adapter=adapter)
+    serve.create_endpoint("app", "/app", mount=True, backend="app")
+    answer = serve.client.get(target)
+    path, _, query = target.partition("?")
+    if adapter == "wsgi":
+        path_info = unquote_to_bytes(path.removeprefix("/app"))
+        assert answer.content.split(b"\n") == [b"/app", path_info, target.encode(), target.encode()]
+    else:
+        text = unquote(path).encode()
+        assert answer.content.split(b"\n") == [b"/app", text, path.encode(), query.encode()]
 
 
 def test_at_the_root_and_without_a_mount(serve: ServedInstance, adapter: str) -> None:

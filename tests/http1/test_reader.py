@@ -54,10 +54,27 @@ def parse(pieces: list[bytes]) -> tuple[list[tuple[Any, ...]], int | None, bool]
         if not reader.ended:
             reader.feed(piece)
     requests = [
-        (r.method, r.path, r.query, r.version, r.raw_headers, r.fields, r.body, r.keep_alive, r.done)
+        (r.method, r.path, r.query, r.version, r.raw_headers, r.fields, r.body, r.keep_alive, r.done, r.sent_target)
         for r in reader.ready
     ]
     return requests, reader.fault and reader.fault.status, reader.ended
+
+
+@pytest.mark.parametrize(
+    ("target", "kept"),
+    [
+        (b"/x", False),
+        (b"/x?a=%20", False),
+        (b"/a|b", False),
+        (b"/x?", True),
+        (b"/%78", True),
+        (b"/%E9?a", True),
+        (b"http://b/x", True),
+    ],
+)
+def test_a_target_is_kept_where_path_and_query_are_not_all_of_it(target: bytes, kept: bool) -> None:
+    ((*_, sent),), fault, _ = parse([b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % target])
+    assert (sent, fault) == (target if kept else None, None)
 
 
 @given(st.lists(st.sampled_from(MESSAGES), max_size=4), st.sampled_from(LAST), st.data())
@@ -83,7 +100,7 @@ def test_noise_never_raises(noise: bytes) -> None:
 
 
 def test_a_request() -> None:
-    ((method, path, query, version, headers, fields, body, keep_alive, done),), fault, ended = parse([MESSAGES[1]])
+    ((method, path, query, version, headers, fields, body, keep_alive, done, _),), fault, ended = parse([MESSAGES[1]])
     assert (method, path, query, version, body) == ("GET", "/a b", b"c=d", "1.1", b"")
     assert headers == [(b"host", b"a"), (b"x", b"y z"), (b"empty", b"")]
     assert fields == dict(headers)

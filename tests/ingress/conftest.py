@@ -256,12 +256,14 @@ class World:
         query: bytes = b"",
         body: bytes = b"",
         incoming: IncomingBody | None = None,
+        sent_target: bytes | None = None,
     ) -> Asked:
         exchange, connection = self.router.new_request(), FakeConnection()
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         fake: Any = connection
         exchange.connection = fake
         exchange.method, exchange.path, exchange.query, exchange.version = method, path, query, "1.1"
+        exchange.sent_target = sent_target
         exchange.raw_headers, exchange.fields, exchange.body = raw, dict(raw), body
         exchange.keep_alive, exchange.done, exchange.received_at, exchange.incoming = True, False, monotonic(), incoming
         self.router.handle(exchange)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -45,6 +46,15 @@ def test_a_path_that_lacks_the_slash_at_its_end(world: Any) -> None:
     world.apply(world.backend(), world.endpoint(route="/dir/é/"))
     asked = world.ask("/dir/é", query=b"a=1&b=%20")
     assert (asked.status, asked.header("location")) == (308, "/dir/%C3%A9/?a=1&b=%20")
+
+
+@pytest.mark.parametrize("sent", [b"/dir/%E9", b"/dir/a%2Fb", b"http://h/dir/%E9?a=1"])
+def test_a_path_that_lacks_the_slash_keeps_its_bytes(world: Any, sent: bytes) -> None:
+    world.apply(world.backend(), world.endpoint(route="/dir/<path:name>/"))
+    path = unquote(sent.removeprefix(b"http://h").partition(b"?")[0].decode())
+    asked = world.ask(path, query=sent.partition(b"?")[2], sent_target=sent)
+    wanted = sent.removeprefix(b"http://h").decode().partition("?")
+    assert (asked.status, asked.header("location")) == (308, "".join((wanted[0], "/", *wanted[1:])))
 
 
 @pytest.mark.parametrize(

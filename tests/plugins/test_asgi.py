@@ -102,10 +102,15 @@ def test_the_path_is_whole_and_the_prefix_is_the_root_path(route: str, mount: bo
         scopes.append(scope)
         await answers(start(), body(b""))(scope, receive, send)
 
-    run(ask(app, request(path, "PUT", route=route, mount=mount, query=b"a=%20")))
+    sent_target = f"{path.replace(' ', '%20')}?a=%20".encode() if " " in path else None
+    run(ask(app, request(path, "PUT", route=route, mount=mount, query=b"a=%20", sent_target=sent_target)))
     (scope,) = scopes
-    assert (scope["path"], scope["root_path"]) == (path, root_path)
-    del scope["path"], scope["root_path"]
+    assert (scope["path"], scope["root_path"], scope["raw_path"]) == (
+        path,
+        root_path,
+        path.replace(" ", "%20").encode(),
+    )
+    del scope["path"], scope["root_path"], scope["raw_path"]
     assert scope == {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},

@@ -53,6 +53,7 @@ class Client:
         key = [(b"host", b"h"), (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ==")]
         self.request = Request("GET", "/app/ws", b"q=1", [*key, *(headers or [])], b"", "e", "/app", "id-1", "")
         self.request.mount = self.request.upgrade = True
+        self.request.sent_target = b"/app/%77s?q=1"
         self.request.incoming = self.incoming
         self.ended = False
         self.error: BaseException | None = None
@@ -150,6 +151,7 @@ def test_the_scope_and_the_handshake() -> None:
     scope = app.scope
     assert (scope["type"], scope["scheme"], scope["subprotocols"]) == ("websocket", "ws", ["a", "b"])
     assert (scope["path"], scope["root_path"], scope["query_string"]) == ("/app/ws", "/app", b"q=1")
+    assert scope["raw_path"] == b"/app/%77s"
     assert scope["extensions"] == {"websocket.http.response": {}}
 
 

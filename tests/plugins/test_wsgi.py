@@ -70,6 +70,25 @@ def test_what_follows_the_prefix(path: str, rest: str) -> None:
     assert environ["PATH_INFO"] == rest.encode().decode("latin-1")
 
 
+@pytest.mark.parametrize(
+    ("sent", "text", "path_info"),
+    [
+        (b"/app/%E9", "/app/\ufffd", "/\xe9"),
+        (b"/app/%C3%A9?q=%E9", "/app/é", "/\xc3\xa9"),
+        (b"/%61pp/a%2Fb%20c?", "/app/a/b c", "/a/b c"),
+        (b"http://h/app/%FF%00?x", "/app/\ufffd\x00", "/\xff\x00"),
+        (None, "/app/x", "/x"),
+    ],
+)
+def test_a_path_has_the_bytes_that_were_sent(sent: bytes | None, text: str, path_info: str) -> None:
+    adapter: Any = create_wsgi_adapter()
+    query = b"" if sent is None else sent.partition(b"?")[2]
+    environ = adapter.decode(request(text, route="/app", mount=True, query=query, sent_target=sent))
+    assert (environ["SCRIPT_NAME"], environ["PATH_INFO"]) == ("/app", path_info)
+    assert environ["RAW_URI"] == environ["REQUEST_URI"] == (sent or b"/app/x").decode()
+    assert environ["QUERY_STRING"] == query.decode()
+
+
 def test_a_prefix_that_is_not_ascii() -> None:
     adapter: Any = create_wsgi_adapter()
     environ = adapter.decode(request("/ä/ö", route="/ä", mount=True))

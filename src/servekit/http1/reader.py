@@ -178,10 +178,14 @@ class RequestReader:
             self._refuse(fault)
         request = self._new_request()
         if target[:1] == b"/" and b"%" not in target and b"#" not in target and method != b"CONNECT":
-            path, _, request.query = target.partition(b"?")
+            path, mark, query = target.partition(b"?")
             request.path = path.decode("ascii")  # llhttp refuses what is not
+            request.query = query
+            request.sent_target = target if mark and not query else None
         else:
             self._set_target(request, split_target(method, target), headers, fields)
+            path, query = request.path.encode(), request.query
+            request.sent_target = None if target == (path + b"?" + query if query else path) else target
         request.method = method.decode("ascii")
         request.version = version
         request.raw_headers = headers

@@ -28,6 +28,7 @@ class HttpRequest:
         "query",
         "raw_headers",
         "received_at",
+        "sent_target",
         "version",
     )
 
@@ -37,6 +38,8 @@ class HttpRequest:
     """Percent-decoded, as UTF-8 (what is not, is replaced); ``*`` for ``OPTIONS *``."""
     query: bytes
     """What follows the ``?``, as sent."""
+    sent_target: bytes | None
+    """The request target as it was sent, where ``path`` and ``query`` are not all of it: the path has escapes, say."""
     version: str
     """``1.0`` or ``1.1``."""
     raw_headers: list[tuple[bytes, bytes]]

@@ -42,6 +42,6 @@ class Builtin:
         }
 
     @staticmethod
-    def quoted(path: str) -> str:
-        """``path`` as a Location header may carry it."""
-        return quote(path, safe="/:@!$&'()*+,;=~-._")
+    def quoted(path: str | bytes) -> str:
+        """``path`` as a Location header may carry it; as bytes it may have escapes."""
+        return quote(path, safe="/:@!$&'()*+,;=~-._" if isinstance(path, str) else "/:@!$&'()*+,;=~-._%")

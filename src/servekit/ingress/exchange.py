@@ -81,7 +81,7 @@ class Exchange(HttpRequest):
         view_args = self.view_args
         if view_args:
             view_args = {key: extended(value) for key, value in view_args.items()}
-        return Request(
+        request = Request(
             self.method,
             self.path,
             self.query,
@@ -95,6 +95,9 @@ class Exchange(HttpRequest):
             self.call_method,
             owner.mount,
         )
+        if self.sent_target is not None:
+            request.sent_target = self.sent_target
+        return request
 
 
 class HandleExchange(Exchange):
@@ -111,6 +114,7 @@ class HandleExchange(Exchange):
     def dress(self) -> None:
         """Fill in what a request over HTTP has, for policies, observers and adapters. ``id`` is set."""
         self.method, self.query, self.version = "POST", b"", "1.1"
+        self.sent_target = None
         self.raw_headers = [(b"x-request-id", self.id.encode())]
         self.fields = dict(self.raw_headers)
         self.view_args = None

@@ -23,7 +23,7 @@ from servekit.ingress.endings import Endings, with_id
 from servekit.ingress.endpoint import Endpoint
 from servekit.ingress.exchange import Exchange, HandleExchange
 from servekit.ingress.refusals import Refused
-from servekit.interfaces import Outcome, RequestRecord
+from servekit.interfaces import Outcome, RequestRecord, path_of
 from servekit.routes import RESERVED, RouteTable
 from servekit.wire.data_frames import UNKNOWN, Answer
 from servekit.wire.link import Link
@@ -136,8 +136,10 @@ class Router:
             return self.builtin.answer(exchange.method, exchange.path)
         target = self.routes.redirect(exchange.path)
         if target is not None:
+            # What was sent: text may have lost bytes, and an escaped slash.
+            path = target if exchange.sent_target is None else path_of(exchange.sent_target) + b"/"
             query = exchange.query.decode("latin-1")
-            return refusals.moved(self.builtin.quoted(target) + (f"?{query}" if query else ""))
+            return refusals.moved(self.builtin.quoted(path) + (f"?{query}" if query else ""))
         return refusals.no_route(exchange.path)
 
     def _request_id(self, given: bytes | None) -> str:

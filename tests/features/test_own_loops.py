@@ -165,19 +165,19 @@ def test_a_def_beside_an_async_def(serve: ServedInstance, tmp_path: Path, slots:
     assert [each.result(DEADLINE_S) for each in second] == ["done", "done"]
 
 
+def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    start_response("200 OK", [])
+    return [by_run().encode()]
+
+
 def make_wsgi() -> Any:
-    assert [way() for way in (by_run, no_loop)] == ["ran", "ran"]
-
-    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        start_response("200 OK", [])
-        return [by_run().encode()]
-
+    assert [by_run(), no_loop()] == ["ran", "ran"]
     return application
 
 
 async def make_wsgi_async() -> Any:
     assert await wait() == "ran"
-    return make_in_flask()
+    return application
 
 
 def make_in_flask() -> Any:
@@ -190,8 +190,9 @@ def make_in_flask() -> Any:
     return app
 
 
-def test_a_wsgi_application_and_its_factory(serve: ServedInstance, runtime: str) -> None:
-    create(serve, make_wsgi, adapter="wsgi", adapter_options={"factory": True})
+@pytest.mark.parametrize("make", [make_wsgi, make_wsgi_async])
+def test_a_wsgi_application_and_its_factory(serve: ServedInstance, runtime: str, make: Any) -> None:
+    create(serve, make, adapter="wsgi", adapter_options={"factory": True})
     assert serve.client.get("/b").text == "ran"
     end_by_sigterm(serve, runtime)
 

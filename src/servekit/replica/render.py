@@ -33,16 +33,17 @@ def render(response: Response, upgrade: bool = False, head_only: bool = False) -
     if not isinstance(status, int) or not (200 <= status <= 599 or (upgrade and status == 101)):
         raise ValueError(f"a handler's status is a whole number from 200 to 599, not {status!r}")
     body = response.body
-    if isinstance(body, (bytearray, memoryview)):
-        body = bytes(body)
-    elif isinstance(body, (list, tuple)):
-        body = b"".join(body)
-    if isinstance(body, bytes):
-        head = _head(response.headers)
-        return status, head + _promise(response) if head_only and not body else head, bytes(body), None
-    if isinstance(body, str) or not isinstance(body, (Iterable, AsyncIterable)):
-        raise TypeError(f"a response's body is bytes or an iterable of bytes, not {type(body).__name__}")
-    return status, _head(response.headers), body, _length(response.headers)
+    if type(body) is not bytes:
+        if isinstance(body, (bytes, bytearray, memoryview)):
+            body = bytes(body)
+        elif isinstance(body, (list, tuple)):
+            body = b"".join(body)
+        elif isinstance(body, str) or not isinstance(body, (Iterable, AsyncIterable)):
+            raise TypeError(f"a response's body is bytes or an iterable of bytes, not {type(body).__name__}")
+        else:
+            return status, _head(response.headers), body, _length(response.headers)
+    head = _head(response.headers)
+    return status, head + _promise(response) if head_only and not body else head, body, None
 
 
 def text(message: str) -> tuple[bytes, bytes]:

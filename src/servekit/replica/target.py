@@ -84,7 +84,8 @@ class Handlers:
         return self.main if name is None else _entry(name, self.method(name))
 
     def check(self, adapter: RequestAdapter, config: BackendConfig) -> None:
-        """Raises `InvalidInputError` where handler, adapter and config do not go together."""
+        """Raises `InvalidInputError` where handler, adapter and config do not go together; else `main`
+        is fitted to the adapter."""
         batches = self.main.batches or self._has_batch_method()
         if batches and (adapter.whole_application or adapter.is_async):
             raise InvalidInputError(
@@ -96,6 +97,9 @@ class Handlers:
                 f"max_batch_size is {config.max_batch_size}, but the handler takes one request at a time: mark it with "
                 "@servekit.accept_batch (it then gets a list and returns one as long), or leave max_batch_size out"
             )
+        if adapter.whole_application and type(adapter).call_async is RequestAdapter.call_async:
+            # It is called by `call` alone. An `async def` is what makes the application then, and not one itself.
+            self.main = Entry(None, self._object, blocking=self._object)
 
     def slots(self, adapter: RequestAdapter, config: BackendConfig) -> int:
         """How many calls of the handler there may be at a time."""

@@ -22,7 +22,7 @@ async def main():
     sigterm.close()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
-forks.guard()
+forks.guard(worker=True)
 uvloop.run(main())
 """
 

@@ -132,7 +132,12 @@ def shutting_down():
 
 ENDINGS = {
     "killed by SIGTERM": ("wait()", signal.SIGTERM, -signal.SIGTERM),
-    "interrupted": ("wait()", signal.SIGINT, -signal.SIGINT),
+    # The shell that started the tests may have had them ignore it.
+    "interrupted": (
+        "signal.signal(signal.SIGINT, signal.default_int_handler); wait()",
+        signal.SIGINT,
+        -signal.SIGINT,
+    ),
     "an exception": ("signal.signal(signal.SIGUSR1, lambda *_: fail()); wait()", signal.SIGUSR1, 1),
     "os._exit": ("signal.signal(signal.SIGUSR1, lambda *_: os._exit(3)); wait()", signal.SIGUSR1, 3),
     "leaving the block": ("signal.signal(signal.SIGUSR1, lambda *_: leave_the_block()); wait()", signal.SIGUSR1, 4),

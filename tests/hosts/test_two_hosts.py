@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.instances.instance_tools import until
 
 pytestmark = [pytest.mark.processes, pytest.mark.ray]
 
 DRIVER = """
-import json, socket, urllib.request
+import json, pathlib, socket, urllib.request
 import servekit as serve
 from servekit.errors import ServekitError
 
@@ -27,10 +29,18 @@ def tell(handler, *arguments):
             print("TOLD" + json.dumps({"error": str(error)}), flush=True)
             return
         serve.create_endpoint("it", "/it", backend="it")
-        with urllib.request.urlopen(instance.url + "/it?name=me", timeout=60) as response:
-            answer = response.read().decode()
-        (replica,) = instance.status()["backends"]["it"]["replicas"]
-        print("TOLD" + json.dumps({"answer": answer, "runtimes": instance.status()["runtimes"]}), flush=True)
+        answers = {ask(instance)}
+        if beside.exists():
+            beside.write_text("GREETING = 'what was edited later'")
+            serve.update_backend_config("it", {"num_replicas": 2})
+            answers |= {ask(instance) for _ in range(20)}
+        print("TOLD" + json.dumps({"answers": [*answers], "runtimes": instance.status()["runtimes"]}), flush=True)
+
+def ask(instance):
+    with urllib.request.urlopen(instance.url + "/it?name=me", timeout=60) as response:
+        return response.read().decode()
+
+beside = pathlib.Path(__file__).with_name("still_beside.py")
 """
 IN_MAIN = """
 def greet(name):
@@ -78,16 +88,18 @@ def drive(hosts, cluster, shared):
 
 def test_a_function_of_the_script_is_served_by_the_other_host(drive, cluster):
     assert drive(IN_MAIN) == {
-        "answer": "hello, me, from host2",
+        "answers": ["hello, me, from host2"],
         "runtimes": [f"runtime ray: the Ray cluster at {cluster}, which ray start recorded on this machine"],
     }
 
 
-def test_a_class_of_a_module_beside_the_script_is_served_by_the_other_host(drive):
+def test_a_class_of_a_module_beside_the_script_is_served_by_the_other_host(drive, hosts):
+    """By each replica as it was at first; and nothing of its code is left there."""
     told = drive(
         "from beside import Greeter\ntell(Greeter, '!')", beside=BESIDE, still_beside="GREETING = 'good day'\n"
     )
-    assert told.get("answer") == "good day, me! from host2", told
+    assert told.get("answers") == ["good day, me! from host2"], told
+    until(lambda: hosts[1].call("ls", "-A", f"/tmp/servekit-{os.getuid()}") == "")
 
 
 CLIENT = """

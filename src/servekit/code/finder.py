@@ -6,6 +6,7 @@ imports the copy, so that children of handlers, whose ``PYTHONPATH`` begins with
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import json
 import linecache
@@ -223,7 +224,7 @@ def _leave_out_working_directory() -> None:
     path = os.environ.get("PYTHONPATH", "")
     if path.endswith(os.pathsep):
         os.environ["PYTHONPATH"] = path.rstrip(os.pathsep)
-        if os.getcwd() in sys.path:
+        with contextlib.suppress(ValueError, OSError):  # It was given otherwise, or has been deleted.
             sys.path.remove(os.getcwd())
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from servekit.code import bundle, finder
+from servekit.code.modules import own_names
 from servekit.errors import InternalError
 from servekit.private_folders import make_base, make_private, temporary_folder
 
@@ -36,6 +37,8 @@ def folder_of(directory: str, digest: str) -> str:
 
 
 def _tell_unfrozen(name: str, file: str) -> None:
+    if name in own_names():  # In a checkout of servekit these lie where a user's modules may.
+        return
     _log.warning(
         "module %s is not frozen with this backend, and is imported from %s as that is now: no import statement that "
         "could be seen names it. create_backend(…, include=[%r]) freezes it",

@@ -50,7 +50,7 @@ def test_what_counts() -> None:
     assert placed(f"{package}/a.py", "<lambda>") == "servekit/a.py"
     assert placed(f"{package}/a.py", "<listcomp>") is None
     assert placed("/home/me/servekit/.venv/lib/site-packages/flask/app.py") is None
-    assert placed(f"{package}_flask/adapter.py") is None
+    assert placed(f"{package}_of_another/adapter.py") is None
     importlib.import_module("servekit_flask")
     assert {"servekit", "servekit_flask"} <= set(own_folders().values())
 

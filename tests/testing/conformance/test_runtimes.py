@@ -83,6 +83,16 @@ def poll(self, handle): return Exit('gone') if os.path.exists(f'{self.directory}
         "poll() says that worker w0 has ended (gone), but it is ready. The contract: poll() gives None while",
     ),
     Broken(
+        "LeavesChildren",
+        """
+def poll(self, handle):
+    code = handle.child.poll()
+    return None if code is None else Exit(f'killed by signal {-code}', code)
+""",
+        "test_what_a_killed_worker_had_started_ends_with_it",
+        "a process that it had started in its group is still there. The contract: poll() ends what is left",
+    ),
+    Broken(
         "GivesNoReason",
         "def poll(self, handle): return super().poll(handle) and Exit('')",
         "test_a_worker_that_exits_is_seen_to_be_gone",

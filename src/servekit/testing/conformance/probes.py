@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -39,6 +40,15 @@ class Idle:
     def close(self) -> None:
         if self.left:
             Path(self.left).touch()
+
+
+class Parent(Idle):
+    """Starts a process in its own process group, and leaves the pid in the file ``child``."""
+
+    def __init__(self, child: str) -> None:
+        super().__init__()
+        self.child = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({LONGEST_S})"])
+        Path(child).write_text(str(self.child.pid))
 
 
 class Speaking(Idle):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from servekit.interfaces import ReplicaRuntime, WorkerHandle, WorkerSpec
-from servekit.processes import is_alive
+from servekit.processes import identify, is_alive
 from servekit.testing.conformance import probes, traces
 from servekit.testing.conformance.earlier import start_and_die
 from servekit.testing.conformance.rig import Rig, Worker, fail
@@ -148,6 +149,20 @@ class ReplicaRuntimeTests:
         if not re.search(r"kill|signal|crash|died|lost", ended.reason, re.IGNORECASE):
             fail(f"after kill -9, poll() gives the reason {ended.reason!r}", "the reason says how the worker ended")
         rig.expect_alive(other, "is ready, and it was another that was killed")
+
+    def test_what_a_killed_worker_had_started_ends_with_it(self, rig: Rig) -> None:
+        self._needs_local_processes()
+        file = Path(rig.directory, "child")
+        worker = rig.ready(probes.Parent, str(file))
+        child = identify(int(file.read_text()))
+        rig.kill(worker)
+        rig.await_exit(worker, "was killed by SIGKILL")
+        if child is not None and not until(lambda: not is_alive(child), self.notice_timeout_s):
+            os.kill(child.pid, signal.SIGKILL)
+            fail(
+                "a worker was killed, and a process that it had started in its group is still there",
+                "poll() ends what is left of a worker's process group: see servekit.processes.end_group",
+            )
 
     def test_a_worker_that_exits_is_seen_to_be_gone(self, rig: Rig) -> None:
         worker = rig.start(probes.Exiting, EXIT_CODE)

@@ -198,8 +198,8 @@ class ReplicaRuntime(ABC):
             options: what the user gave, not checked yet. What is given stays.
             outlives: the instance does not end with this process.
 
-        Raises:
-            ServekitError: what the process knows makes these options useless. `init` or `create_backend` raises it.
+        Where what the process knows makes these options useless, it raises an error of `servekit.errors`, which `init`
+        or `create_backend` then raises.
         """
         return options
 

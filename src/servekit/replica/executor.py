@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
 from servekit.forks import came_back, forks
 from servekit.interfaces import RequestAdapter
-from servekit.loopless import call_loopless
+from servekit.loopless import hide, show
 from servekit.replica.batch_call import BatchCall
 from servekit.replica.call import Job
 from servekit.replica.calling import Caller, Reply
@@ -72,6 +73,10 @@ class Executor:
         self._replies = Replies(self._slots, load, self._open, self._runner.stream)
         self.receive, self.received = self._inbox.receive, self._inbox.received
         self._turn_planned = False
+        self._loop_hidden = False
+        """A ``def`` of the user's runs in this turn, and sees no running loop."""
+        self._task: asyncio.Task[Any] | None = None
+        """The one in whose step that is, if any."""
         forks.tell_child(self)
 
     # -- from the links ------------------------------------------------------------------------------------------
@@ -140,20 +145,25 @@ class Executor:
         touched: Link | None = None
         if self._lane.ready:
             self._begin_ready()
-        while self._waiting and self._has_room:
-            first = self._waiting.popleft()
-            if isinstance(first, Job):
-                link = first.link
-                if touched is not link and touched is not None:
-                    touched.flush()
-                touched = link
-                now = self._begin(first)
-            else:
-                now = self._begin_batch(first)
-            if now > turn_ends and self._waiting:
-                self._turn_planned = True
-                self._loop.call_soon(self._next_turn)
-                break
+        try:
+            while self._waiting and self._has_room:
+                first = self._waiting.popleft()
+                if isinstance(first, Job):
+                    link = first.link
+                    if touched is not link and touched is not None:
+                        touched.flush()
+                    touched = link
+                    now = self._begin(first)
+                else:
+                    now = self._begin_batch(first)
+                if now > turn_ends and self._waiting:
+                    self._turn_planned = True
+                    self._loop.call_soon(self._next_turn)
+                    break
+        finally:
+            if self._loop_hidden:
+                self._loop_hidden = False
+                show(self._loop, self._task)
         if touched is not None:
             touched.flush()
         if self._waiting:
@@ -179,7 +189,10 @@ class Executor:
     def _run_inline(self, job: Job, now: float) -> float:
         """In a context of its own."""
         self._slots.hold_inline(now)
-        rendered, failed = call_loopless(self._loop, self._caller.call, job)
+        if not self._loop_hidden:  # Once for all calls of a turn.
+            self._task = hide(self._loop)
+            self._loop_hidden = True
+        rendered, failed = self._caller.call(job)
         self._slots.inline_since = 0.0
         now = _clock()
         self._replies.send(job, rendered, failed, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import io
 import operator
@@ -109,10 +110,11 @@ class _TargetPickler(Pickler):
         super().__init__(file, PROTOCOL)
         self._references = references
         self._freezing = freezing
+        self._carried = functools.cache(is_carried)  # A pickle asks of a module as often as it names something of it.
 
     def by_value(self, module: str) -> bool:
         self._references.note_module(module)
-        return super().by_value(module) and not (self._freezing.freeze and is_carried(module))
+        return super().by_value(module) and not (self._freezing.freeze and self._carried(module))
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is types.CodeType:

@@ -172,7 +172,6 @@ def _manifest(code: Code, folder: Path) -> Mapping[str, object]:
         "namespaces": code.namespaces,
         "texts": code.texts,
         "digests": digests(code),
-        "left_out": code.left_out,
         "distributions": code.distributions,
         "python": code.python,
     }

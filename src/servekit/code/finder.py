@@ -26,27 +26,22 @@ from typing import Any
 MANIFEST = "_servekit_code.json"
 """What a folder's modules are, and where they came from:
 ``{"modules": {name: [path in the folder, original file, is a package]}, "namespaces": {name: [original folder, …]},
-"texts": {file name: source}, "left_out": [path, …], "digests": {top-level name: digest},
-"distributions": {name: version}, "python": version}``."""
+"texts": {file name: source}, "digests": {top-level name: digest}, "distributions": {name: version},
+"python": version}``."""
 COPY = "_servekit_finder"
 """The name of this file's copy in a folder, which the folder's ``sitecustomize`` imports."""
 PYC_HEADER_BYTES = 16
 """PEP 552: magic number, flags, and the time and size of the source."""
 
 
-def manifest(folder: str) -> dict[str, Any]:
-    """What `MANIFEST` says."""
-    with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
-        found: dict[str, Any] = json.load(file)
-    return found
-
-
 class FrozenFinder(MetaPathFinder):
     """Finds the modules of one folder; any other is left to the finders behind this one."""
 
     def __init__(self, folder: str) -> None:
-        found = manifest(folder)
+        with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
+            found: dict[str, Any] = json.load(file)
         self.folder = folder
+        self.manifest = found
         self._modules: dict[str, tuple[str, str, bool]] = found["modules"]
         self._namespaces: dict[str, list[str]] = found["namespaces"]
         self.local_folders: Sequence[str] = ()

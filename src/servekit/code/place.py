@@ -63,7 +63,7 @@ class CodePlace:
         folder = self._receive(Path(directory), digest, data) if data else Path(folder_of(directory, digest))
         serving = finder.install(str(folder))
         serving.local_folders, serving.tell_unfrozen = local_folders, _tell_unfrozen
-        self._manifest: dict[str, Any] = finder.manifest(str(folder))
+        self._manifest: dict[str, Any] = serving.manifest
         if self._manifest["modules"]:
             # Children look here first: the folder's sitecustomize has them run the same code.
             others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path != str(folder)]

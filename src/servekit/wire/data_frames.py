@@ -1,7 +1,7 @@
 """The frames of data links: ingress to replica, and handle to ingress.
 
 A body up to 64 KiB is in its `Call` or `Answer`. Of a longer one, or one whose length is not known, that frame has the
-first part; `Chunk` frames bring what follows, as `Credit` allows (see `servekit.wire.credit`), and `End` ends it.
+first part; `Chunk` frames bring what follows, as `Credit` allows (see `servekit.wire.streams`), and `End` ends it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Bye(Frame, tag=5):
     """
 
     last: bool = False
-    """Ingress to handle: this is its last frame. What it has not answered, it has not begun."""
+    """From the end that answers: this is its last frame. What it has not answered, it has not begun."""
 
 
 class Chunk(Frame, tag=6):

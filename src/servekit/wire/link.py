@@ -72,8 +72,11 @@ class Link(asyncio.Protocol):
         self.is_open = False
         self._codec = codec
         self._encode = codec.encode
+        self._decode = codec.decode
         self._handshake: Handshake | None = handshake
         self._max_frame_bytes = max_frame_bytes
+        self._most_bytes = HANDSHAKE_BYTES
+        """The longest message that is taken now."""
         self._polling = polling
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
@@ -139,6 +142,12 @@ class Link(asyncio.Protocol):
     def abort(self) -> None:
         self._transport.abort()
 
+    def fail(self, error: Exception) -> None:
+        """The peer does what no peer may: cut the link, and say so in the log."""
+        _log.warning("link refused: %s", error)
+        self._error = error
+        self._transport.abort()
+
     def peer_ended(self) -> None:
         """The peer's process has ended: what it sent before that is read, and then the link is lost.
 
@@ -170,19 +179,37 @@ class Link(asyncio.Protocol):
             self._write_message(first)
 
     def data_received(self, data: bytes) -> None:
+        """Hand over the whole frames, and keep the rest until more of it is here."""
         chunk: bytes | bytearray = data
         if self._buffer:
             self._buffer += data
             if len(self._buffer) < self._needed:
                 return
             chunk, self._buffer = self._buffer, bytearray()
-        try:
-            rest = self._take(chunk)
-        except (LinkError, AuthenticationError) as error:
-            self._fail(error)
-            return
-        if rest < len(chunk):
-            self._buffer = bytearray(memoryview(chunk)[rest:])
+        view, at, end = memoryview(chunk), 0, len(chunk)
+        while end - at >= 4:
+            (size,) = _size_at(chunk, at)
+            start, stop = at + 4, at + 4 + size
+            if size > self._most_bytes:
+                self.fail(LinkError(f"a frame of {size} bytes is longer than this link takes"))
+                return
+            if stop > end:
+                break
+            if self._handshake is not None:
+                self._shake(self._handshake, view[start:stop])
+                if self._error is not None:
+                    return
+            else:
+                try:
+                    frame = self._decode(view[start:stop])
+                except (msgspec.MsgspecError, ValueError) as error:
+                    self.fail(LinkError(f"not a frame: {error}"))
+                    return
+                self.owner.frame_received(self, frame)
+            at = stop
+        if at < end:
+            self._needed = 4 if end - at < 4 else size + 4
+            self._buffer = bytearray(view[at:])
         if self.is_open:
             self.owner.frames_done(self)
             if self._polling is not None:
@@ -216,37 +243,17 @@ class Link(asyncio.Protocol):
 
     # -- inside ------------------------------------------------------------------------------------------------
 
-    def _take(self, chunk: bytes | bytearray) -> int:
-        """Hand over the whole frames in ``chunk``; return where the rest begins."""
-        view = memoryview(chunk)
-        at, end = 0, len(chunk)
-        decode = self._codec.decode
-        while end - at >= 4:
-            (size,) = _size_at(chunk, at)
-            if size > (self._max_frame_bytes if self._handshake is None else HANDSHAKE_BYTES):
-                raise LinkError(f"a frame of {size} bytes is longer than this link takes")
-            start, stop = at + 4, at + 4 + size
-            if stop > end:
-                self._needed = size + 4
-                return at
-            if self._handshake is not None:
-                self._shake(self._handshake, view[start:stop])
-            else:
-                try:
-                    frame = decode(view[start:stop])
-                except (msgspec.MsgspecError, ValueError) as error:
-                    raise LinkError(f"not a frame: {error}") from None
-                self.owner.frame_received(self, frame)
-            at = stop
-        self._needed = 4
-        return at
-
     def _shake(self, handshake: Handshake, message: memoryview) -> None:
-        answer = handshake.receive(message)
+        try:
+            answer = handshake.receive(message)
+        except (LinkError, AuthenticationError) as error:
+            self.fail(error)
+            return
         if answer is not None:
             self._write_message(answer)
         if handshake.peer_hello is not None:
             self._handshake = None
+            self._most_bytes = self._max_frame_bytes
             self.peer_hello = handshake.peer_hello
             self.is_open = True
             if self._deadline is not None:
@@ -260,12 +267,7 @@ class Link(asyncio.Protocol):
 
     def _handshake_late(self) -> None:
         if self._handshake is not None:
-            self._fail(DeadlineError(f"the peer did not finish the handshake within {HELLO_TIMEOUT_S:g} s"))
-
-    def _fail(self, error: Exception) -> None:
-        _log.warning("link refused: %s", error)
-        self._error = error
-        self._transport.abort()
+            self.fail(DeadlineError(f"the peer did not finish the handshake within {HELLO_TIMEOUT_S:g} s"))
 
 
 async def finish_all(links: Iterable[Link]) -> None:

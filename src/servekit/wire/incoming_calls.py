@@ -1,0 +1,190 @@
+"""Calls that come in by many links, at the end that answers them: a replica's from ingress workers, an ingress worker's
+from handles.
+
+How calls are answered is the owner's business. Here is what both have in common: which are open, what comes and goes of
+their bodies, whose caller is gone, and how all of it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any, Generic, Protocol, TypeVar
+
+from servekit.errors import LinkError
+from servekit.wire.data_frames import Bye, Cancel, Chunk, Credit, End
+from servekit.wire.data_links import DataLinks
+from servekit.wire.link import Link, finish_all
+from servekit.wire.streams import Incoming, Outgoing
+
+
+class IncomingCall(Protocol):
+    """What an owner keeps of a call."""
+
+    upload: Incoming | None
+    """What follows the first part of its body."""
+    download: Outgoing | None
+    """The answer's body, once it has begun in pieces."""
+
+
+C = TypeVar("C", bound=IncomingCall)
+
+
+class CallsAnswerer(Protocol[C]):
+    """Who answers calls. Called on the links' event loop; no method may raise or block."""
+
+    def called(self, origin: Origin[C], frame: Any) -> None:
+        """A call has come: it is to be put into ``origin.open`` under its number, until it is over."""
+
+    def cancelled(self, call: C) -> None:
+        """Nobody waits for an open call any more."""
+
+    def calls_done(self) -> None:
+        """All that one read of a link has brought has been told."""
+
+
+class Origin(Generic[C]):
+    """One link, and the open calls that came by it. It is the `LinkOwner`."""
+
+    __slots__ = ("_answerer", "_calls", "_kind", "link", "open", "quiet")
+
+    link: Link
+
+    def __init__(self, calls: IncomingCalls[C], answerer: CallsAnswerer[C], kind: type) -> None:
+        self._calls = calls
+        self._answerer = answerer
+        self._kind = kind
+        self.open: dict[int, C] = {}
+        self.quiet = False
+        """Its peer has said that no call will follow."""
+
+    # -- LinkOwner -------------------------------------------------------------------------------------------------
+
+    def link_opened(self, link: Link) -> None:
+        self.link = link
+        self._calls.opened(self)
+
+    def frame_received(self, link: Link, frame: Any) -> None:
+        if type(frame) is self._kind:
+            self._answerer.called(self, frame)
+        else:
+            self._continued(frame)
+
+    def frames_done(self, link: Link) -> None:
+        self._answerer.calls_done()
+
+    def link_writable(self, link: Link) -> None: ...
+
+    def link_lost(self, link: Link, error: Exception | None) -> None:
+        for call in list(self.open.values()):
+            self._answerer.cancelled(call)
+        self._calls.lost(self)
+
+    def _continued(self, frame: Any) -> None:
+        kind = type(frame)
+        if kind is Bye:
+            self.quiet = True
+            self._calls.check()
+            return
+        call = self.open.get(getattr(frame, "id", -1))
+        if call is None:
+            return  # Answered meanwhile.
+        if kind is Credit:
+            if call.download is not None:
+                call.download.grant(frame.size_bytes)
+        elif kind is Cancel:
+            self._answerer.cancelled(call)
+        elif call.upload is not None:
+            if kind is Chunk:
+                call.upload.feed(frame.data)
+                if call.upload.is_overrun:
+                    self.link.fail(LinkError("its peer sends more of a body than it has credit for"))
+            elif kind is End:
+                call.upload.end(None if frame.complete else ConnectionError("its sender broke it off"))
+
+
+class IncomingCalls(Generic[C]):
+    """Those of all links to one listener."""
+
+    def __init__(self, answerer: CallsAnswerer[C], links: DataLinks, kind: type) -> None:
+        """``kind``: the frame that begins a call, `Call` or `Invoke`."""
+        self._answerer = answerer
+        self._links = links
+        self._kind = kind
+        self.origins: set[Origin[C]] = set()
+        self.leaving = False
+        """Whoever calls is asked to go elsewhere."""
+        self.over = False
+        """No call is begun any more."""
+        self._changed = asyncio.Event()
+
+    def new_link(self) -> Link:
+        """For a listener: the protocol of a connection."""
+        return self._links.new(Origin(self, self._answerer, self._kind), dialing=False)
+
+    def __iter__(self) -> Iterator[C]:
+        """Every open call."""
+        for origin in self.origins:
+            yield from list(origin.open.values())
+
+    @property
+    def is_quiet(self) -> bool:
+        """Every peer has said that no call will follow."""
+        return all(origin.quiet for origin in self.origins)
+
+    def leave(self) -> None:
+        """Ask all peers, and those to come, to call elsewhere."""
+        self.leaving = True
+        for origin in self.origins:
+            origin.link.send(Bye())
+
+    async def wait_answered(self, timeout_s: float, *, quiet: bool = False) -> int:
+        """Until no call is open, for ``timeout_s`` at most; returns how many still are.
+
+        ``quiet``: and until all peers have said that none will follow, or are gone.
+        """
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + timeout_s
+        while any(origin.open for origin in self.origins) or (quiet and not self.is_quiet):
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), max(0.0, ends - loop.time()))
+            except asyncio.TimeoutError:
+                break
+        return sum(len(origin.open) for origin in self.origins)
+
+    async def finish(self) -> None:
+        """Let go of the links, behind the last answers. Nobody may be able to dial any more.
+
+        What has not been answered on a link of which nothing is open has not been begun, and its peer is told so. The
+        links are half-closed: at a socket that is gone, a peer that still has something to say loses what it has not
+        read.
+        """
+        self.over = True
+        for origin in self.origins:
+            if not origin.open:
+                origin.link.send(Bye(last=True))
+        await finish_all([origin.link for origin in self.origins])
+
+    def abort(self) -> None:
+        """Cut what is left."""
+        for origin in list(self.origins):
+            origin.link.abort()
+
+    def check(self) -> None:
+        """To be called when a call is over while these are to end: have `wait_answered` look again."""
+        self._changed.set()
+
+    # -- by the links ------------------------------------------------------------------------------------------------
+
+    def opened(self, origin: Origin[C]) -> None:
+        self.origins.add(origin)
+        if self.over:
+            origin.link.send(Bye(last=True))
+            origin.link.finish()
+        elif self.leaving:
+            origin.link.send(Bye())
+
+    def lost(self, origin: Origin[C]) -> None:
+        self.origins.discard(origin)
+        self.check()

@@ -1,0 +1,196 @@
+"""Calls that go out on one link, at the end that makes them: an ingress worker's to a replica, a handle's to an ingress
+worker.
+
+What the answers mean is the owner's business. Here is what both have in common: the number of each call, which are
+pending, cancelling, and what becomes of those that are pending when the other end leaves or is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from servekit.errors import LinkError
+from servekit.wire.data_frames import Answer, Bye, Call, Cancel, Chunk, Credit, End, Invoke, Load, Refusal
+from servekit.wire.data_links import DataLinks
+from servekit.wire.link import Link
+from servekit.wire.network import Network, keep_dialled
+from servekit.wire.streams import Incoming, Outgoing
+
+
+class OutgoingCall(Protocol):
+    """What an owner keeps of a call."""
+
+    number: int
+    upload: Outgoing | None
+    """What follows the first part of its body."""
+    download: Incoming | None
+    """The answer's body, once it has begun in pieces."""
+
+
+C = TypeVar("C", bound=OutgoingCall)
+C_contra = TypeVar("C_contra", contravariant=True)
+
+
+class CallsOwner(Protocol[C_contra]):
+    """Who is told what becomes of calls. Called on the link's event loop; no method may raise or block."""
+
+    def link_opened(self) -> None:
+        """Calls may be sent."""
+
+    def link_writable(self) -> None:
+        """There is room again on a link that was full."""
+
+    def answered(self, call: C_contra, answer: Answer) -> None:
+        """A call is over: all of its answer is here."""
+
+    def begun(self, call: C_contra, answer: Answer) -> None:
+        """The answer has begun; what follows is to be taken from ``call.download``, which has its first part."""
+
+    def ended(self, call: C_contra, end: End) -> None:
+        """A call is over: so is the body of its answer, as ``call.download`` knows."""
+
+    def refused(self, call: C_contra, reason: str) -> None:
+        """A call was not begun. See `Refusal`."""
+
+    def answers_done(self) -> None:
+        """All that one read of the link has brought has been told."""
+
+    def load_told(self, queue_length: int) -> None:
+        """See `Load`."""
+
+    def peer_leaves(self) -> None:
+        """The other end asks for no more calls."""
+
+    def lost(self, calls: Sequence[tuple[C_contra, bool]]) -> None:
+        """The link is gone, and with it these calls; of each, whether it may have been begun."""
+
+
+class OutgoingCalls(Generic[C]):
+    """The calls to one peer, by the one link after the other that there is to it. It is the `LinkOwner`."""
+
+    __slots__ = ("_next_number", "_owner", "link", "pending")
+
+    def __init__(self, owner: CallsOwner[C]) -> None:
+        self._owner = owner
+        self._next_number = 0
+        self.link: Link | None = None
+        """None while there is no open one."""
+        self.pending: dict[int, C] = {}
+
+    @property
+    def made(self) -> int:
+        """How many there have been."""
+        return self._next_number
+
+    def begin(self, call: C, frame: Call | Invoke) -> None:
+        """Send a call's first frame, and give both their number. Only while there is a link."""
+        assert self.link is not None
+        self._next_number = frame.id = call.number = number = self._next_number + 1
+        self.pending[number] = call
+        self.link.send(frame)
+
+    def upload(self, call: C) -> Outgoing:
+        """What sends the rest of the body of a call that has begun."""
+        assert self.link is not None
+        call.upload = upload = Outgoing(self.link, call.number)
+        return upload
+
+    def cancel(self, call: C) -> None:
+        """Nobody waits for this call. It stays pending: its peer says when it is over."""
+        if self.link is not None:
+            self.link.send(Cancel(call.number))
+
+    def forget(self, call: C) -> None:
+        """As `cancel`, for an owner to whom it does not matter when that is."""
+        if self.pending.get(call.number) is call:
+            del self.pending[call.number]
+            self.cancel(call)
+
+    def leave(self) -> None:
+        """No call will follow those that were sent."""
+        if self.link is not None:
+            self.link.send(Bye())
+
+    async def keep_linked(
+        self,
+        network: Network,
+        links: DataLinks,
+        addresses: Callable[[], Sequence[str]],
+        *,
+        wanted: Callable[[], bool],
+        tried: Callable[[OSError | None], None],
+    ) -> None:
+        """Dial, and dial again when the link is lost. See `keep_dialled`."""
+        await keep_dialled(network, addresses, lambda: links.new(self, dialing=True), wanted=wanted, tried=tried)
+
+    # -- LinkOwner -------------------------------------------------------------------------------------------------
+
+    def link_opened(self, link: Link) -> None:
+        self.link = link
+        self._owner.link_opened()
+
+    def frame_received(self, link: Link, frame: Any) -> None:
+        kind = type(frame)
+        if kind is Answer and not frame.rest and not frame.running:
+            call = self.pending.pop(frame.id, None)
+            if call is not None:
+                self._owner.answered(call, frame)
+        elif kind is Load:
+            self._owner.load_told(frame.queue_length)
+        elif kind is Bye:
+            self._peer_leaves(link, frame)
+        else:
+            call = self.pending.get(frame.id)
+            if call is not None:
+                self._continued(link, call, frame)
+
+    def frames_done(self, link: Link) -> None:
+        self._owner.answers_done()
+
+    def link_writable(self, link: Link) -> None:
+        self._owner.link_writable()
+
+    def link_lost(self, link: Link, error: Exception | None) -> None:
+        if self.link is link:
+            self._lost({frame.id for frame in link.unsent() if type(frame) in (Call, Invoke)})
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _continued(self, link: Link, call: C, frame: Any) -> None:
+        """What not every call has: an answer in pieces, a body that is not sent at once, a refusal."""
+        kind = type(frame)
+        if kind is Chunk:
+            if call.download is not None:
+                call.download.feed(frame.data)
+        elif kind is Credit:
+            if call.upload is not None:
+                call.upload.grant(frame.size_bytes)
+        elif kind is Answer:
+            number = frame.id
+            call.download = Incoming(lambda size: link.send(Credit(number, size)), frame.body, owes_first=True)
+            self._owner.begun(call, frame)
+        elif kind is End:
+            del self.pending[frame.id]
+            if call.download is not None:
+                call.download.end(None if frame.complete else LinkError("its sender broke it off"))
+            self._owner.ended(call, frame)
+        elif kind is Refusal:
+            del self.pending[frame.id]
+            self._owner.refused(call, frame.reason)
+
+    def _peer_leaves(self, link: Link, bye: Bye) -> None:
+        if bye.last:
+            # What is pending crossed this on its way, and will not be begun.
+            link.close()
+            self._lost(set(self.pending))
+        else:
+            self._owner.peer_leaves()
+
+    def _lost(self, unbegun: Collection[int]) -> None:
+        self.link = None
+        pending, self.pending = self.pending, {}
+        for call in pending.values():
+            if call.upload is not None:
+                call.upload.stop()
+        self._owner.lost([(call, number not in unbegun) for number, call in pending.items()])

@@ -1,0 +1,291 @@
+"""The bodies of calls on a link, piece by piece: the end that sends one, and the end that takes it.
+
+Credit is how much of a body may be sent before its receiver has taken what came. The sender begins with
+`BODY_WINDOW_BYTES`. A piece takes its length of that, and is sent, whole, while there is any left: so less than the
+window and one piece are ever sent and not granted. (An ingress that has none left at a handle sends on what still comes
+from the replica, and grants that none: there it may be two windows.) The receiver grants what it has taken, and may
+keep back less than `PIECE_BYTES` of it: so the sender has credit again once all that it sent was taken.
+
+The first part of a body, in the frame that begins it, differs:
+
+- in an `Answer` it takes credit like any piece, and its receiver owes that (an ingress sends handles an empty one);
+- in a `Call` or an `Invoke` it takes none, and nothing is owed for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any, BinaryIO, Protocol
+
+from servekit.wire.data_frames import BODY_WINDOW_BYTES, PIECE_BYTES, Chunk, End
+from servekit.wire.link import Link
+
+
+class Source(Protocol):
+    """Where the pieces of a body come from."""
+
+    size: int
+    """Bytes that can be taken."""
+    ended: bool
+    """No more will come than what can be taken."""
+    wake: Callable[[], None] | None
+    """To be called when a piece, or the end, has come."""
+
+    def take(self) -> Any:
+        """The next piece, as bytes or a view of them; None when there is none yet."""
+
+
+class WholeBody:
+    """A `Source` that is all there."""
+
+    __slots__ = ("_rest", "ended", "size", "wake")
+
+    def __init__(self, body: bytes | memoryview) -> None:
+        self._rest = memoryview(body)
+        self.size = len(self._rest)
+        self.ended = True
+        self.wake: Callable[[], None] | None = None
+
+    def take(self) -> memoryview | None:
+        piece, self._rest = self._rest[:PIECE_BYTES], self._rest[PIECE_BYTES:]
+        self.size = len(self._rest)
+        return piece or None
+
+
+class Outgoing:
+    """The sending end of one body. It lives on the link's event loop."""
+
+    __slots__ = ("_link", "_number", "_source", "credit", "wake")
+
+    def __init__(self, link: Link, number: int, sent_bytes: int = 0) -> None:
+        """``sent_bytes``: the length of an `Answer`'s first part."""
+        self._link = link
+        self._number = number
+        self._source: Source | None = None
+        self.credit = BODY_WINDOW_BYTES - sent_bytes
+        """Bytes that may yet be sent; below 0, what the last piece took beyond that."""
+        self.wake: Callable[[], None] | None = None
+        """Called when there is credit again."""
+
+    def write(self, piece: bytes | memoryview) -> bool:
+        """Send a piece of at most `DATA_FRAME_BYTES`; whether there is credit for another."""
+        self.credit -= len(piece)
+        self._link.send(Chunk(self._number, piece))  # type: ignore[arg-type]  # msgspec writes a memoryview as bytes
+        return self.credit > 0
+
+    def end(self, *, complete: bool = True, queue_length: int = 0, service_us: int = 0) -> None:
+        """The body is over. See `End`."""
+        self.stop()
+        self._link.send(End(self._number, complete, queue_length, service_us))
+
+    def grant(self, size_bytes: int) -> None:
+        """The receiver has taken so much more."""
+        waited = self.credit <= 0
+        self.credit += size_bytes
+        if waited and self.credit > 0 and self.wake is not None:
+            self.wake()
+
+    def follow(self, source: Source) -> None:
+        """Send what ``source`` has, as it comes and as there is credit, and then the end."""
+        self._source = source
+        self.wake = source.wake = self._push
+        self._push()
+
+    def stop(self) -> None:
+        """Send nothing more of a source."""
+        source, self._source, self.wake = self._source, None, None
+        if source is not None:
+            source.wake = None
+
+    def _push(self) -> None:
+        source = self._source
+        if source is None:
+            return
+        while self.credit > 0 and (piece := source.take()) is not None:
+            self.write(piece)
+        if source.ended and not source.size and self._source is source:
+            self.end()
+
+
+class Incoming:
+    """The receiving end of one body: what has come, and has not been taken yet. It is a `Source`.
+
+    It is fed on the link's event loop, and read by one reader at a time, in whichever thread or on whichever loop.
+    """
+
+    __slots__ = ("_changed", "_grant", "_owed_bytes", "_pieces", "broken", "ended", "granted", "size", "wake")
+
+    def __init__(self, grant: Callable[[int], None], first: bytes = b"", *, owes_first: bool = False) -> None:
+        """
+        Args:
+            grant: ``grant(size_bytes)`` lets the sender send so much more; called where the body is read.
+            first: the first part.
+            owes_first: it took credit, as that of an `Answer` does.
+        """
+        self._grant = grant
+        self._pieces: deque[bytes] = deque([first] if first else ())
+        self._owed_bytes = 0 if owes_first else -len(first)
+        self._changed = threading.Condition(threading.Lock())
+        self.size = len(first)
+        self.ended = False
+        self.broken: Exception | None = None
+        """Raised once what has come is taken."""
+        self.granted = False
+        """The sender has let go of some of it."""
+        self.wake: Callable[[], None] | None = None
+        """Called on the link's loop when a piece, or the end, has come. It must not raise."""
+
+    # -- on the link's loop ----------------------------------------------------------------------------------------
+
+    def feed(self, piece: bytes) -> None:
+        """The next piece has come."""
+        with self._changed:
+            if self.ended:
+                return
+            self._pieces.append(piece)
+            self.size += len(piece)
+            self._changed.notify()
+        if self.wake is not None:
+            self.wake()
+
+    def end(self, broken: Exception | None = None) -> None:
+        """No more will come; ``broken`` says why that is too early, and is raised behind what has come."""
+        with self._changed:
+            self.ended = True
+            self.broken = self.broken or broken
+            self._changed.notify()
+        if self.wake is not None:
+            self.wake()
+
+    def discard(self, broken: Exception) -> None:
+        """As `end`, and what has come will not be read either."""
+        with self._changed:
+            self._pieces.clear()
+            self.size = 0
+        self.end(broken)
+
+    @property
+    def window_is_full(self) -> bool:
+        """Nothing more comes before something is taken."""
+        return self.size + self._owed_bytes >= BODY_WINDOW_BYTES
+
+    @property
+    def is_overrun(self) -> bool:
+        """More has come than there was credit for."""
+        return self.size + self._owed_bytes > 2 * BODY_WINDOW_BYTES
+
+    # -- by its reader ---------------------------------------------------------------------------------------------
+
+    def take(self) -> bytes | None:
+        """The next piece; None when there is none yet, or after the last (``ended``). Raises what broke it off."""
+        with self._changed:
+            if not self._pieces:
+                if self.broken is not None:
+                    raise self.broken
+                return None
+            piece = self._pieces.popleft()
+            self.size -= len(piece)
+            self._owed_bytes += len(piece)
+            owed = self._owed_bytes
+            if owed < PIECE_BYTES or self.ended:  # The sender of one that has ended needs no credit any more.
+                return piece
+            self._owed_bytes = 0
+        self.granted = True
+        self._grant(owed)
+        return piece
+
+    def take_all(self) -> bytes:
+        """All that has come. Raises what broke it off."""
+        pieces = []
+        while (piece := self.take()) is not None:
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def wait(self) -> bytes | None:
+        """As `take`, but waits for a piece, holding up this thread; None: it is over."""
+        while True:
+            piece = self.take()
+            if piece is not None:
+                return piece
+            with self._changed:
+                while not self._pieces and not self.ended:
+                    self._changed.wait()
+                if not self._pieces and self.broken is None:
+                    return None
+
+    async def arrive(self) -> bytes | None:
+        """As `wait`, in a task on any event loop. Raises `RuntimeError` where another task waits already."""
+        while True:
+            piece = self.take()
+            if piece is not None:
+                return piece
+            arrived = asyncio.get_running_loop().create_future()
+            with self._changed:
+                if self._pieces or self.broken is not None:
+                    continue
+                if self.ended:
+                    return None
+                if self.wake is not None:
+                    raise RuntimeError("a body has one reader at a time")
+                self.wake = partial(_settle, arrived)
+            try:
+                await arrived
+            finally:
+                self.wake = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while (piece := await self.arrive()) is not None:
+            yield piece
+
+    def as_file(self) -> BinaryIO:
+        """For a handler's thread: with ``read``, ``readline`` and the like, which wait for what has not come."""
+        return io.BufferedReader(_File(self), PIECE_BYTES)
+
+
+class _File(io.RawIOBase):
+    """A body as a raw file."""
+
+    def __init__(self, body: Incoming) -> None:
+        self._body = body
+        self._rest = memoryview(b"")
+        """Of a piece, what has not been read."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest:
+            self._rest = memoryview(self._body.wait() or b"")
+        size = min(len(buffer), len(self._rest))
+        buffer[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
+
+    def readall(self) -> bytes:
+        """All that is left. In pieces as they came, where `io.RawIOBase` would copy each twice."""
+        found: list[bytes | memoryview] = [self._rest]
+        self._rest = memoryview(b"")
+        while (piece := self._body.wait()) is not None:
+            found.append(piece)
+        return b"".join(found)
+
+
+def _settle(arrived: asyncio.Future[None]) -> None:
+    """Wake a task, from any thread."""
+    loop = arrived.get_loop()
+    if asyncio._get_running_loop() is loop:
+        _done(arrived)
+    else:
+        with contextlib.suppress(RuntimeError):  # That loop has ended, and with it who waited.
+            loop.call_soon_threadsafe(_done, arrived)
+
+
+def _done(arrived: asyncio.Future[None]) -> None:
+    if not arrived.done():
+        arrived.set_result(None)

@@ -68,7 +68,7 @@ class RouteTable(Generic[E]):
     """The routes of all endpoints."""
 
     def __init__(self) -> None:
-        self._exact: dict[str, E] = {}
+        self.exact: dict[str, E] = {}
         self._mounts: dict[str, E] = {}
         self._patterns: dict[str, E] = {}
         self._match_pattern: Callable[[str], tuple[str, Mapping[str, Any]] | None] | None = None
@@ -87,7 +87,7 @@ class RouteTable(Generic[E]):
             if self._add_pattern is not None and not known:
                 self._add_pattern(route)
         else:
-            self._exact[route] = endpoint
+            self.exact[route] = endpoint
 
     def remove(self, endpoint: E) -> None:
         route = endpoint.route
@@ -96,7 +96,7 @@ class RouteTable(Generic[E]):
         if endpoint.mount:
             routes, key = self._mounts, route.rstrip("/")
         else:
-            routes, key = (self._patterns if is_pattern(route) else self._exact), route
+            routes, key = (self._patterns if is_pattern(route) else self.exact), route
         # Another endpoint may have taken the route over already.
         if routes.get(key) is endpoint:
             del routes[key]
@@ -105,7 +105,7 @@ class RouteTable(Generic[E]):
 
     def find(self, path: str) -> tuple[E, dict[str, Any] | None] | None:
         """The endpoint, and what the variable parts of its route matched."""
-        endpoint = self._exact.get(path)
+        endpoint = self.exact.get(path)
         if endpoint is not None:
             return endpoint, None
         if path.startswith(RESERVED):
@@ -119,7 +119,7 @@ class RouteTable(Generic[E]):
     def redirect(self, path: str) -> str | None:
         """Where a path without an endpoint should have gone: a route with a slash at the end, as in Flask."""
         slashed = path + "/"
-        if slashed in self._exact:
+        if slashed in self.exact:
             return slashed
         return slashed if self._patterns and (self._match_pattern or self._compile())(slashed) else None
 

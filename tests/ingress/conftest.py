@@ -99,9 +99,13 @@ class FakeLink:
         self.sent: list[Any] = []
         self.not_written: list[Any] = []
         self.peer_has_ended = False
+        self.closed = False
 
     def send(self, frame: Any) -> None:
         self.sent.append(frame)
+
+    def close(self) -> None:
+        self.closed = True
 
     def peer_ended(self) -> None:
         self.peer_has_ended = True
@@ -133,7 +137,7 @@ class FakeLinks:
                 self.opened.append(replica.id)
                 link: Any = FakeLink()
                 self.there[replica.id] = link
-                replica.link_opened(link)
+                replica.calls.link_opened(link)
 
 
 class First(RoutingPolicy):
@@ -237,13 +241,13 @@ class World:
         return found[0]
 
     def link(self, replica_id: str) -> FakeLink:
-        link: Any = self.replica(replica_id).link
+        link: Any = self.replica(replica_id).calls.link
         return link
 
     def open(self, replica: Replica) -> FakeLink:
         """The ingress has dialled it, for the first time or again."""
         link: Any = FakeLink()
-        replica.link_opened(link)
+        replica.calls.link_opened(link)
         return link
 
     # -- requests ----------------------------------------------------------------------------------------------
@@ -282,21 +286,22 @@ class World:
         return [frame.id for frame in self.link(replica_id).of(Cancel)]
 
     def receive(self, replica_id: str, *frames: Any) -> None:
-        replica, link = self.replica(replica_id), self.replica(replica_id).link
+        calls = self.replica(replica_id).calls
+        link = calls.link
         assert link is not None
         for frame in frames:
-            replica.frame_received(link, frame)
-        replica.frames_done(link)
+            calls.frame_received(link, frame)
+        calls.frames_done(link)
 
     def answer(self, replica_id: str, call: Call, body: bytes = b"ok", *, status: int = 200, **more: Any) -> None:
         fields: dict[str, Any] = {"queue_length": 0, "service_us": 50_000, **more}
         self.receive(replica_id, Answer(call.id, status, b"content-type: text/plain\r\n", body, **fields))
 
     def lose(self, replica_id: str, *, unsent: Sequence[Call] = ()) -> None:
-        replica = self.replica(replica_id)
-        link: Any = replica.link
+        calls = self.replica(replica_id).calls
+        link: Any = calls.link
         link.not_written = list(unsent)
-        replica.link_lost(link, ConnectionResetError())
+        calls.link_lost(link, ConnectionResetError())
 
     def endpoint(self, name: str = "e", **fields: Any) -> EndpointEntry:
         return endpoint(name, **fields)

@@ -76,7 +76,7 @@ def test_a_replica_that_is_gone_from_the_snapshot_finishes_what_it_has(world: An
     assert not link.peer_has_ended
     world.ask()
     assert len(world.calls("r2")) == 1
-    replica.frame_received(link, Answer(1, 200, b"", b"old", 0, 10))
+    replica.calls.frame_received(link, Answer(1, 200, b"", b"old", 0, 10))
     assert asked.text == "old"
 
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from servekit.ingress.callers import CallerLink, Callers
+from servekit.ingress.callers import Callers
 from servekit.interfaces import Outcome
 from servekit.wire.data_frames import (
-    BODY_WINDOW_BYTES,
     PIECE_BYTES,
     UNKNOWN,
     Answer,
@@ -23,6 +22,8 @@ from servekit.wire.data_frames import (
     Invoke,
     Refusal,
 )
+from servekit.wire.data_links import DataLinks
+from servekit.wire.incoming_calls import Origin
 
 
 class HandleLink:
@@ -36,7 +37,7 @@ class HandleLink:
     def send(self, frame: Any) -> None:
         self.sent.append(frame)
 
-    def abort(self) -> None:
+    def fail(self, error: Exception) -> None:
         self.aborted = True
 
     def finish(self) -> None:
@@ -53,9 +54,8 @@ class Dialled:
     """A caller that has dialled the world's ingress."""
 
     def __init__(self, world: Any) -> None:
-        polling: Any = None
-        self.callers = Callers(world.router, bytes(32), "ingress1", polling)
-        self.owner = CallerLink(self.callers)
+        self.callers = Callers(world.router, DataLinks(bytes(32), "ingress1"))
+        self.owner = Origin(self.callers.calls, self.callers, Invoke)
         self.link = HandleLink()
         link: Any = self.link
         self.owner.link_opened(link)
@@ -97,7 +97,7 @@ def test_a_call_reaches_a_replica_as_a_request_of_its_own_kind(served: Any, dial
     served.answer("r1", call, b"result")
     assert [(answer.id, answer.status, answer.body) for answer in dialled.answers] == [(7, 200, b"result")]
     assert b"x-request-id: mine\r\n" in dialled.answers[0].head
-    assert not dialled.owner.calls
+    assert not dialled.owner.open
 
 
 def test_an_http_request_has_no_chain_and_a_call_of_a_script_an_empty_one(served: Any, dialled: Dialled) -> None:
@@ -139,7 +139,7 @@ def test_an_unknown_endpoint(served: Any, dialled: Dialled) -> None:
     assert dialled.answers[0].status == 404
     assert b"no endpoint 'f'" in dialled.answers[0].body
     assert b"Known: e" in dialled.answers[0].body
-    assert not dialled.owner.calls
+    assert not dialled.owner.open
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_caller_that_goes_away(served: Any, dialled: Dialled, way: str) -> Non
     assert served.records[0].status == 499
     served.answer("r1", served.calls("r1")[0])
     assert not dialled.answers
-    assert not dialled.owner.calls
+    assert not dialled.owner.open
 
 
 # -- long bodies -------------------------------------------------------------------------------------------------------
@@ -212,14 +212,14 @@ def test_long_arguments_wait_for_a_window_and_go_on_with_credit(served: Any, dia
     assert call.more
     assert call.request.body == first
     assert len(served.link("r1").of(Chunk)) == 4
-    assert sum(frame.size_bytes for frame in dialled.link.of(Credit)) == BODY_WINDOW_BYTES
+    assert sum(frame.size_bytes for frame in dialled.link.of(Credit)) == 3 * PIECE_BYTES, "the fourth has just gone on"
     for _ in range(4):
         dialled.receive(Chunk(1, bytes(PIECE_BYTES)))
     assert len(served.link("r1").of(Chunk)) == 4, "the replica has granted nothing"
-    assert sum(frame.size_bytes for frame in dialled.link.of(Credit)) == BODY_WINDOW_BYTES
+    assert sum(frame.size_bytes for frame in dialled.link.of(Credit)) == 3 * PIECE_BYTES
     served.receive("r1", Credit(call.id, 2 * PIECE_BYTES))
     assert len(served.link("r1").of(Chunk)) == 6
-    assert sum(frame.size_bytes for frame in dialled.link.of(Credit)) == BODY_WINDOW_BYTES + 2 * PIECE_BYTES
+    assert sum(frame.size_bytes for frame in dialled.link.of(Credit)) == 5 * PIECE_BYTES
     dialled.receive(End(1))
     served.receive("r1", Credit(call.id, 2 * PIECE_BYTES))
     assert served.link("r1").of(End)
@@ -262,7 +262,7 @@ def test_an_answer_in_pieces_goes_on_as_the_caller_reads(served: Any, dialled: D
     served.receive("r1", End(call.id))
     assert b"".join(chunk.data for chunk in dialled.link.of(Chunk)) == b"first" + bytes(4 * PIECE_BYTES)
     assert [(end.id, end.complete) for end in dialled.link.of(End)] == [(5, True)]
-    assert not dialled.owner.calls
+    assert not dialled.owner.open
 
 
 @pytest.mark.parametrize("dies", [True, False])
@@ -314,7 +314,7 @@ def test_draining_is_bounded(served: Any, dialled: Dialled, caplog: pytest.LogCa
         finishing = asyncio.ensure_future(dialled.callers.finish())
         await asyncio.sleep(0)
         finishing.cancel()
-        assert dialled.link.aborted
+        assert dialled.link.lost.is_set()
         assert not any(bye.last for bye in dialled.link.of(Bye)), "it was begun, and is not to be begun elsewhere"
 
     asyncio.run(leave())
@@ -323,11 +323,11 @@ def test_draining_is_bounded(served: Any, dialled: Dialled, caplog: pytest.LogCa
 
 def test_a_link_that_opens_meanwhile_is_told(served: Any, dialled: Dialled) -> None:
     dialled.callers.leave()
-    late = CallerLink(dialled.callers)
+    late = Origin(dialled.callers.calls, dialled.callers, Invoke)
     link: Any = HandleLink()
     late.link_opened(link)
     assert [bye.last for bye in link.of(Bye)] == [False]
     asyncio.run(dialled.callers.finish())
     last: Any = HandleLink()
-    CallerLink(dialled.callers).link_opened(last)
+    Origin(dialled.callers.calls, dialled.callers, Invoke).link_opened(last)
     assert [bye.last for bye in last.of(Bye)] == [True]

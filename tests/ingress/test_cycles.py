@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servekit.ingress.callers import CallerLink, Callers
+from servekit.ingress.callers import Callers
 from servekit.ingress.cycles import open_to
 from servekit.wire.data_frames import Answer, Invoke
+from servekit.wire.data_links import DataLinks
+from servekit.wire.incoming_calls import Origin
 
 
 class Asking:
@@ -18,8 +20,8 @@ class Asking:
 
     def __init__(self, world: Any) -> None:
         self.world = world
-        polling: Any = None
-        self.owner = CallerLink(Callers(world.router, bytes(32), "ingress1", polling))
+        callers = Callers(world.router, DataLinks(bytes(32), "ingress1"))
+        self.owner = Origin(callers.calls, callers, Invoke)
         self.link: Any = self
         self.sent: list[Any] = []
         self.owner.link_opened(self.link)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import given
@@ -9,23 +10,29 @@ from servekit.ingress.deadlines import GRAIN_S, Deadlines
 
 
 class Item:
-    bucket: set[Any] | None = None
+    def __init__(self, kept: Kept, expires: float) -> None:
+        self._kept = kept
+        self.expires = expires
+
+    def expired(self) -> None:
+        self._kept.expired.append((self, self._kept.loop.time()))
+        self._kept.when_expired(self)
 
 
 class Kept:
     """`Deadlines` on a loop that stands still until it is told."""
 
-    def __init__(self, loop: Any) -> None:
+    def __init__(self, loop: Any, when_expired: Callable[[Item], object] = lambda item: None) -> None:
         self.loop = loop
+        self.when_expired = when_expired
         self.expired: list[tuple[Item, float]] = []
-        self.deadlines = Deadlines(loop, self._expired)
-
-    def _expired(self, item: Any) -> None:
-        self.expired.append((item, self.loop.time()))
+        self.deadlines = Deadlines(loop)
 
     def add(self, in_s: float) -> Item:
-        item = Item()
-        self.deadlines.add(item, self.loop.time() + in_s)
+        item = Item(self, self.loop.time() + in_s)
+        self.deadlines.open.add(item)
+        if item.expires < self.deadlines.earliest:
+            self.deadlines.plan(item.expires)
         return item
 
 
@@ -39,50 +46,41 @@ def test_an_item_expires_after_its_time_and_within_two_grains(fake_loop: Any) ->
     ((got, at),) = kept.expired
     assert got is item
     assert due <= at <= due + 2 * GRAIN_S + 1e-9
-    assert item.bucket is None
+    assert item not in kept.deadlines.open
 
 
 def test_one_that_was_discarded_does_not_expire(fake_loop: Any) -> None:
     kept = Kept(fake_loop)
     item, other = kept.add(1.0), kept.add(1.0)
-    kept.deadlines.discard(item)
-    kept.deadlines.discard(item)
+    kept.deadlines.open.discard(item)
     fake_loop.advance(2.0)
     assert [got for got, _ in kept.expired] == [other]
 
 
 def test_one_that_is_discarded_by_another_of_the_same_moment_does_not_expire(fake_loop: Any) -> None:
-    items = [Item(), Item()]
-    expired = []
-
-    def expire(item: Any) -> None:
-        expired.append(item)
-        for each in items:
-            Deadlines.discard(each)
-
-    deadlines = Deadlines(fake_loop, expire)
-    for item in items:
-        deadlines.add(item, fake_loop.time() + 0.5)
+    kept = Kept(fake_loop, lambda _: kept.deadlines.open.clear())
+    kept.add(0.5)
+    kept.add(0.5)
     fake_loop.advance(1.0)
-    assert len(expired) == 1
+    assert len(kept.expired) == 1
 
 
 def test_one_that_is_added_while_others_expire_is_kept(fake_loop: Any) -> None:
-    later = Item()
-    expired = []
-
-    def expire(item: Any) -> None:
-        expired.append(item)
-        if item is not later:
-            deadlines.add(later, fake_loop.time() + 0.5)
-
-    deadlines = Deadlines(fake_loop, expire)
-    first = Item()
-    deadlines.add(first, fake_loop.time() + 0.5)
+    kept = Kept(fake_loop, lambda item: kept.add(0.5) if item is first else None)
+    first = kept.add(0.5)
     fake_loop.advance(0.6)
-    assert expired == [first]
+    assert [item for item, _ in kept.expired] == [first]
     fake_loop.advance(0.6)
-    assert expired == [first, later]
+    assert len(kept.expired) == 2
+
+
+def test_many_deadlines_in_a_row_are_seen_together(fake_loop: Any) -> None:
+    kept = Kept(fake_loop)
+    for number in range(100):
+        kept.add(1.0 + number * GRAIN_S / 50)
+    fake_loop.advance(2.0)
+    assert len(kept.expired) == 100
+    assert len({at for _, at in kept.expired}) <= 4
 
 
 def test_the_timer_rests_when_there_is_nothing_and_starts_again(fake_loop: Any) -> None:
@@ -130,7 +128,10 @@ class _Loop:
 
     def call_later(self, delay: float, call: Any) -> Any:
         self.timer = (self.now + delay, call)
-        return None
+        return self
+
+    def cancel(self) -> None:
+        self.timer = None
 
     def advance(self, seconds: float) -> None:
         ends = self.now + seconds

@@ -201,7 +201,7 @@ def test_what_no_replica_has_room_for_waits_in_order_and_is_bounded(world: Any) 
     assert (asked[4].status, asked[4].header("retry-after")) == (503, "1")
     assert "backend 'b'" in asked[4].text
     for _ in range(4):
-        world.answer("r1", next(c for c in world.calls("r1") if c.id in world.replica("r1").calls))
+        world.answer("r1", next(c for c in world.calls("r1") if c.id in world.replica("r1").calls.pending))
     assert [call.request.body for call in world.calls("r1")] == [b"0", b"1", b"2", b"3"]
     assert all(one.answered for one in asked)
 
@@ -217,9 +217,9 @@ def test_a_newcomer_does_not_overtake_what_waits(world: Any) -> None:
         world.ask(body=b"%d" % n)
     replica = world.replica("r1")
     answered = world.calls("r1")[0]
-    replica.frame_received(replica.link, Answer(answered.id, 200, b"", b"", 0, 10))
+    replica.calls.frame_received(replica.calls.link, Answer(answered.id, 200, b"", b"", 0, 10))
     world.ask(body=b"new")
-    replica.frames_done(replica.link)
+    replica.calls.frames_done(replica.calls.link)
     assert [call.request.body for call in world.calls("r1")][:3] == [b"0", b"1", b"2"]
 
 
@@ -230,7 +230,7 @@ def test_a_full_link_is_not_written_to_until_it_has_room(world: Any) -> None:
     asked = world.ask()
     assert world.calls("r1") == []
     link.writable = True
-    replica.link_writable(link)
+    replica.calls.link_writable(link)
     assert len(world.calls("r1")) == 1
     world.answer("r1", world.calls("r1")[0])
     assert asked.status == 200

@@ -11,6 +11,7 @@ from servekit.ingress.backend import Backend
 from servekit.ingress.links import ReplicaLinks
 from servekit.ingress.replica import Replica
 from servekit.wire.control_frames import ReplicaEntry
+from servekit.wire.data_links import DataLinks
 from servekit.wire.network import Listener
 
 
@@ -36,7 +37,7 @@ def test_closing_ends_a_task_whose_dial_fails_at_that_moment() -> None:
     async def close_as_it_fails() -> None:
         network = Gone()
         unused: Any = None
-        links = ReplicaLinks(network, b"t" * 32, "ingress1", unused)
+        links = ReplicaLinks(network, DataLinks(b"t" * 32, "ingress1"))
         replica = Replica(ReplicaEntry("r1", "node", ("unix:/gone",)), Backend("b", BackendConfig()), unused)
         opening = asyncio.ensure_future(links.open([replica]))
         await network.dialled.wait()

@@ -11,14 +11,17 @@ from servekit.errors import ReplicaDiedError
 from servekit.handles import answers
 from servekit.handles.failures import refused
 from servekit.handles.future import CallFuture, Sealed
-from servekit.handles.stream import Inflow, ResultStream
-from servekit.wire.credit import Debt
-from servekit.wire.data_frames import BODY_WINDOW_BYTES, PIECE_BYTES, Answer, Chunk, Credit, End, Invoke
-from servekit.wire.link import Link
+from servekit.handles.stream import ResultStream
+from servekit.wire.data_frames import PIECE_BYTES, Answer, Invoke
+from servekit.wire.outgoing_calls import OutgoingCalls
+from servekit.wire.streams import Incoming, Outgoing
 
 
-class Call:
-    """What was asked for, how much of it was sent, and what has come back. It lives on the caller's loop."""
+class RemoteCall:
+    """What was asked for, and what has come back. It lives on the caller's loop.
+
+    It is the `Source` of its own arguments, where these are long.
+    """
 
     def __init__(
         self,
@@ -27,11 +30,12 @@ class Call:
         timeout_s: float,
         *,
         post: Callable[[Callable[[], None]], None],
-        abandon: Callable[[Call], None],
+        abandon: Callable[[RemoteCall], None],
     ) -> None:
         """
         Args:
             invoke: without its id and its body.
+            parcel: the packed arguments.
             timeout_s: how long it may wait to be sent.
             post: has a call made on the loop, from any thread.
             abandon: on the loop: nobody waits for it any more.
@@ -45,20 +49,17 @@ class Call:
         self._times_ms = invoke.timeout_ms, invoke.limit_ms
         self.timer: asyncio.TimerHandle | None = None
         """Runs while it waits to be sent."""
-        self.link: Link | None = None
+        self.calls: OutgoingCalls[RemoteCall] | None = None
+        """Those among which it was sent."""
         self.number = 0
-        self.drop: Callable[[Call], None] | None = None
-        """What has it, where it was sent, lets go of it by this."""
+        self.upload: Outgoing | None = None
+        self.download: Incoming | None = None
         self._invoke = invoke
         self._parcel = parcel
         self._sent = 0
-        self._credit = 0
         self._status = 0
         self._type = ""
-        self._gathered: bytearray | None = None
-        self._debt: Debt
-        self._inflow: Inflow | None = None
-        """Where a stream's pieces go."""
+        self._gathered = bytearray()
 
     @property
     def endpoint(self) -> str:
@@ -73,91 +74,84 @@ class Call:
     def chain(self) -> tuple[str, ...]:
         return self._invoke.chain
 
-    # -- out -------------------------------------------------------------------------------------------------------
-
-    def start(self, link: Link, number: int) -> None:
+    def start(self, calls: OutgoingCalls[RemoteCall]) -> None:
         """Send it, or send it again on another link."""
         invoke = self._invoke
-        if self.timer is not None or self.link is not None:
+        if self.timer is not None or self.calls is not None:
             # What it has waited here is no more time for the ingress.
             waited_ms = int((monotonic() - self._asked_at) * 1000)
             invoke.timeout_ms, invoke.limit_ms = (
                 None if each is None else max(1, each - waited_ms) for each in self._times_ms
             )
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-        self.link, self.number = link, number
-        invoke.id, invoke.body = number, self._parcel[:PIECE_BYTES]
+        self._stop_timer()
+        self.calls = calls
+        invoke.body = self._parcel[:PIECE_BYTES]
         invoke.more = len(self._parcel) > PIECE_BYTES
-        link.send(invoke)
-        self._sent, self._credit = len(invoke.body), BODY_WINDOW_BYTES
+        self._sent = len(invoke.body)
+        calls.begin(self, invoke)
         if invoke.more:
-            self._push()
+            calls.upload(self).follow(self)
 
-    def grant(self, size_bytes: int) -> None:
-        """The ingress has room for more of the arguments."""
-        self._credit += size_bytes
-        self._push()
-        if self._sent >= len(self._parcel):
-            self._parcel = b""  # It has begun, so it will not be sent again.
+    # -- Source: the rest of the arguments ---------------------------------------------------------------------------
 
-    def _push(self) -> None:
-        assert self.link is not None
-        parcel = memoryview(self._parcel)
-        while self._credit > 0 and self._sent < len(parcel):
-            piece = parcel[self._sent : self._sent + PIECE_BYTES]
-            self._sent += len(piece)
-            self._credit -= len(piece)
-            self.link.send(Chunk(self.number, piece))  # type: ignore[arg-type]  # msgspec writes a memoryview as bytes
-            if self._sent == len(parcel):
-                self.link.send(End(self.number))
+    wake: Callable[[], None] | None = None
+    ended = True
 
-    # -- in --------------------------------------------------------------------------------------------------------
+    @property
+    def size(self) -> int:
+        return len(self._parcel) - self._sent
 
-    def answered(self, answer: Answer) -> bool:
-        """Its answer has come, or has begun; whether that is all."""
-        self._sent, self._parcel = 0, b""  # Nobody reads the rest of the arguments any more.
-        self._status, self._type = answer.status, answers.type_of(answer.head)
-        if not answer.rest and not answer.running:
-            self._settle(answer.body)
-            return True
+    def take(self) -> memoryview | None:
+        piece = memoryview(self._parcel)[self._sent : self._sent + PIECE_BYTES]
+        self._sent += len(piece)
+        if self.upload is not None and self.upload.granted and not self.size:
+            self._sent, self._parcel = 0, b""  # It has begun, so it will not be sent again.
+        return piece or None
+
+    # -- its answer --------------------------------------------------------------------------------------------------
+
+    def answered(self, answer: Answer) -> None:
+        """All of its answer has come."""
+        self._begin(answer)
+        self._settle(answer.body)
+
+    def begun(self, answer: Answer) -> None:
+        """Its answer has begun, and goes on in `download`."""
+        assert self.download is not None
+        self._begin(answer)
         if self._type == answers.STREAM:
-            self._begin_stream(answer.body)
+            self._stream(self.download)
         else:
-            self._gathered, self._debt = bytearray(answer.body), Debt(len(answer.body))
-        return False
+            self.download.wake = self._gather
+            self._gather()
 
-    def continued(self, piece: bytes) -> None:
-        """More of the answer has come."""
-        if self._inflow is not None:
-            self._inflow.feed(piece)
-        elif self._gathered is not None:
-            self._gathered += piece
-            if owed := self._debt.taken(len(piece)):
-                self._grant(owed)
-
-    def ended(self, *, complete: bool) -> None:
+    def over(self, *, complete: bool) -> None:
         """No more of the answer will come."""
         broken = ReplicaDiedError(f"the answer of endpoint {self.endpoint!r} was broken off: its replica died")
-        if self._inflow is not None:
-            self._inflow.end(broken)
-            self._inflow = None  # It leads back here.
-        elif complete and self._gathered is not None:
+        if self.download is not None and self._type == answers.STREAM:
+            self.download.end(broken)  # A stream that is whole ends with a record that says so.
+        elif complete and self.download is not None:
             self._settle(self._gathered)
         else:
             self._result(None, broken)
 
     def fail(self, error: Exception) -> None:
         """It will not be answered; or nobody waits for that any more."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-        if self._inflow is not None:
-            self._inflow.end(error)
-            self._inflow = None
-        else:
-            self._result(None, error)
+        self._stop_timer()
+        if self.download is not None:
+            self.download.end(error)
+        self._result(None, error)
+
+    def _begin(self, answer: Answer) -> None:
+        self._sent, self._parcel = 0, b""  # Nobody reads the rest of the arguments any more.
+        if self.upload is not None:
+            self.upload.stop()
+        self._status, self._type = answer.status, answers.type_of(answer.head)
+
+    def _gather(self) -> None:
+        assert self.download is not None
+        while (piece := self.download.take()) is not None:
+            self._gathered += piece
 
     def _settle(self, body: bytes | bytearray) -> None:
         """All of the answer is here."""
@@ -166,22 +160,21 @@ class Call:
         elif self._type == answers.FAILURE:
             self._result(Sealed(body, failed=True))
         elif self._type == answers.STREAM:
-            self._begin_stream(bytes(body))
-            self.ended(complete=True)
+            self._stream(Incoming(lambda size_bytes: None, bytes(body)))
+            self.over(complete=True)
         else:
             self._result(None, refused(self._status, bytes(body)))
 
-    def _begin_stream(self, first: bytes) -> None:
-        self._inflow = Inflow(lambda size_bytes: self._post(lambda: self._grant(size_bytes)))
-        if first:
-            self._inflow.feed(first)
-        self._result(ResultStream(self._inflow, lambda: self._post(lambda: self._abandon(self))))
+    def _stream(self, body: Incoming) -> None:
+        self.download = body
+        self._result(ResultStream(body, lambda: self._post(lambda: self._abandon(self))))
 
     def _result(self, result: Any, error: Exception | None = None) -> None:
         future, self.future = self.future, None
         if future is not None:
             future.settle(result, error)
 
-    def _grant(self, size_bytes: int) -> None:
-        assert self.link is not None
-        self.link.send(Credit(self.number, size_bytes))
+    def _stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None

@@ -14,10 +14,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from servekit.errors import DeadlineError, LinkError, NotRunningError, UnavailableError
-from servekit.handles.call import Call
+from servekit.handles.call import RemoteCall
 from servekit.handles.future import CallFuture
 from servekit.handles.links import IngressLink, key_of
-from servekit.wire.data_frames import Invoke, data_codec
+from servekit.wire.data_frames import Invoke
+from servekit.wire.data_links import DataLinks
 from servekit.wire.mailbox import Mailbox
 from servekit.wire.network import Network
 
@@ -46,18 +47,16 @@ class Caller:
             closed: called at the end of `close`.
         """
         self._network = network
-        self._token = token
-        self._hello = name.encode()
+        self._data_links = DataLinks(token, name)
         self._loop = loop
         self._closed_too = closed
         self._mailbox = Mailbox(loop)
-        self._codec = data_codec()
         self._ingresses = [list(addresses) for addresses in ingresses]
         self._links: dict[str, IngressLink] = {}
         self._retired: list[IngressLink] = []
         """Of ingress workers that there are no more; they may still answer."""
         self._dialled = False
-        self._waiting: deque[Call] = deque()
+        self._waiting: deque[RemoteCall] = deque()
         self._lock = threading.Lock()
         self._closed: Exception | None = None
         self._pid = os.getpid()
@@ -75,7 +74,7 @@ class Caller:
                 "this process was forked from the one that the handle is of, and has no links; get a handle here, "
                 "by servekit.init(address='auto') and servekit.get_handle"
             )
-        call = Call(invoke, parcel, timeout_s, post=self._mailbox.post, abandon=self._abandon)
+        call = RemoteCall(invoke, parcel, timeout_s, post=self._mailbox.post, abandon=self._abandon)
         future = call.future
         assert future is not None
         with self._lock:
@@ -109,7 +108,7 @@ class Caller:
 
     # -- on the loop ---------------------------------------------------------------------------------------------
 
-    def _begin(self, call: Call) -> None:
+    def _begin(self, call: RemoteCall) -> None:
         if not self._dialled:
             self._dialled = True
             self._take_over(self._ingresses)
@@ -122,20 +121,20 @@ class Caller:
             return
         wanted = {key_of(addresses): addresses for addresses in ingresses}
         for key in self._links.keys() - wanted.keys():
-            self._retired = [link for link in self._retired if link.calls]
+            self._retired = [link for link in self._retired if link.calls.pending]
             self._retired.append(self._links.pop(key))
             self._retired[-1].retire()
         for key, addresses in wanted.items():
             if key in self._links:
                 self._links[key].addresses = addresses
             else:
-                link = IngressLink(self, self._network, self._token, self._hello, self._codec, addresses)
+                link = IngressLink(self, self._network, self._data_links, addresses, self._mailbox.post)
                 self._links[key] = link
 
-    def _send(self, call: Call) -> None:
+    def _send(self, call: RemoteCall) -> None:
         link = self._link_for(call)
         if link is not None:
-            link.send(call)
+            call.start(link.calls)
         elif len(self._waiting) >= MOST_WAITING:
             call.fail(UnavailableError(f"{MOST_WAITING} calls wait already for an ingress worker that takes them"))
         else:
@@ -143,7 +142,7 @@ class Caller:
             if call.timer is None:
                 call.timer = self._loop.call_later(call.left_s, self._expired, call)
 
-    def _link_for(self, call: Call) -> IngressLink | None:
+    def _link_for(self, call: RemoteCall) -> IngressLink | None:
         """The one with the fewest calls. One that is to end takes what a handler calls, if there is no other: what it
         waits for may wait for that."""
         found = [link for link in self._links.values() if link.is_open]
@@ -156,20 +155,20 @@ class Caller:
         for call in waiting:
             self._send(call)
 
-    def again(self, calls: list[Call]) -> None:
+    def again(self, calls: list[RemoteCall]) -> None:
         """An ingress worker did not begin these."""
         for call in calls:
             self._send(call)
 
-    def _abandon(self, call: Call) -> None:
+    def _abandon(self, call: RemoteCall) -> None:
         """Nobody waits for it any more."""
         if call in self._waiting:
             self._waiting.remove(call)
-        elif call.drop is not None:
-            call.drop(call)
+        elif call.calls is not None:
+            call.calls.forget(call)
         call.fail(LinkError("nobody waits for this call any more"))
 
-    def _expired(self, call: Call) -> None:
+    def _expired(self, call: RemoteCall) -> None:
         call.timer = None
         if call in self._waiting:
             self._waiting.remove(call)

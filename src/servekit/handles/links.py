@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from servekit.errors import LinkError
-from servekit.handles.call import Call
-from servekit.wire.data_frames import DATA_FRAME_BYTES, Answer, Bye, Cancel, Chunk, Credit, End, Invoke, Refusal
-from servekit.wire.frames import Codec
-from servekit.wire.handshake import Handshake
-from servekit.wire.link import Link
-from servekit.wire.network import Network, keep_dialled
+from servekit.handles.call import RemoteCall
+from servekit.wire.data_frames import Answer, End
+from servekit.wire.data_links import DataLinks
+from servekit.wire.network import Network
+from servekit.wire.outgoing_calls import OutgoingCalls
 
 _log = logging.getLogger("servekit.handles")
 
@@ -23,157 +23,118 @@ class Redispatch(Protocol):
     def links_changed(self) -> None:
         """A link has opened, or has room again."""
 
-    def again(self, calls: list[Call]) -> None: ...
+    def again(self, calls: list[RemoteCall]) -> None: ...
 
 
 class IngressLink:
-    """One ingress worker, as a caller sees it; and the calls that it has. It is the `LinkOwner`."""
+    """One ingress worker, as a caller sees it. It is the `CallsOwner` of what it is sent."""
 
     def __init__(
-        self, owner: Redispatch, network: Network, token: bytes, hello: bytes, codec: Codec, addresses: list[str]
+        self,
+        owner: Redispatch,
+        network: Network,
+        links: DataLinks,
+        addresses: list[str],
+        post: Callable[[Callable[[], None]], None],
     ) -> None:
+        """``post`` has a call made on the caller's loop."""
         self.addresses = addresses
-        self.calls: dict[int, Call] = {}
+        self.calls: OutgoingCalls[RemoteCall] = OutgoingCalls(self, post)
         self._owner = owner
-        self._network = network
-        self._token = token
-        self._hello = hello
-        self._codec = codec
-        self._link: Link | None = None
-        self._next_number = 0
         self._leaving = False
         self._retired = False
-        self._task = asyncio.ensure_future(self._keep())
+        self._task = asyncio.ensure_future(self._keep(network, links))
 
     @property
     def is_open(self) -> bool:
-        return self._link is not None and self._link.writable
+        return self.calls.link is not None and self.calls.link.writable
 
     @property
     def load(self) -> tuple[int, int]:
         """Calls that it has; and where others have as many, what it has had."""
-        return len(self.calls), self._next_number
+        return len(self.calls.pending), self.calls.made
 
     @property
     def takes_new(self) -> bool:
         """False: the ingress worker is to end, and takes only what handlers call that it waits for."""
         return not self._leaving and not self._retired
 
-    def send(self, call: Call) -> None:
-        """Only while it is open."""
-        assert self._link is not None
-        self._next_number = number = self._next_number + 1
-        self.calls[number] = call
-        call.drop = self._drop
-        call.start(self._link, number)
-
-    def _drop(self, call: Call) -> None:
-        """Nobody waits for this call any more."""
-        if self.calls.get(call.number) is call:
-            del self.calls[call.number]
-            if self._link is not None:
-                self._link.send(Cancel(call.number))
-
     def retire(self) -> None:
         """The ingress worker is no longer among those there are: what it has, it may answer."""
         self._retired = True
-        if not self.calls:
+        if not self.calls.pending:
             self._task.cancel()
-            if self._link is not None:
-                self._link.close()
+            self._close()
 
     async def close(self, error: Exception) -> None:
         """Let go of the link; its calls fail with ``error``."""
         self._retired = True
         self._task.cancel()
-        calls, self.calls = self.calls, {}
-        for call in calls.values():
+        for call in self.calls.forget_all():
             call.fail(error)
-        if self._link is not None:
-            self._link.close()
+        self._close()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    # -- LinkOwner --------------------------------------------------------------------------------------------
+    def _close(self) -> None:
+        if self.calls.link is not None:
+            self.calls.link.close()
 
-    def link_opened(self, link: Link) -> None:
+    # -- CallsOwner --------------------------------------------------------------------------------------------------
+
+    def link_opened(self) -> None:
         if self._retired:
-            link.close()
+            self._close()
             return
-        self._link = link
         self._leaving = False
         self._owner.links_changed()
 
-    def frame_received(self, link: Link, frame: Any) -> None:
-        kind = type(frame)
-        if kind is Bye:
-            self._leaving = True
-            if frame.last:
-                self._left(link)
-            return
-        call = self.calls.get(frame.id)
-        if call is None:
-            return
-        if kind is Answer:
-            if call.answered(frame):
-                del self.calls[frame.id]
-        elif kind is Chunk:
-            call.continued(frame.data)
-        elif kind is Credit:
-            call.grant(frame.size_bytes)
-        elif kind is End:
-            del self.calls[frame.id]
-            call.ended(complete=frame.complete)
-        elif kind is Refusal:
-            del self.calls[frame.id]
-            self._leaving = True
-            self._owner.again([call])
-
-    def _left(self, link: Link) -> None:
-        """The ingress worker has begun none of the calls that are here, nor will it."""
-        self._link = None
-        link.close()
-        calls, self.calls = self.calls, {}
-        self._owner.again(list(calls.values()))
-
-    def frames_done(self, link: Link) -> None:
-        if self._retired and not self.calls:
-            link.close()
-
-    def link_writable(self, link: Link) -> None:
+    def link_writable(self) -> None:
         self._owner.links_changed()
 
-    def link_lost(self, link: Link, error: Exception | None) -> None:
-        self._link = None
-        calls, self.calls = self.calls, {}
-        unsent = {frame.id for frame in link.unsent() if type(frame) is Invoke}
-        for number, call in calls.items():
-            if number not in unsent:
+    def answered(self, call: RemoteCall, answer: Answer) -> None:
+        call.answered(answer)
+
+    def begun(self, call: RemoteCall, answer: Answer) -> None:
+        call.begun(answer)
+
+    def ended(self, call: RemoteCall, end: End) -> None:
+        call.over(complete=end.complete)
+
+    def refused(self, call: RemoteCall, reason: str) -> None:
+        self._leaving = True
+        self._owner.again([call])
+
+    def answers_done(self) -> None:
+        if self._retired and not self.calls.pending:
+            self._close()
+
+    def load_told(self, queue_length: int) -> None:
+        """An ingress worker tells none."""
+
+    def peer_leaves(self) -> None:
+        self._leaving = True
+
+    def lost(self, calls: Sequence[tuple[RemoteCall, bool]]) -> None:
+        for call, sent in calls:
+            if sent:
                 call.fail(
                     LinkError(
                         f"the ingress worker that had this call of endpoint {call.endpoint!r} is gone; "
                         "whether the handler was called is not known"
                     )
                 )
-        self._owner.again([call for number, call in calls.items() if number in unsent])
+        self._owner.again([call for call, sent in calls if not sent])
 
-    # -- inside -----------------------------------------------------------------------------------------------
+    # -- inside ------------------------------------------------------------------------------------------------------
 
-    async def _keep(self) -> None:
+    async def _keep(self, network: Network, links: DataLinks) -> None:
         def note(error: OSError | None) -> None:
             if error is not None:
                 _log.info("the ingress worker at %s cannot be reached: %s", ", ".join(self.addresses), error)
 
-        await keep_dialled(
-            self._network,
-            lambda: self.addresses,
-            self._new_link,
-            wanted=lambda: not self._retired,
-            tried=note,
+        await self.calls.keep_linked(
+            network, links, lambda: self.addresses, wanted=lambda: not self._retired, tried=note
         )
-
-    def _new_link(self) -> Link:
-        handshake = Handshake(self._token, self._hello, dialing=True)
-        return Link(self, self._codec, handshake, max_frame_bytes=DATA_FRAME_BYTES)
 
 
 def key_of(addresses: list[str]) -> str:

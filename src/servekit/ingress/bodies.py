@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from servekit.errors import LinkError
 from servekit.http1.body import IncomingBody
-from servekit.wire.credit import Debt
-from servekit.wire.data_frames import BODY_WINDOW_BYTES, Chunk, Credit, End
-from servekit.wire.link import Link
+from servekit.wire.streams import Incoming, Outgoing
 
 if TYPE_CHECKING:
     from servekit.http1.connection import HttpConnection
+    from servekit.ingress.exchange import Exchange
 
 
 class Upload:
-    """The part of a request's body that follows its `Call`.
+    """The part of a request's body that follows its `Call`: the `Source` of what a replica is sent.
 
     Until a replica grants credit, it has not begun, and what it was sent is kept: then the call can be sent again.
     """
 
-    __slots__ = ("_connection", "_credit", "_ended", "_incoming", "_kept", "_link", "_number")
+    __slots__ = ("_connection", "_incoming", "_kept", "_stream", "_unsent")
 
     def __init__(self, incoming: IncomingBody, connection: HttpConnection) -> None:
         self._incoming = incoming
         self._connection = connection
-        self._kept: list[bytes] | None = []
-        self._link: Link
-        self._number = 0
-        self._credit = 0
-        self._ended = False
+        self._kept: list[bytes] = []
+        self._unsent: deque[bytes] = deque()
+        """Of what is kept, what is yet to be sent again."""
+        self._stream: Outgoing | None = None
 
     @property
     def can_start_again(self) -> bool:
-        return self._kept is not None
+        return self._stream is None or not self._stream.granted
 
     def when_due(self, dispatch: Callable[[], None]) -> None:
         """Call ``dispatch`` once the body is there, or a window of it: a slow client holds no place at a replica."""
@@ -46,59 +46,80 @@ class Upload:
         self._incoming.wake = check
         check()
 
-    def start(self, link: Link, number: int) -> None:
-        """Send what there is to the replica at the other end; the rest as it comes, and as there is credit."""
-        assert self._kept is not None
-        self._link, self._number = link, number
-        self._credit = BODY_WINDOW_BYTES
-        self._ended = False
-        for piece in self._kept:
-            self._send(piece)
-        self._incoming.wake = self._push
-        self._push()
-
-    def grant(self, size_bytes: int) -> None:
-        self._kept = None
-        self._credit += size_bytes
-        self._push()
+    def start(self, stream: Outgoing) -> None:
+        """Send what there is to a replica; the rest as it comes, and as there is credit."""
+        self._stream = stream
+        self._unsent = deque(self._kept)
+        stream.follow(self)
 
     def stop(self) -> None:
         """Nobody wants the rest."""
-        self._kept = None
-        self._ended = True
+        if self._stream is not None:
+            self._stream.stop()
+        self._kept = []
         self._incoming.discard()
 
-    def _push(self) -> None:
-        while self._credit > 0 and (piece := self._incoming.take()) is not None:
-            self._send(piece)
-            if self._kept is not None:
-                self._kept.append(piece)
-        if self._incoming.ended and not self._incoming.size and not self._ended:
-            self._ended = True
-            self._link.send(End(self._number))
-        self._connection.body_taken()
+    # -- Source ------------------------------------------------------------------------------------------------------
 
-    def _send(self, piece: bytes) -> None:
-        self._credit -= len(piece)
-        self._link.send(Chunk(self._number, piece))
+    @property
+    def wake(self) -> Callable[[], None] | None:
+        return self._incoming.wake
+
+    @wake.setter
+    def wake(self, wake: Callable[[], None] | None) -> None:
+        self._incoming.wake = wake
+
+    @property
+    def size(self) -> int:
+        return self._incoming.size + len(self._unsent)
+
+    @property
+    def ended(self) -> bool:
+        return self._incoming.ended
+
+    def take(self) -> bytes | None:
+        if self._unsent:
+            return self._unsent.popleft()
+        piece = self._incoming.take()
+        if self.can_start_again:
+            if piece is not None:
+                self._kept.append(piece)
+        else:
+            self._kept = []
+        self._connection.body_taken()
+        return piece
 
 
 class Download:
-    """The part of an answer's body that follows its `Answer`: credit is granted as the client reads."""
+    """The part of an answer's body that follows its `Answer`: taken as the client reads."""
 
-    __slots__ = ("_debt", "_link", "_number", "status")
+    __slots__ = ("_exchange", "_incoming", "_reads", "status")
 
-    def __init__(self, link: Link, number: int, status: int, first_bytes: int) -> None:
-        self._link = link
-        self._number = number
-        self._debt = Debt(first_bytes)
+    def __init__(self, exchange: Exchange, status: int, incoming: Incoming) -> None:
+        self._exchange = exchange
+        self._incoming = incoming
+        self._reads = True
         self.status = status
+        incoming.wake = self._pass_on
+        self._pass_on()
 
-    def passed_on(self, size_bytes: int, client_reads: bool) -> None:
-        """So much more has been written to the client."""
-        if owed := self._debt.taken(size_bytes, client_reads):
-            self._link.send(Credit(self._number, owed))
-
-    def grant(self) -> None:
+    def writable(self) -> None:
         """The client reads again."""
-        self.passed_on(0, True)
+        self._reads = True
+        self._pass_on()
+
+    def stop(self) -> None:
+        """Nobody wants the rest."""
+        self._incoming.wake = None
+        self._incoming.discard()
+
+    def _pass_on(self) -> None:
+        exchange, incoming = self._exchange, self._incoming
+        try:
+            while self._reads and (piece := incoming.take()) is not None:
+                self._reads = exchange.write(piece)
+        except LinkError:
+            exchange.delivered(complete=False)
+        else:
+            if incoming.ended and not incoming.size and not exchange.done:
+                exchange.delivered(complete=True)

@@ -1,59 +1,61 @@
-"""The deadlines of many requests, from one coarse timer per worker rather than a timer per request."""
+"""The deadlines of many requests, by one timer per worker rather than a timer per request.
+
+Most requests end long before their deadline. So nothing is kept in order: the timer runs to the earliest deadline that
+was seen, and then finds the earliest of those that are still open.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import math
 from typing import Protocol
 
 GRAIN_S = 0.02
+"""The timer strikes no more often than this, however many deadlines pass one after another."""
 
 
 class Expiring(Protocol):
-    bucket: set[Expiring] | None
+    expires: float
+
+    def expired(self) -> None: ...
 
 
 class Deadlines:
-    """Requests by the grain of time in which they expire. The timer runs only while there is something to wait for."""
+    """Of one worker. ``expired`` of an item is called up to `GRAIN_S` after its time, by the loop's clock.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, expired: Callable[[Expiring], None]) -> None:
+    To add one: put it into `open`, and call `plan` where it expires before `earliest`.
+    """
+
+    __slots__ = ("_loop", "_timer", "earliest", "open")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._expired = expired
-        self._buckets: dict[int, set[Expiring]] = {}
-        self._swept = 0
-        """Every bucket up to this one has been emptied."""
         self._timer: asyncio.TimerHandle | None = None
+        self.open: set[Expiring] = set()
+        """Those that are not over. Whoever ends one takes it out."""
+        self.earliest = math.inf
+        """When the timer strikes."""
 
-    def add(self, item: Expiring, at: float) -> None:
-        """``expired(item)`` is called up to two grains after the loop's time ``at``, unless `discard` came first."""
-        number = int(at / GRAIN_S) + 1
-        bucket = self._buckets.get(number)
-        if bucket is None:
-            bucket = self._buckets[number] = set()
-            if self._timer is None:
-                self._swept = int(self._loop.time() / GRAIN_S)
-                self._timer = self._loop.call_later(GRAIN_S, self._sweep)
-        bucket.add(item)
-        item.bucket = bucket
-
-    @staticmethod
-    def discard(item: Expiring) -> None:
-        bucket = item.bucket
-        if bucket is not None:
-            bucket.discard(item)
-            item.bucket = None
+    def plan(self, at: float) -> None:
+        """Have the timer strike at this time, which is before `earliest`."""
+        self.close()
+        self.earliest = at
+        self._timer = self._loop.call_later(max(0.0, at - self._loop.time()), self._strike)
 
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _sweep(self) -> None:
-        swept, self._swept = self._swept, int(self._loop.time() / GRAIN_S)
-        for number in range(swept + 1, self._swept + 1):
-            bucket = self._buckets.pop(number, None)
-            while bucket:
-                item = bucket.pop()
-                item.bucket = None
-                self._expired(item)
-        self._timer = self._loop.call_later(GRAIN_S, self._sweep) if self._buckets else None
+    def _strike(self) -> None:
+        self._timer = None
+        self.earliest = math.inf
+        now = self._loop.time()
+        for item in [item for item in self.open if item.expires <= now]:
+            if item in self.open:  # Not ended by the end of another.
+                self.open.discard(item)
+                item.expired()
+        if self.open:
+            soonest = max(min(item.expires for item in self.open), now + GRAIN_S)
+            if soonest < self.earliest:
+                self.plan(soonest)

@@ -8,8 +8,8 @@ from typing import Any
 
 from servekit.ingress import refusals
 from servekit.ingress.backend import Backend, Target
+from servekit.ingress.counters import Counters
 from servekit.ingress.cycles import open_to, way_of
-from servekit.ingress.endings import Endings
 from servekit.ingress.endpoint import Endpoint
 from servekit.ingress.exchange import Exchange
 
@@ -23,37 +23,36 @@ class Dispatcher:
         self,
         endpoints: Mapping[str, Endpoint],
         backends: Mapping[str, Backend],
-        endings: Endings,
+        counters: Counters,
         now: Callable[[], float],
     ) -> None:
         self.replica_wanted: Callable[[], None] = _nothing
         """Called when a request has to wait for a replica to start."""
         self._endpoints = endpoints
         self._backends = backends
-        self._endings = endings
-        self._refuse = endings.refuse
+        self._counters = counters
         self._now = now
 
     def dispatch(self, exchange: Exchange) -> None:
         """Send it to a replica, have it wait for one, or refuse it."""
         endpoint = exchange.owner
-        choices = endpoint.choosable
+        choices = endpoint.choices
         if not choices:
             self._park(exchange, endpoint)
             return
-        target = self._chosen("choose_backend", exchange, choices)
+        target = self._chosen(endpoint.choose_backend, exchange, choices)
         if target is None:
             return
         exchange.target = target
         backend: Backend = target.backend
         if len(choices) < len(endpoint.targets):
-            self._endings.counters.add_failover(endpoint.name)
+            self._counters.failovers[endpoint.name] += 1
         if (
             exchange.call_method is not None
             and exchange.call_method not in backend.config.callable_methods
             and exchange.chain is None  # What handles call is the instance's own code.
         ):
-            self._refuse(exchange, refusals.method_not_callable(backend.name, exchange.call_method))
+            exchange.refuse(refusals.method_not_callable(backend.name, exchange.call_method))
         elif not backend.ready:
             self._not_ready(exchange, backend)
         elif backend.waiting or not self._send(exchange, target):
@@ -65,14 +64,14 @@ class Dispatcher:
     def _not_ready(self, exchange: Exchange, backend: Backend) -> None:
         """The chosen version has no replica, and no other may take over."""
         if backend.config.autoscaling is None:
-            self._refuse(exchange, refusals.version_down(backend.name))
+            exchange.refuse(refusals.version_down(backend.name))
         elif self._queue(exchange, backend):
             self.replica_wanted()
 
     def _queue(self, exchange: Exchange, backend: Backend) -> bool:
         """Have it wait for room in one of the backend's replicas; False: too many do, and it has been refused."""
         if backend.is_full:
-            self._refuse(exchange, refusals.queue_full(f"backend {backend.name!r}"))
+            exchange.refuse(refusals.queue_full(f"backend {backend.name!r}"))
             return False
         exchange.queue = backend.waiting
         backend.waiting[exchange] = None
@@ -88,30 +87,25 @@ class Dispatcher:
                 return True
         endpoint = exchange.owner
         if len(ready) == 1 and not endpoint.picks_replica:
-            replica = ready[0]
-            if not replica.has_room:
-                return False
-        else:
-            free = [replica for replica in ready if replica.has_room]
-            if not free:
-                return False
-            replica = self._chosen("choose_replica", exchange, free)
-            if replica is None:
-                return True
-        replica.send(exchange, self._now())
-        return True
+            return ready[0].send(exchange, self._now())
+        free = [replica for replica in ready if replica.has_room]
+        if not free:
+            return False
+        replica = self._chosen(endpoint.choose_replica, exchange, free)
+        return replica is None or replica.send(exchange, self._now())
 
-    def _chosen(self, method: str, exchange: Exchange, among: list[Any]) -> Any:
+    @staticmethod
+    def _chosen(choose: Callable[[Exchange, Any], Any], exchange: Exchange, among: list[Any]) -> Any:
         """What the endpoint's policy chooses; None: it failed, and the request has been refused."""
         endpoint = exchange.owner
         try:
-            chosen = getattr(endpoint.policy, method)(exchange, among)
+            chosen = choose(exchange, among)
             if chosen not in among:
                 # A policy that remembers an earlier choice may hold what has no traffic by now, or is gone.
-                raise ValueError(f"{method} returned {chosen!r}, which is none of those that it was given")
+                raise ValueError(f"{choose.__name__} returned {chosen!r}, which is none of those that it was given")
         except Exception:
             _log.exception("the routing policy of endpoint %r failed (request id %s)", endpoint.name, exchange.id)
-            self._refuse(exchange, refusals.policy_failed(endpoint.name))
+            exchange.refuse(refusals.policy_failed(endpoint.name))
             return None
         return chosen
 
@@ -119,13 +113,13 @@ class Dispatcher:
         """No backend has a ready replica: wait for one that is coming, else say at once that there is none."""
         exchange.target = None
         if self._endpoints.get(endpoint.name) is not endpoint:
-            self._refuse(exchange, refusals.endpoint_gone(endpoint.name))
+            exchange.refuse(refusals.endpoint_gone(endpoint.name))
         elif not endpoint.targets:
-            self._refuse(exchange, refusals.no_traffic(endpoint.name))
+            exchange.refuse(refusals.no_traffic(endpoint.name))
         elif not endpoint.coming:
-            self._refuse(exchange, refusals.no_replica(endpoint.name))
+            exchange.refuse(refusals.no_replica(endpoint.name))
         elif endpoint.is_full:
-            self._refuse(exchange, refusals.queue_full(f"endpoint {endpoint.name!r}"))
+            exchange.refuse(refusals.queue_full(f"endpoint {endpoint.name!r}"))
         else:
             exchange.queue = endpoint.waiting
             endpoint.waiting[exchange] = None
@@ -193,7 +187,7 @@ class Dispatcher:
     def _refuse_cycle(self, exchange: Exchange, backend: Backend) -> None:
         """All its replicas wait for this very call: so would it for them."""
         assert exchange.chain is not None
-        self._refuse(exchange, refusals.call_cycle(backend.name, way_of(exchange.chain, self._backends.values())))
+        exchange.refuse(refusals.call_cycle(backend.name, way_of(exchange.chain, self._backends.values())))
 
 
 def _nothing() -> None: ...

@@ -30,10 +30,12 @@ class Endpoint:
         """None: every method goes to the handler."""
         self.targets: list[Target] = []
         self.choices: list[Target] = []
-        """The targets that have a ready replica: what the policy chooses from."""
+        """What the policy chooses from: the targets that have a ready replica; under ``strict``, where any has one, all
+        of them, for the share of what is down is to fail."""
         self.waiting: OrderedDict[Exchange, None] = OrderedDict()
         """Requests that came while no backend had a ready replica but one was coming."""
-        # Bound once: the default of `choose_replica` needs no call where there is one replica, and few watch the ends.
+        self.choose_backend, self.choose_replica = policy.choose_backend, policy.choose_replica
+        # Asked once: the default of `choose_replica` needs no call where there is one replica, and few watch the ends.
         self.watches = type(policy).request_finished is not RoutingPolicy.request_finished
         self.picks_replica = type(policy).choose_replica is not RoutingPolicy.choose_replica
 
@@ -52,12 +54,8 @@ class Endpoint:
 
     def refresh(self) -> None:
         """Some backend's readiness has changed."""
-        self.choices = [target for target in self.targets if target.replicas]
-
-    @property
-    def choosable(self) -> list[Target]:
-        """What the policy is to choose from: under ``strict`` what is down as well, for its share is to fail."""
-        return self.targets if self.strict and self.choices else self.choices
+        ready = [target for target in self.targets if target.replicas]
+        self.choices = self.targets if self.strict and ready else ready
 
     @property
     def coming(self) -> bool:

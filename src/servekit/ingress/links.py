@@ -7,11 +7,8 @@ import logging
 from collections.abc import Set
 
 from servekit.ingress.replica import Replica
-from servekit.wire.data_frames import DATA_FRAME_BYTES, data_codec
-from servekit.wire.handshake import Handshake
-from servekit.wire.link import Link
-from servekit.wire.network import Network, keep_dialled
-from servekit.wire.polling import BusyPoll
+from servekit.wire.data_links import DataLinks
+from servekit.wire.network import Network
 
 _log = logging.getLogger("servekit.ingress")
 
@@ -22,12 +19,9 @@ FIRST_DIAL_TIMEOUT_S = 2.0
 class ReplicaLinks:
     """One task per replica, from the snapshot that brings it to the one that takes it away."""
 
-    def __init__(self, network: Network, token: bytes, worker_id: str, polling: BusyPoll) -> None:
+    def __init__(self, network: Network, links: DataLinks) -> None:
         self._network = network
-        self._token = token
-        self._hello = worker_id.encode()
-        self._polling = polling
-        self._codec = data_codec()
+        self._links = links
         self._tasks: dict[Replica, asyncio.Task[None]] = {}
 
     async def open(self, replicas: list[Replica]) -> None:
@@ -50,7 +44,7 @@ class ReplicaLinks:
 
         Returns those whose links were there yet.
         """
-        ended = {replica: replica.link for replica in self._tasks if replica.id not in replica_ids}
+        ended = {replica: replica.calls.link for replica in self._tasks if replica.id not in replica_ids}
         for link in ended.values():
             if link is not None:
                 link.peer_ended()
@@ -61,13 +55,9 @@ class ReplicaLinks:
         tasks = list(self._tasks.items())
         for replica, task in tasks:
             task.cancel()
-            if replica.link is not None:
-                replica.link.close()
+            if replica.calls.link is not None:
+                replica.calls.link.close()
         await asyncio.gather(*(task for _, task in tasks), return_exceptions=True)
-
-    def _new_link(self, replica: Replica) -> Link:
-        handshake = Handshake(self._token, self._hello, dialing=True)
-        return Link(replica, self._codec, handshake, max_frame_bytes=DATA_FRAME_BYTES, polling=self._polling)
 
     async def _keep(self, replica: Replica, tried: asyncio.Event) -> None:
         def note(error: OSError | None) -> None:
@@ -75,10 +65,6 @@ class ReplicaLinks:
             if error is not None:
                 _log.info("replica %s cannot be reached yet: %s", replica.id, error)
 
-        await keep_dialled(
-            self._network,
-            lambda: replica.addresses,
-            lambda: self._new_link(replica),
-            wanted=lambda: not replica.retired,
-            tried=note,
+        await replica.calls.keep_linked(
+            self._network, self._links, lambda: replica.addresses, wanted=lambda: not replica.retired, tried=note
         )

@@ -1,13 +1,14 @@
-"""One replica, as an ingress worker sees it: the link to it, and the calls that it has."""
+"""One replica, as an ingress worker sees it: the calls that it has, and its room for more."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from servekit.ingress.window import Window
 from servekit.wire.control_frames import ReplicaEntry
-from servekit.wire.data_frames import Answer, Bye, Call, Cancel, Chunk, Credit, End, Load, Refusal
-from servekit.wire.link import Link
+from servekit.wire.data_frames import Answer, Call, End
+from servekit.wire.outgoing_calls import OutgoingCalls
 
 if TYPE_CHECKING:
     from servekit.ingress.backend import Backend
@@ -16,19 +17,15 @@ if TYPE_CHECKING:
 
 
 class Replica:
-    """Owns the link and the calls on it; tells the router what comes back. It is the `ReplicaView` of policies."""
+    """Its room is the window beyond the calls that it has. It is the `ReplicaView` of policies."""
 
     __slots__ = (
         "_load",
-        "_next_number",
-        "_over",
         "_window",
         "addresses",
         "backend",
         "calls",
         "id",
-        "limit",
-        "link",
         "node",
         "outstanding",
         "queue_length",
@@ -43,11 +40,9 @@ class Replica:
         self.addresses = entry.addresses
         self.backend = backend
         self.router = router
-        self.link: Link | None = None
-        self.calls: dict[int, Exchange] = {}
-        self._over: set[int] = set()
-        """Those whose handlers have ended: only the rest of their answers is still to come."""
+        self.calls: OutgoingCalls[Exchange] = OutgoingCalls(self)
         self.outstanding = 0
+        """Calls whose handlers have not ended."""
         self.queue_length = 0
         self._load = 0
         """Calls that it holds from all ingress workers, while it tells; see `Load`."""
@@ -55,121 +50,99 @@ class Replica:
         """Absent from the snapshot: it gets no more calls, and keeps its link until its last answer."""
         self.slots = entry.slots
         self._window = Window(entry.slots, backend.config.max_batch_size or 1)
-        self.limit = self._window.size
+
+    @property
+    def limit(self) -> int:
         """How many calls it is handed ahead of their answers."""
-        self._next_number = 0
+        return self._window.size
 
     @property
     def has_room(self) -> bool:
-        return self.outstanding < self.limit and self._load < self.limit and cast(Link, self.link).writable
+        limit, link = self._window.size, self.calls.link
+        return self.outstanding < limit and self._load < limit and link is not None and link.writable
 
-    def send(self, exchange: Exchange, now: float) -> None:
-        """Hand over a call. Only while the replica is ready."""
-        self._next_number = number = self._next_number + 1
+    def send(self, exchange: Exchange, now: float) -> bool:
+        """Hand over a call, if there is room for one. Only while the replica is ready."""
+        limit, link = self._window.size, self.calls.link
+        if self.outstanding >= limit or self._load >= limit or link is None or not link.writable:
+            return False
         self.outstanding += 1
-        self.calls[number] = exchange
         exchange.replica = self
-        exchange.number = number
+        exchange.handler_over = False
         exchange.tries += 1
-        left_ms = int((exchange.expires - now) * 1000) + 1
-        link = cast(Link, self.link)
-        upload = exchange.upload
-        if upload is None:
-            link.send(Call(number, left_ms, exchange.request()))
+        call = Call(0, int((exchange.expires - now) * 1000) + 1, exchange.request())
+        rest = exchange.body_rest
+        if rest is None:
+            self.calls.begin(exchange, call)
         else:
-            request = exchange.request()
-            request.upgrade = exchange.upgrade
-            link.send(Call(number, left_ms, request, True))
-            upload.start(link, number)
+            call.more, call.request.upgrade = True, exchange.upgrade
+            self.calls.begin(exchange, call)
+            rest.start(self.calls.upload(exchange))
+        return True
 
     def cancel(self, exchange: Exchange) -> None:
         """Nobody waits for this call; it holds its place until the replica says that it is over."""
-        if self.link is not None:
-            self.link.send(Cancel(exchange.number))
+        self.calls.cancel(exchange)
 
     def retire(self) -> None:
         """The snapshot has it no longer: say that no call will follow; what it has, it will answer."""
         self.retired = True
-        self._leave()
-
-    def _leave(self) -> None:
         self.backend.remove_ready(self)
-        if self.link is not None:
-            self.link.send(Bye())
+        self.calls.leave()
 
-    # -- LinkOwner --------------------------------------------------------------------------------------------
+    # -- CallsOwner --------------------------------------------------------------------------------------------------
 
-    def link_opened(self, link: Link) -> None:
-        self.link = link
+    def link_opened(self) -> None:
         if self.retired:
-            link.send(Bye())
+            self.calls.leave()
         else:
             self.backend.add_ready(self)
             self.router.dispatcher.replica_ready(self.backend)
 
-    def frame_received(self, link: Link, frame: Any) -> None:
-        kind = type(frame)
-        if kind is Load:
-            self._load = self.queue_length = frame.queue_length
-        elif kind is Bye:
-            # It leaves on its own, by a SIGTERM say.
-            self._leave()
-            self.router.dispatcher.replica_lost(self.backend)
-        else:
-            exchange = self.calls.get(frame.id)
-            if exchange is None:
-                return
-            if kind is Answer and not frame.rest and not frame.running:
-                self._handler_over(frame)
-                del self.calls[frame.id]
-                self.router.answered(exchange, frame)
-            else:
-                self._uncommon_received(link, exchange, frame)
+    def answered(self, call: Exchange, answer: Answer) -> None:
+        self._handler_over(call, answer)
+        call.answered(answer)
 
-    def _uncommon_received(self, link: Link, exchange: Exchange, frame: Any) -> None:
-        kind = type(frame)
-        if kind is Answer:
-            if not frame.running:
-                self._handler_over(frame)
-                self._over.add(frame.id)
-            self.router.begun(exchange, frame, link)
-        elif kind is Chunk:
-            self.router.continued(exchange, frame.data)
-        elif kind is End:
-            del self.calls[frame.id]
-            if frame.id in self._over:
-                self._over.discard(frame.id)
-            else:
-                self._handler_over(frame)
-            self.router.ended(exchange, complete=frame.complete)
-        elif kind is Credit:
-            if exchange.upload is not None:
-                exchange.upload.grant(frame.size_bytes)
-        elif kind is Refusal:
-            del self.calls[frame.id]
-            self.outstanding -= 1
-            self.router.refused(exchange, frame.reason)
+    def begun(self, call: Exchange, answer: Answer) -> None:
+        if not answer.running:
+            self._handler_over(call, answer)
+        call.begun(answer)
 
-    def _handler_over(self, frame: Answer | End) -> None:
+    def ended(self, call: Exchange, end: End) -> None:
+        if not call.handler_over:
+            self._handler_over(call, end)
+        call.ended(complete=end.complete)
+
+    def _handler_over(self, call: Exchange, frame: Answer | End) -> None:
+        call.handler_over = True
         self.outstanding -= 1
         self.queue_length = frame.queue_length
         self._window.observe(frame.service_us)
-        self.limit = self._window.size
 
-    def frames_done(self, link: Link) -> None:
+    def refused(self, call: Exchange, reason: str) -> None:
+        self.outstanding -= 1
+        call.refused(reason)
+
+    def answers_done(self) -> None:
         if self.backend.waiting:
             self.router.dispatcher.pump(self.backend)
 
-    def link_writable(self, link: Link) -> None:
+    def link_writable(self) -> None:
         self.router.dispatcher.pump(self.backend)
 
-    def link_lost(self, link: Link, error: Exception | None) -> None:
-        self.link = None
+    def load_told(self, queue_length: int) -> None:
+        self._load = self.queue_length = queue_length
+
+    def peer_leaves(self) -> None:
+        """It leaves on its own, by a SIGTERM say."""
         self.backend.remove_ready(self)
-        calls, self.calls, self.outstanding, self._load = self.calls, {}, 0, 0
-        self._over.clear()
+        self.calls.leave()
+        self.router.dispatcher.replica_lost(self.backend)
+
+    def lost(self, calls: Sequence[tuple[Exchange, bool]]) -> None:
+        self.outstanding = self._load = 0
+        self.backend.remove_ready(self)
         # Readiness first: what is sent again must not be sent here.
         self.router.dispatcher.replica_lost(self.backend)
-        unsent = {frame.id for frame in link.unsent() if type(frame) is Call}
-        for number, exchange in calls.items():
-            self.router.lost(exchange, sent=number not in unsent)
+        for call, sent in calls:
+            call.lost(sent=sent)

@@ -34,6 +34,7 @@ from servekit.wire.control_frames import (
     Stop,
     WorkerHello,
 )
+from servekit.wire.data_links import DataLinks
 from servekit.wire.network import Listener, Network
 from servekit.wire.polling import BusyPoll
 
@@ -89,9 +90,10 @@ class IngressWorker:
         observers = Observers(self._bootstrap.http.observers)
         self.router = Router(self._clock or loop, observers.add if observers else None)
         self.server = HttpServer(self.router, self._limits, loop)
-        polling = BusyPoll(loop, self._bootstrap.busy_poll_s)
-        self._links = ReplicaLinks(self._network, self._bootstrap.token, self._bootstrap.worker_id, polling)
-        self.callers = Callers(self.router, self._bootstrap.token, self._bootstrap.worker_id, polling)
+        polling = BusyPoll.on(loop, self._bootstrap.busy_poll_s)
+        links = DataLinks(self._bootstrap.token, self._bootstrap.worker_id, polling)
+        self._links = ReplicaLinks(self._network, links)
+        self.callers = Callers(self.router, links)
         self.router.dispatcher.replica_wanted = self._replica_wanted
         applier = Applier(self.router, self._links, self._build_policy, self.callers.ended)
         self._control = ControlClient(

@@ -92,7 +92,7 @@ class Origin(Generic[C]):
         if kind is Credit:
             if call.download is not None:
                 call.download.grant(frame.size_bytes)
-        elif kind is Cancel:
+        elif kind is Cancel or (kind is End and not frame.complete):
             self._answerer.cancelled(call)
         elif call.upload is not None:
             if kind is Chunk:
@@ -100,7 +100,7 @@ class Origin(Generic[C]):
                 if call.upload.is_overrun:
                     self.link.fail(LinkError("its peer sends more of a body than it has credit for"))
             elif kind is End:
-                call.upload.end(None if frame.complete else ConnectionError("its sender broke it off"))
+                call.upload.end()
 
 
 class IncomingCalls(Generic[C]):

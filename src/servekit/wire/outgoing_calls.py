@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from servekit.errors import LinkError
 from servekit.wire.data_frames import Answer, Bye, Call, Cancel, Chunk, Credit, End, Invoke, Load, Refusal
 from servekit.wire.data_links import DataLinks
 from servekit.wire.link import Link
@@ -48,7 +47,7 @@ class CallsOwner(Protocol[C_contra]):
         """The answer has begun; what follows is to be taken from ``call.download``, which has its first part."""
 
     def ended(self, call: C_contra, end: End) -> None:
-        """A call is over: so is the body of its answer, as ``call.download`` knows."""
+        """A call is over: so is the body of its answer, as ``call.download`` is to be told."""
 
     def refused(self, call: C_contra, reason: str) -> None:
         """A call was not begun. See `Refusal`."""
@@ -66,13 +65,19 @@ class CallsOwner(Protocol[C_contra]):
         """The link is gone, and with it these calls; of each, whether it may have been begun."""
 
 
+def _now(call: Callable[[], None]) -> None:
+    call()
+
+
 class OutgoingCalls(Generic[C]):
     """The calls to one peer, by the one link after the other that there is to it. It is the `LinkOwner`."""
 
-    __slots__ = ("_next_number", "_owner", "link", "pending")
+    __slots__ = ("_next_number", "_owner", "_post", "link", "pending")
 
-    def __init__(self, owner: CallsOwner[C]) -> None:
+    def __init__(self, owner: CallsOwner[C], post: Callable[[Callable[[], None]], None] = _now) -> None:
+        """``post`` has a call made on the link's loop, where downloads are read in other threads."""
         self._owner = owner
+        self._post = post
         self._next_number = 0
         self.link: Link | None = None
         """None while there is no open one."""
@@ -106,6 +111,11 @@ class OutgoingCalls(Generic[C]):
         if self.pending.get(call.number) is call:
             del self.pending[call.number]
             self.cancel(call)
+
+    def forget_all(self) -> list[C]:
+        """What was pending, and is no longer."""
+        pending, self.pending = self.pending, {}
+        return list(pending.values())
 
     def leave(self) -> None:
         """No call will follow those that were sent."""
@@ -167,13 +177,13 @@ class OutgoingCalls(Generic[C]):
             if call.upload is not None:
                 call.upload.grant(frame.size_bytes)
         elif kind is Answer:
-            number = frame.id
-            call.download = Incoming(lambda size: link.send(Credit(number, size)), frame.body, owes_first=True)
+            number, post = frame.id, self._post
+            call.download = Incoming(
+                lambda size: post(lambda: link.send(Credit(number, size))), frame.body, owes_first=True
+            )
             self._owner.begun(call, frame)
         elif kind is End:
             del self.pending[frame.id]
-            if call.download is not None:
-                call.download.end(None if frame.complete else LinkError("its sender broke it off"))
             self._owner.ended(call, frame)
         elif kind is Refusal:
             del self.pending[frame.id]

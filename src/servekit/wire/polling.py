@@ -31,10 +31,15 @@ class BusyPoll:
         self._trust = _MOST_TRUST
         self._skipped = 0
 
+    @classmethod
+    def on(cls, loop: asyncio.AbstractEventLoop, span_s: float) -> BusyPoll | None:
+        """None where ``span_s`` is 0: that loop sleeps whenever it can."""
+        return cls(loop, span_s) if span_s else None
+
     def touch(self) -> None:
         """Something was read, or something was written that will be answered."""
         self._touched = True
-        if not self._polling and self._span_s:
+        if not self._polling:
             if self._trust <= 0 and self._skipped < _PROBE_EVERY:
                 self._skipped += 1
                 return

@@ -30,12 +30,16 @@ from servekit.wire.link import Link
 class Source(Protocol):
     """Where the pieces of a body come from."""
 
-    size: int
-    """Bytes that can be taken."""
-    ended: bool
-    """No more will come than what can be taken."""
     wake: Callable[[], None] | None
     """To be called when a piece, or the end, has come."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that can be taken; above 0 while there are any."""
+
+    @property
+    def ended(self) -> bool:
+        """No more will come than what can be taken."""
 
     def take(self) -> Any:
         """The next piece, as bytes or a view of them; None when there is none yet."""
@@ -61,15 +65,18 @@ class WholeBody:
 class Outgoing:
     """The sending end of one body. It lives on the link's event loop."""
 
-    __slots__ = ("_link", "_number", "_source", "credit", "wake")
+    __slots__ = ("_link", "_number", "_pushing", "_source", "credit", "granted", "wake")
 
     def __init__(self, link: Link, number: int, sent_bytes: int = 0) -> None:
         """``sent_bytes``: the length of an `Answer`'s first part."""
         self._link = link
         self._number = number
         self._source: Source | None = None
+        self._pushing = False
         self.credit = BODY_WINDOW_BYTES - sent_bytes
         """Bytes that may yet be sent; below 0, what the last piece took beyond that."""
+        self.granted = False
+        """The receiver has begun to take it."""
         self.wake: Callable[[], None] | None = None
         """Called when there is credit again."""
 
@@ -87,6 +94,7 @@ class Outgoing:
     def grant(self, size_bytes: int) -> None:
         """The receiver has taken so much more."""
         waited = self.credit <= 0
+        self.granted = True
         self.credit += size_bytes
         if waited and self.credit > 0 and self.wake is not None:
             self.wake()
@@ -105,10 +113,12 @@ class Outgoing:
 
     def _push(self) -> None:
         source = self._source
-        if source is None:
+        if source is None or self._pushing:
             return
+        self._pushing = True  # What is taken may make room for what comes next, which would come by here.
         while self.credit > 0 and (piece := source.take()) is not None:
             self.write(piece)
+        self._pushing = False
         if source.ended and not source.size and self._source is source:
             self.end()
 
@@ -163,7 +173,7 @@ class Incoming:
         if self.wake is not None:
             self.wake()
 
-    def discard(self, broken: Exception) -> None:
+    def discard(self, broken: Exception | None = None) -> None:
         """As `end`, and what has come will not be read either."""
         with self._changed:
             self._pieces.clear()
@@ -171,7 +181,7 @@ class Incoming:
         self.end(broken)
 
     @property
-    def window_is_full(self) -> bool:
+    def is_full(self) -> bool:
         """Nothing more comes before something is taken."""
         return self.size + self._owed_bytes >= BODY_WINDOW_BYTES
 
@@ -183,22 +193,24 @@ class Incoming:
     # -- by its reader ---------------------------------------------------------------------------------------------
 
     def take(self) -> bytes | None:
-        """The next piece; None when there is none yet, or after the last (``ended``). Raises what broke it off."""
-        with self._changed:
-            if not self._pieces:
-                if self.broken is not None:
-                    raise self.broken
-                return None
-            piece = self._pieces.popleft()
-            self.size -= len(piece)
-            self._owed_bytes += len(piece)
-            owed = self._owed_bytes
-            if owed < PIECE_BYTES or self.ended:  # The sender of one that has ended needs no credit any more.
-                return piece
+        """The next piece; None when there is none yet, or after the last (``ended``). Raises what broke it off.
+
+        Whoever takes another has passed on the one before, so that is granted now.
+        """
+        owed = self._owed_bytes
+        if owed >= PIECE_BYTES and not self.ended:  # The sender of one that has ended needs no credit any more.
             self._owed_bytes = 0
-        self.granted = True
-        self._grant(owed)
-        return piece
+            self.granted = True
+            self._grant(owed)
+        with self._changed:
+            if self._pieces:
+                piece = self._pieces.popleft()
+                self.size -= len(piece)
+                self._owed_bytes += len(piece)
+                return piece
+            if self.broken is not None:
+                raise self.broken
+            return None
 
     def take_all(self) -> bytes:
         """All that has come. Raises what broke it off."""

@@ -12,9 +12,9 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.sansio.request import Request as SansIORequest
 
 from servekit.interfaces import Handler, Request, RequestAdapter, Response
-from servekit_flask.context import LeanAppContext, LeanRequestContext
+from servekit_flask.context import LeanRequestContext
 from servekit_flask.environ import environ_of
-from servekit_flask.results import HandlerApp, encode, wire_response
+from servekit_flask.results import HandlerApp, encode
 from servekit_flask.routes import rule_of
 
 
@@ -33,6 +33,7 @@ class FlaskAdapter(RequestAdapter):
         self.app.secret_key = secret_key
 
     def decode(self, request: Request) -> flask.Request:
+        self.app._got_first_request = True  # from now on Flask refuses before_request and the like, with its own words
         environ = environ_of(request)
         # What `flask.Request(environ)` would read back from the environ is at hand, which saves a microsecond. And no
         # "werkzeug.request" in the environ: without that cycle both go as soon as the call ends.
@@ -58,46 +59,24 @@ class FlaskAdapter(RequestAdapter):
         return encode(self.app, result)
 
     def call(self, handler: Handler, request: Request) -> Response:
-        app = self.app
-        app._got_first_request = True  # from now on Flask refuses before_request and the like, with its own words
-        flask_request = self.decode(request)
-        context = LeanRequestContext(app, flask_request)
-        context.enter()
-        try:
+        context = LeanRequestContext(self.app, self.decode(request))
+        with context:
             try:
-                result = handler(flask_request)
+                result = handler(context.request)
             except HTTPException as error:
-                result = app.handle_user_exception(error)
-            response = self._response(context, result)
-        except BaseException as error:
-            context.leave(error)
-            raise
-        context.leave(None)
-        return response
+                result = self.app.handle_user_exception(error)
+            return encode(self.app, result, context)
 
     async def call_async(self, handler: Handler, request: Request) -> Response:
         """As `call`. A task has context variables of its own, so ``flask.request`` stays right across every await."""
-        self.app._got_first_request = True
-        flask_request = self.decode(request)
-        context = LeanRequestContext(self.app, flask_request)
-        context.enter()
-        try:
+        context = LeanRequestContext(self.app, self.decode(request))
+        with context:
             try:
-                result = await handler(flask_request)
+                result = await handler(context.request)
             except HTTPException as error:
                 result = self.app.handle_user_exception(error)
-            response = self._response(context, result)
-        except BaseException as error:
-            context.leave(error)
-            raise
-        context.leave(None)
-        return response
+            return encode(self.app, result, context)
 
     def batch_context(self) -> AbstractContextManager[object]:
         """An application context: ``current_app``, ``g`` and ``jsonify`` work, and there is no ``flask.request``."""
-        return LeanAppContext(self.app)
-
-    def _response(self, context: LeanRequestContext, result: Any) -> Response:
-        if context.touches_response:
-            return wire_response(context.finish(self.app.make_response(result)))
-        return encode(self.app, result)
+        return self.app.app_context()

@@ -1,11 +1,12 @@
-"""The Flask context of one call, without what a handler seldom needs.
+"""The Flask contexts of one call, without what a handler seldom needs.
 
 Flask's own ``push`` opens the session, makes a URL adapter, matches the URL and sends four signals: 25 to 33 µs. Here
 the context variables are set directly; session and URL adapter are made when they are first asked for.
 
-Rests on `RequestContext` and `AppContext` as they are in Flask 3.0 and 3.1 (3.2 makes one of the two), among them the
-private ``_cv_tokens``, ``_after_request_functions`` and ``_session``. Before 3.1.2 `flask.stream_with_context` leaves
-the context pushed until the stream has ended, there as here.
+Rests on `RequestContext` and `AppContext` as they are in Flask 3.1 (3.2 makes one of the two), among them the private
+``_cv_tokens``, ``_after_request_functions`` and ``_session``. Both are popped when a handler returns, whatever it
+returned. The generator of `flask.stream_with_context` pushes the same two again with its first piece, and pops them
+behind its last or when it is closed; all of that has to be in the `contextvars.Context` of the call.
 """
 
 from __future__ import annotations
@@ -21,27 +22,18 @@ from servekit_flask.routes import empty_map
 
 
 class LeanAppContext(AppContext):
-    """Holds ``current_app`` and a fresh ``g``."""
+    """Holds ``current_app`` and a fresh ``g``, for one request."""
 
-    def __init__(self, app: flask.Flask) -> None:
+    def __init__(self, app: flask.Flask, request: flask.Request) -> None:
         self.app = app
+        self.request = request
         self.url_adapter = None
         self.g = app.app_ctx_globals_class()
         self._cv_tokens = []
 
-    def push(self) -> None:
-        self._cv_tokens.append(_cv_app.set(self))
-
-    def pop(self, exc: BaseException | None = None) -> None:
-        """Undo `push`; ``exc`` is what was raised meanwhile."""
-        if _has_teardown(self.app):
-            super().pop(exc)
-        else:
-            _cv_app.reset(self._cv_tokens.pop())
-
 
 class LeanRequestContext(RequestContext):
-    """Holds ``request``, ``session``, and what `flask.after_this_request` was given."""
+    """Holds ``request``, ``session``, and what `flask.after_this_request` was given. To be entered by ``with``."""
 
     def __init__(self, app: flask.Flask, request: flask.Request, session: SessionMixin | None = None) -> None:
         self.app = app
@@ -52,7 +44,7 @@ class LeanRequestContext(RequestContext):
         self._cv_tokens = []
 
     @property
-    def session(self) -> SessionMixin:  # an attribute in Flask 3.0
+    def session(self) -> SessionMixin:
         session = self._session
         if session is None:
             interface = self.app.session_interface
@@ -73,40 +65,37 @@ class LeanRequestContext(RequestContext):
         """For `flask.copy_current_request_context`: the same request, to be pushed in another thread."""
         return type(self)(self.app, self.request, self._session)
 
-    # -- from the outside: stream_with_context, copy_current_request_context ----------------------------
-
     def push(self) -> None:
-        """Into a context that may have this application already, as ``stream_with_context`` sees to."""
+        """Push, with an application context: a call within a call has its own ``g``.
+
+        One of the same request that is there already stays: `flask.stream_with_context` has pushed it, or a copy is
+        pushed where the handler itself runs.
+        """
         current = _cv_app.get(None)
-        if current is not None and current.app is self.app:
-            self._cv_tokens.append((_cv_request.set(self), None))
-        else:
-            self.enter()
-
-    # -- by the adapter, around one call --------------------------------------------------------------
-
-    def enter(self) -> None:
-        """Push, with an application context of its own: a call within a call has its own ``g``."""
-        app_context = LeanAppContext(self.app)
-        app_context.push()
+        app_context = None
+        if not isinstance(current, LeanAppContext) or current.request is not self.request:
+            app_context = LeanAppContext(self.app, self.request)
+            app_context._cv_tokens.append(_cv_app.set(app_context))
         self._cv_tokens.append((_cv_request.set(self), app_context))
 
-    def leave(self, error: BaseException | None) -> None:
-        """Undo `enter`. ``error`` is what the call raised; the teardown functions are told."""
-        if _has_teardown(self.app):
-            self.pop(error)
+    def pop(self, exc: BaseException | None = None) -> None:
+        """Undo `push`. ``exc`` is what was raised meanwhile; the teardown functions are told."""
+        app = self.app
+        if (
+            app.teardown_request_funcs
+            or app.teardown_appcontext_funcs
+            or request_tearing_down.receivers
+            or appcontext_tearing_down.receivers
+            or appcontext_popped.receivers
+        ):
+            super().pop(exc)
             return
-        if "files" in self.request.__dict__:  # uploaded files were parsed, and may be open
-            self.request.close()
         token, app_context = self._cv_tokens.pop()
+        if not self._cv_tokens and "files" in self.request.__dict__:  # uploads were parsed, and may be open
+            self.request.close()
         _cv_request.reset(token)
         if app_context is not None:
             _cv_app.reset(app_context._cv_tokens.pop())
-
-    @property
-    def touches_response(self) -> bool:
-        """True when `finish` has something to do."""
-        return self._session is not None or bool(self._after_request_functions) or bool(self.app.after_request_funcs)
 
     def finish(self, response: flask.Response) -> flask.Response:
         """After-request functions, then the session: as Flask's ``process_response``, which expects an open session."""
@@ -116,13 +105,3 @@ class LeanRequestContext(RequestContext):
         if self._session is not None and not app.session_interface.is_null_session(self._session):
             app.session_interface.save_session(app, self._session, response)
         return response
-
-
-def _has_teardown(app: flask.Flask) -> bool:
-    return bool(
-        app.teardown_request_funcs
-        or app.teardown_appcontext_funcs
-        or request_tearing_down.receivers
-        or appcontext_tearing_down.receivers
-        or appcontext_popped.receivers
-    )

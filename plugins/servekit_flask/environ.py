@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import lru_cache
+from io import BytesIO
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -36,7 +37,7 @@ def environ_of(request: Request) -> dict[str, Any]:
     environ["PATH_INFO"] = path
     environ["QUERY_STRING"] = query
     environ["RAW_URI"] = environ["REQUEST_URI"] = target  # As gunicorn has it, and as uWSGI has.
-    environ["wsgi.input"] = request.stream
+    environ["wsgi.input"] = BytesIO(request.body) if request.incoming is None else request.incoming
     environ["wsgi.errors"] = sys.stderr
     environ["servekit.request_id"] = request.id
     if request.client:

@@ -13,6 +13,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 from werkzeug.wsgi import ClosingIterator
 
 from servekit.interfaces import Response
+from servekit_flask.context import LeanRequestContext
 from servekit_flask.jsonable import HandlerJSON, is_jsonable
 
 _HTML = ("Content-Type", "text/html; charset=utf-8")
@@ -65,11 +66,16 @@ class HandlerApp(flask.Flask):
         raise TypeError(f"The handler returned {type(body).__name__}, which is no response. It may return {_ACCEPTED}.")
 
 
-def encode(app: HandlerApp, result: Any) -> Response:
+def encode(app: HandlerApp, result: Any, context: LeanRequestContext | None = None) -> Response:
     """Raises ``TypeError`` for a type that is no response, ``ValueError`` for a header with a line break in it.
 
-    The core has the last word on statuses and headers, whichever adapter made them.
+    ``context``: of the call, whose after-request functions and session then have their part in the response. The core
+    has the last word on statuses and headers, whichever adapter made them.
     """
+    if context is not None and (
+        context._session is not None or context._after_request_functions or app.after_request_funcs
+    ):
+        return wire_response(context.finish(app.make_response(result)))
     kind = type(result)
     if kind is str:
         return Response(200, [_HTML], result.encode())

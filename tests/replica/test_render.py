@@ -128,3 +128,11 @@ def test_the_headers_are_bounded() -> None:
 
 def test_plain_text() -> None:
     assert text("é") == (b"content-type: text/plain; charset=utf-8\r\n", "é\n".encode())
+
+
+def test_what_one_answer_was_refused_for_the_next_is_too() -> None:
+    for _ in range(2):
+        with pytest.raises(ValueError, match="character that no header may have"):
+            render(Response(200, [("x-a", "b\r\n")]))
+        assert render(Response(200, [("x-a", "b")]))[1] == b"x-a: b\r\n"
+        assert render(Response(200, [("X-A", "b")]))[1] == b"X-A: b\r\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterable, Iterable
+from functools import lru_cache
 from typing import TypeAlias
 
 from servekit.interfaces import Response
@@ -32,7 +33,8 @@ def render(response: Response, upgrade: bool = False, head_only: bool = False) -
     status = response.status
     if not isinstance(status, int) or not (200 <= status <= 599 or (upgrade and status == 101)):
         raise ValueError(f"a handler's status is a whole number from 200 to 599, not {status!r}")
-    body = response.body
+    headers, body = response.headers, response.body
+    head = _known_line(*headers[0]) if len(headers) == 1 else _lines(headers)
     if type(body) is not bytes:
         if isinstance(body, (bytes, bytearray, memoryview)):
             body = bytes(body)
@@ -41,8 +43,7 @@ def render(response: Response, upgrade: bool = False, head_only: bool = False) -
         elif isinstance(body, str) or not isinstance(body, (Iterable, AsyncIterable)):
             raise TypeError(f"a response's body is bytes or an iterable of bytes, not {type(body).__name__}")
         else:
-            return status, _head(response.headers), body, _length(response.headers)
-    head = _head(response.headers)
+            return status, head, body, _length(headers)
     return status, head + _promise(response) if head_only and not body else head, body, None
 
 
@@ -70,7 +71,7 @@ def is_async(body: object) -> bool:
     return isinstance(body, AsyncIterable) and not isinstance(body, Iterable)
 
 
-def _head(headers: list[tuple[str, str]]) -> bytes:
+def _lines(headers: list[tuple[str, str]]) -> bytes:
     lines = []
     for name, value in headers:
         if name.lower() in _OWN:
@@ -82,6 +83,12 @@ def _head(headers: list[tuple[str, str]]) -> bytes:
     if len(head) > HEAD_BYTES:
         raise ValueError(f"the response's headers are longer than {HEAD_BYTES} bytes")
     return head
+
+
+@lru_cache(maxsize=32)
+def _known_line(name: str, value: str) -> bytes:
+    """Of an answer that has one header: most often a Content-Type, of which a backend has few."""
+    return _lines([(name, value)])
 
 
 def _promise(response: Response) -> bytes:

@@ -68,12 +68,16 @@ class LeanRequestContext(RequestContext):
     def push(self) -> None:
         """Push, with an application context: a call within a call has its own ``g``.
 
-        One of the same request that is there already stays: `flask.stream_with_context` has pushed it, or a copy is
-        pushed where the handler itself runs.
+        One that is there already stays, if it is of the same request: `flask.stream_with_context` has pushed it, or a
+        copy is pushed where the handler itself runs; or if it is one that the handler has made, by ``app_context()``.
         """
         current = _cv_app.get(None)
+        if isinstance(current, LeanAppContext):
+            stays = current.request is self.request
+        else:
+            stays = current is not None and current.app is self.app
         app_context = None
-        if not isinstance(current, LeanAppContext) or current.request is not self.request:
+        if not stays:
             app_context = LeanAppContext(self.app, self.request)
             app_context._cv_tokens.append(_cv_app.set(app_context))
         self._cv_tokens.append((_cv_request.set(self), app_context))

@@ -35,7 +35,7 @@ def create_adapter(
         ValueError: for an option that makes no sense.
     """
     from servekit_asgi.adapter import AsgiAdapter
-    from servekit_asgi.sockets import SocketOptions
+    from servekit_asgi.websocket_call import SocketOptions
 
     sockets = SocketOptions(ws_ping_interval_s, ws_max_message_bytes)
     return AsgiAdapter(factory=factory, lifespan=lifespan, sockets=sockets)

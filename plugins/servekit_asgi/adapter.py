@@ -8,10 +8,10 @@ import logging
 from typing import Any, NoReturn
 
 from servekit.interfaces import Handler, Request, RequestAdapter, Response
-from servekit_asgi.call import HttpCall
+from servekit_asgi.http_call import HttpCall
 from servekit_asgi.lifespan import Lifespan
 from servekit_asgi.scopes import http_scope, websocket_scope
-from servekit_asgi.sockets import SocketOptions, WebSocketCall
+from servekit_asgi.websocket_call import SocketOptions, WebSocketCall
 
 _log = logging.getLogger("servekit.asgi")
 

@@ -21,7 +21,7 @@ class Lifespan:
         """``required``: an application that knows no such scope is an error."""
         self._application = application
         self._required = required
-        self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._answered = asyncio.Event()
         self._answer = ""
         self._message = ""
@@ -70,13 +70,13 @@ class Lifespan:
         await asyncio.gather(task, return_exceptions=True)
 
     async def _run(self, scope: dict[str, Any]) -> None:
-        await self._application(scope, self._inbox.get, self._send)
+        await self._application(scope, self._events.get, self._send)
 
     async def _ask(self, what: str) -> BaseException | None:
         """Send an event and wait for its answer; returns what ended the application instead, if something did."""
         assert self._task is not None
         self._answered.clear()
-        self._inbox.put_nowait({"type": f"lifespan.{what}"})
+        self._events.put_nowait({"type": f"lifespan.{what}"})
         answered = asyncio.ensure_future(self._answered.wait())
         try:
             await asyncio.wait([answered, self._task], return_when=asyncio.FIRST_COMPLETED)

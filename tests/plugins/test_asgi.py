@@ -215,7 +215,7 @@ def test_head_has_the_length_and_no_body(more: bool) -> None:
 
 @pytest.mark.parametrize("gives_in", [False, True])
 def test_an_answer_to_head_that_has_no_end_is_ended(gives_in: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("servekit_asgi.call.GONE_GRACE_S", 0.05)
+    monkeypatch.setattr("servekit_asgi.http_call.GONE_GRACE_S", 0.05)
     ended = []
 
     async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:

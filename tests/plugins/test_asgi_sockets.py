@@ -283,9 +283,9 @@ def test_an_application_that_raises_closes_and_its_error_comes_out() -> None:
 
 
 def test_a_client_that_does_not_answer_a_close_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from servekit_asgi import wire
+    from servekit_asgi import open_socket
 
-    monkeypatch.setattr(wire, "CLOSE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(open_socket, "CLOSE_TIMEOUT_S", 0.05)
 
     async def check() -> None:
         async with Client(Told(ACCEPT, returns=True)) as client:
@@ -489,8 +489,8 @@ def test_without_wsproto_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch
 
     for name in ("wsproto", "wsproto.connection"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, "servekit_asgi.wire", raising=False)
-    monkeypatch.delattr("servekit_asgi.wire", raising=False)
+    monkeypatch.delitem(sys.modules, "servekit_asgi.open_socket", raising=False)
+    monkeypatch.delattr("servekit_asgi.open_socket", raising=False)
 
     async def check() -> None:
         async with Client(echo):

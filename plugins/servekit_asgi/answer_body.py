@@ -1,4 +1,4 @@
-"""From an application's `send` to the core: the body of an answer that is made piece by piece."""
+"""The body of an answer, made piece by piece: what the application sends, and the core takes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class ClientGoneError(ConnectionError):
         super().__init__("the client is gone: nobody takes this answer")
 
 
-class Outlet:
-    """Pieces on their way. The core takes them with ``async for``, no faster than the client reads."""
+class AnswerBody:
+    """Pieces that were not taken yet. The core takes them by ``async for``, no faster than the client reads."""
 
     def __init__(self, limit_bytes: int = 0, on_close: Callable[[], Awaitable[None]] | None = None) -> None:
         """
         Args:
             limit_bytes: above this many that were not taken, `room` waits.
-            on_close: awaited when the core lets go, at the end or early.
+            on_close: awaited when the core closes the body, at the end or early.
         """
         self._limit_bytes = limit_bytes
         self._on_close = on_close

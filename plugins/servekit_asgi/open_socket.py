@@ -1,4 +1,4 @@
-"""The two directions of an open WebSocket as frames (RFC 6455, by wsproto). Imports wsproto, which is an extra."""
+"""An open WebSocket: its two directions as frames (RFC 6455, by wsproto). Imports wsproto, which is an extra."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 from wsproto.utilities import generate_accept_token
 
-from servekit_asgi.inbox import Inbox
-from servekit_asgi.outlet import Outlet
+from servekit_asgi.answer_body import AnswerBody
+from servekit_asgi.event_queue import EventQueue
 
 CLOSE_TIMEOUT_S = 5.0
 """How long a client may take to answer a close."""
-ABNORMAL = 1006
 
 
 def accept_token(key: bytes) -> str:
@@ -24,20 +23,20 @@ def accept_token(key: bytes) -> str:
 
 
 class OpenSocket:
-    """Reads what the client sends into an inbox, and writes what is sent to it into an outlet, until either ends it."""
+    """Reads what the client sends into ``events``, writes what it is sent into ``answer_body``; either may end it."""
 
     def __init__(
         self,
         pieces: AsyncIterator[bytes],
-        inbox: Inbox,
-        outlet: Outlet,
+        events: EventQueue,
+        answer_body: AnswerBody,
         *,
         ping_interval_s: float | None,
         max_message_bytes: int,
     ) -> None:
         self._pieces = pieces
-        self._inbox = inbox
-        self._outlet = outlet
+        self._events = events
+        self._answer_body = answer_body
         self._ping_interval_s = ping_interval_s
         self._max_message_bytes = max_message_bytes
         self._connection = Connection(ConnectionType.SERVER)
@@ -61,7 +60,7 @@ class OpenSocket:
     async def send(self, data: str | bytes) -> None:
         """Send a message; returns when there is room for the next. Only while it is open."""
         self._write(TextMessage(data) if isinstance(data, str) else BytesMessage(data))
-        await self._outlet.room()
+        await self._answer_body.room()
 
     def close(self, code: int, reason: str, error: BaseException | None = None) -> None:
         """Begin to close; ``error``: what broke it off, for the core to tell."""
@@ -69,17 +68,17 @@ class OpenSocket:
             return
         self._error = error
         self._write(CloseConnection(code, reason or None))
-        self._disconnected(code, reason)
+        self._events.disconnect(code, reason)
         self._after(CLOSE_TIMEOUT_S, self.end)
 
     def end(self) -> None:
         """Nothing more is read or written."""
         self._over = True
-        self._disconnected(ABNORMAL, "")
+        self._events.disconnect()
         if self._timer is not None:
             self._timer.cancel()
         self._reading.cancel()
-        self._outlet.end(self._error)
+        self._answer_body.end(self._error)
 
     # -- from the client --------------------------------------------------------------------------------------------
 
@@ -93,7 +92,7 @@ class OpenSocket:
                 if self._connection.state in (ConnectionState.CLOSED, ConnectionState.REMOTE_CLOSING):
                     break
             if self.is_open:  # The client has sent the last of its bytes without a word; or the ingress worker leaves.
-                self._disconnected(ABNORMAL, "")
+                self._events.disconnect()
                 self._write(CloseConnection(1012, "service restart"))
         except ConnectionError:
             pass  # The client is gone, or nobody waits: `end` says so.
@@ -106,12 +105,12 @@ class OpenSocket:
         elif isinstance(event, Ping):
             if self.is_open:
                 self._write(event.response())
-                if self._outlet.is_full:
-                    await self._outlet.room()
+                if self._answer_body.is_full:
+                    await self._answer_body.room()
         elif isinstance(event, CloseConnection):
             if self._connection.state is ConnectionState.REMOTE_CLOSING:
                 self._write(event.response())
-                self._disconnected(event.code, event.reason or "")
+                self._events.disconnect(event.code, event.reason or "")
             else:  # What came was no frame, and this is wsproto's word for it.
                 self.close(event.code, event.reason or "")
                 self.end()
@@ -129,15 +128,12 @@ class OpenSocket:
             parts, size, self._parts, self._size = self._parts, self._size, [], 0
             whole = parts[0] if len(parts) == 1 else data[:0].join(parts)
             text, raw = (whole, None) if isinstance(whole, str) else (None, bytes(whole))
-            await self._inbox.put({"type": "websocket.receive", "text": text, "bytes": raw}, size)
-
-    def _disconnected(self, code: int, reason: str) -> None:
-        self._inbox.close({"type": "websocket.disconnect", "code": code, "reason": reason})
+            await self._events.put({"type": "websocket.receive", "text": text, "bytes": raw}, size)
 
     # -- to the client -----------------------------------------------------------------------------------------------
 
     def _write(self, event: Event) -> None:
-        self._outlet.write(self._connection.send(event))
+        self._answer_body.write(self._connection.send(event))
 
     def _after(self, delay_s: float, call: Callable[[], None]) -> None:
         if self._timer is not None:
@@ -149,11 +145,11 @@ class OpenSocket:
         with what it was sent, where the core sees to the end.
         """
         assert self._ping_interval_s is not None
-        if not self._heard and not self._inbox.is_full and not self._outlet.is_full:
+        if not self._heard and not self._events.is_full and not self._answer_body.is_full:
             self._write(CloseConnection(1011, "no pong came in time"))
             self.end()
             return
         self._heard = False
-        if not self._outlet.is_full:
+        if not self._answer_body.is_full:
             self._write(Ping())
         self._after(self._ping_interval_s, self._tick)

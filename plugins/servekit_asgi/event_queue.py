@@ -1,4 +1,4 @@
-"""From a WebSocket's client to the application's `receive`."""
+"""What a WebSocket's client has sent, as the events that the application's `receive` gives."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import asyncio
 from collections import deque
 from typing import Any
 
+ABNORMAL = 1006
+"""The code of a connection that ended without a close (RFC 6455, 7.1.5)."""
 MOST_EVENTS = 64
 MOST_BYTES = 1024 * 1024
 
 
-class Inbox:
-    """Events in order. When many wait, or long ones, whoever puts them in waits too: the client is read no further."""
+class EventQueue:
+    """Events in order; the last is ``websocket.disconnect``. When many wait, or long ones, whoever puts them in waits
+    too: the client is read no further."""
 
     def __init__(self) -> None:
         self._events: deque[tuple[dict[str, Any], int]] = deque()
@@ -25,7 +28,7 @@ class Inbox:
         return self._last is None and (len(self._events) >= MOST_EVENTS or self._size > MOST_BYTES)
 
     async def put(self, event: dict[str, Any], size_bytes: int) -> None:
-        """Returns when there is room for more. Once `close` was called: does nothing."""
+        """Returns when there is room for more. Once `disconnect` was called: does nothing."""
         if self._last is not None:
             return
         self._events.append((event, size_bytes))
@@ -35,10 +38,10 @@ class Inbox:
             self._taken.clear()
             await self._taken.wait()
 
-    def close(self, last: dict[str, Any]) -> None:
-        """No more will come; ``last`` is what `get` gives from then on. The first call counts."""
+    def disconnect(self, code: int = ABNORMAL, reason: str = "") -> None:
+        """No more will come; from then on `get` gives what says so. The first call counts."""
         if self._last is None:
-            self._last = last
+            self._last = {"type": "websocket.disconnect", "code": code, "reason": reason}
             self._came.set()
             self._taken.set()
 

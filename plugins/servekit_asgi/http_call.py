@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from servekit.interfaces import Request, Response
-from servekit_asgi.outlet import ClientGoneError, Outlet
+from servekit_asgi.answer_body import AnswerBody, ClientGoneError
 
 _log = logging.getLogger("servekit.asgi")
 
@@ -29,7 +29,7 @@ class HttpCall:
         self._status = 0
         """0: ``http.response.start`` has not come."""
         self._headers: list[tuple[str, str]] = []
-        self._outlet = Outlet(0, self._let_go)  # Room is when each piece has been taken.
+        self._answer_body = AnswerBody(0, self._body_closed)  # Room is when each piece has been taken.
         self._complete = False
         self._over = asyncio.Event()
         """The answer is complete, or nobody waits for it: `receive` has nothing but ``http.disconnect`` any more."""
@@ -43,13 +43,13 @@ class HttpCall:
 
     async def abandon(self) -> None:
         """Nobody waits for the answer: the application is told, and cancelled where it does not end by itself."""
-        self._outlet.close()
+        self._answer_body.close()
         self._over.set()
         if self._task is not None:
             await end_within(self._task, GONE_GRACE_S)
 
-    async def _let_go(self) -> None:
-        """The core takes no more. What answers a HEAD is first let come to its end, which nobody is sent."""
+    async def _body_closed(self) -> None:
+        """The core takes no more. An answer to HEAD is first let come to its end, which nobody is sent."""
         try:
             if self._head_only and not self._complete:
                 await asyncio.wait_for(self._over.wait(), GONE_GRACE_S)
@@ -75,12 +75,12 @@ class HttpCall:
 
     def _failed(self, error: BaseException, cause: BaseException | None = None) -> None:
         error.__cause__ = cause or error.__cause__
-        if self._outlet.gone.is_set() and not self._complete:
+        if self._answer_body.gone.is_set() and not self._complete:
             _log.debug("request %s was given up: %r", self._request.id, error)
         elif not self.answer.done():
             self.answer.set_exception(error)
         elif not self._complete:
-            self._outlet.end(error)
+            self._answer_body.end(error)
         elif cause is None:
             _log.error("after its answer to request %s the application failed", self._request.id, exc_info=error)
 
@@ -116,33 +116,32 @@ class HttpCall:
             raise RuntimeError(f"the application sent {kind!r}, which is no message of an HTTP answer")
 
     async def _send_body(self, body: bytes, more: bool) -> None:
-        if self._outlet.gone.is_set():
+        if self._answer_body.gone.is_set():
             raise ClientGoneError
-        outlet = self._outlet
         if not more:
             self._complete = True
         if not self.answer.done():
             self.answer.set_result(Response(self._status, self._headers, self._first_body(body, more)))
         elif not self._head_only and (body or more):
-            outlet.write(body)
+            self._answer_body.write(body)
         if not more:
-            outlet.end()
+            self._answer_body.end()
             self._over.set()
         else:
-            await (asyncio.sleep(0) if self._head_only else outlet.room())
+            await (asyncio.sleep(0) if self._head_only else self._answer_body.room())
 
-    def _first_body(self, body: bytes, more: bool) -> bytes | Outlet:
+    def _first_body(self, body: bytes, more: bool) -> bytes | AnswerBody:
         """The body of the response: bytes, where all of it has come in one piece."""
         if self._head_only:
             if not more:
                 promised = any(name.lower() == "content-length" for name, _ in self._headers)
                 return b"" if promised else body
-            nothing = Outlet(0, self._let_go)
+            nothing = AnswerBody(0, self._body_closed)
             nothing.end()
             return nothing
         if more:
-            self._outlet.write(body)
-            return self._outlet
+            self._answer_body.write(body)
+            return self._answer_body
         return body
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from servekit.interfaces import Request, Response
-from servekit_asgi.call import GONE_GRACE_S, end_within, text_headers
-from servekit_asgi.inbox import Inbox
-from servekit_asgi.outlet import ClientGoneError, Outlet
+from servekit_asgi.answer_body import AnswerBody, ClientGoneError
+from servekit_asgi.event_queue import EventQueue
+from servekit_asgi.http_call import GONE_GRACE_S, end_within, text_headers
 
 if TYPE_CHECKING:
-    from servekit_asgi.wire import OpenSocket
+    from servekit_asgi.open_socket import OpenSocket
 
 _log = logging.getLogger("servekit.asgi")
 
@@ -41,10 +41,10 @@ class WebSocketCall:
     def __init__(self, request: Request, options: SocketOptions) -> None:
         self._request = request
         self._options = options
-        self._inbox = Inbox()
-        self._outlet = Outlet(SEND_BUFFER_BYTES, self._let_go)
+        self._events = EventQueue()
+        self._answer_body = AnswerBody(SEND_BUFFER_BYTES, self._body_closed)
         self._socket: OpenSocket | None = None
-        self._greeted = False
+        self._connect_sent = False
         self._closed = False
         """The application has closed it, or has sent the last of a refusal."""
         self._refusal: tuple[int, list[tuple[str, str]]] | None = None
@@ -53,13 +53,13 @@ class WebSocketCall:
 
     def begin(self, application: Any, scope: dict[str, Any]) -> asyncio.Task[None]:
         """Call the application, in a task. Raises ``RuntimeError`` where wsproto is not installed."""
-        _wire()
+        _import_open_socket()
         self._task = asyncio.ensure_future(self._run(application, scope))
         return self._task
 
     async def abandon(self) -> None:
         """Nobody waits for the answer, which has not begun."""
-        await self._let_go()
+        await self._body_closed()
         if self._task is not None:
             await end_within(self._task, GONE_GRACE_S)
 
@@ -68,10 +68,10 @@ class WebSocketCall:
         if self._socket is not None:
             self._socket.close(1012, "service restart")
 
-    async def _let_go(self) -> None:
+    async def _body_closed(self) -> None:
         """The core takes no more: the connection is over. The application learns it from `receive`, or by `send`."""
-        self._outlet.close()
-        self._inbox.close({"type": "websocket.disconnect", "code": 1006, "reason": ""})
+        self._answer_body.close()
+        self._events.disconnect()
         if self._socket is not None:
             self._socket.end()
 
@@ -96,17 +96,17 @@ class WebSocketCall:
                 error or RuntimeError("the application returned, but neither accepted the WebSocket nor refused it")
             )
         elif self._socket is None and not self._closed:
-            self._outlet.end(error or RuntimeError("the application returned within the body of its refusal"))
+            self._answer_body.end(error or RuntimeError("the application returned within the body of its refusal"))
         elif error is not None:
             _log.info("after WebSocket %s was over, the application ended by", self._request.id, exc_info=error)
 
     # -- what the application calls ---------------------------------------------------------------------------------
 
     async def receive(self) -> dict[str, Any]:
-        if not self._greeted:
-            self._greeted = True
+        if not self._connect_sent:
+            self._connect_sent = True
             return {"type": "websocket.connect"}
-        return await self._inbox.get()
+        return await self._events.get()
 
     async def send(self, message: dict[str, Any]) -> None:
         kind = message["type"]
@@ -114,13 +114,13 @@ class WebSocketCall:
             raise RuntimeError(f"the application sent {kind!r} after it had closed the WebSocket")
         if self._socket is not None:
             await self._send_open(kind, message)
-        elif self._outlet.gone.is_set():
+        elif self._answer_body.gone.is_set():
             raise ClientGoneError
         elif kind == "websocket.accept" and self._refusal is None:
             self._accept(message)
         elif kind == "websocket.close" and self._refusal is None:
             self._closed = True
-            self._inbox.close({"type": "websocket.disconnect", "code": 1006, "reason": ""})
+            self._events.disconnect()
             self.answer.set_result(Response(403, [("Content-Type", "text/plain")], b"Forbidden\n"))
         elif kind == "websocket.http.response.start" and self._refusal is None:
             self._refusal = message["status"], text_headers(message.get("headers", ()))
@@ -147,44 +147,43 @@ class WebSocketCall:
             await self._socket.send(text if data is None else bytes(data))
 
     def _accept(self, message: dict[str, Any]) -> None:
-        wire = _wire()
-        headers = [("Sec-WebSocket-Accept", wire.accept_token(_key_of(self._request)))]
+        open_socket = _import_open_socket()
+        headers = [("Sec-WebSocket-Accept", open_socket.accept_token(_key_of(self._request)))]
         if message.get("subprotocol"):
             headers.append(("Sec-WebSocket-Protocol", message["subprotocol"]))
         headers += text_headers(message.get("headers") or ())
-        self._socket = wire.OpenSocket(
+        self._socket = open_socket.OpenSocket(
             self._request.pieces(),
-            self._inbox,
-            self._outlet,
+            self._events,
+            self._answer_body,
             ping_interval_s=self._options.ping_interval_s,
             max_message_bytes=self._options.max_message_bytes,
         )
-        self._outlet.write(b"")  # The head is to go out now, not with the first message.
-        self.answer.set_result(Response(101, headers, self._outlet))
+        self._answer_body.write(b"")  # The head is to go out now, not with the first message.
+        self.answer.set_result(Response(101, headers, self._answer_body))
 
     async def _send_refusal(self, body: bytes, more: bool) -> None:
         assert self._refusal is not None
         self._closed = not more
         if not self.answer.done():
-            self.answer.set_result(Response(*self._refusal, self._outlet if more else body))
+            self.answer.set_result(Response(*self._refusal, self._answer_body if more else body))
+        self._answer_body.write(body)
         if more:
-            self._outlet.write(body)
-            await self._outlet.room()
+            await self._answer_body.room()
         else:
-            self._outlet.write(body)
-            self._outlet.end()
+            self._answer_body.end()
 
 
 def _key_of(request: Request) -> bytes:
     return (request.header("sec-websocket-key") or "").encode("latin-1")
 
 
-def _wire() -> Any:
-    """What needs wsproto."""
+def _import_open_socket() -> Any:
+    """The module that needs wsproto; raises ``RuntimeError`` where that is not installed."""
     try:
-        from servekit_asgi import wire
+        from servekit_asgi import open_socket
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in ("wsproto", "h11"):
             raise
         raise RuntimeError("WebSockets need wsproto, which is not installed: pip install 'servekit[asgi]'") from error
-    return wire
+    return open_socket

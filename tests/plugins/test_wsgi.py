@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -178,6 +179,29 @@ def test_a_generator_goes_out_as_it_is_made_and_is_closed_once() -> None:
     unread: Any = create_wsgi_adapter().call(app, request()).body
     unread.close()
     assert source.closed == 2
+
+
+@pytest.mark.parametrize("taken", [1, 2, 3])
+def test_a_context_variable_is_set_and_reset_within_one_generator(taken: int) -> None:
+    """Where each piece is asked for in the context of the call, as the core does; read to its end or closed early."""
+    variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable")
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        start_response("200 OK", HEADERS)
+        token = variable.set(0)
+        try:
+            for _ in range(3):
+                variable.set(variable.get() + 1)
+                yield b"%d" % variable.get()
+        finally:
+            variable.reset(token)
+
+    context = contextvars.copy_context()
+    body: Any = context.run(create_wsgi_adapter().call, app, request()).body
+    pieces = context.run(iter, body)
+    assert [context.run(next, pieces) for _ in range(taken)] == [b"1", b"2", b"3"][:taken]
+    context.run(body.close)
+    assert variable not in context
 
 
 def test_an_application_that_is_itself_a_generator() -> None:

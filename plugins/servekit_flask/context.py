@@ -45,6 +45,11 @@ class LeanRequestContext(RequestContext):
 
     @property
     def session(self) -> SessionMixin:
+        session = self._opened_session()
+        session.accessed = True
+        return session
+
+    def _opened_session(self) -> SessionMixin:
         session = self._session
         if session is None:
             interface = self.app.session_interface
@@ -52,7 +57,6 @@ class LeanRequestContext(RequestContext):
             if session is None:
                 session = interface.make_null_session(self.app)
             self._session = session
-        session.accessed = True
         return session
 
     @property
@@ -62,8 +66,8 @@ class LeanRequestContext(RequestContext):
         return (empty_map() if url_map is None else url_map).bind_to_environ(self.request.environ)
 
     def copy(self) -> LeanRequestContext:
-        """For `flask.copy_current_request_context`: the same request, to be pushed in another thread."""
-        return type(self)(self.app, self.request, self._session)
+        """For `flask.copy_current_request_context`: the same request and session, to be pushed in another thread."""
+        return type(self)(self.app, self.request, self._opened_session())
 
     def push(self) -> None:
         """Push, with an application context: a call within a call has its own ``g``.

@@ -242,6 +242,21 @@ def test_a_copied_context_in_the_handler_and_in_its_generator(server: Any) -> No
     assert server(view).call(within).rest() == expected * 2
 
 
+@pytest.mark.parametrize("writes", [True, False])
+def test_what_a_copied_context_writes_to_the_session_is_saved(server: Any, writes: bool) -> None:
+    def view() -> Any:
+        @flask.copy_current_request_context
+        def work() -> None:
+            if writes:
+                flask.session["n"] = 1
+
+        work()
+        return "x"
+
+    names = [name for name, _ in server(view).call().response.headers]
+    assert ("Set-Cookie" in names, "Vary" in names) == (writes, writes)
+
+
 @pytest.mark.parametrize("how", ["read", "closed early"])
 def test_teardown_functions_and_signals_are_told_as_flask_tells_them(how: str) -> None:
     def told(kind: str) -> list[str]:

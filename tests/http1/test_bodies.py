@@ -142,7 +142,7 @@ def test_a_body_arrives_as_it_was_sent_however_it_is_cut(
     found = b""
     at = 0
     for length, taken in zip(itertools.cycle(max(length, 100) for length in feeds), itertools.cycle(takes)):
-        length = min(length, reader.appetite)
+        length = min(length, reader.feed_bytes)
         reader.feed(bytes(sent[at : at + length]))
         at += length
         if reader.ready and reader.ready[0].incoming is not None and taken:

@@ -270,6 +270,7 @@ class World:
         exchange.sent_target = sent_target
         exchange.raw_headers, exchange.fields, exchange.body = raw, dict(raw), body
         exchange.keep_alive, exchange.done, exchange.received_at, exchange.incoming = True, False, monotonic(), incoming
+        exchange.upgrade = False
         self.router.handle(exchange)
         return Asked(exchange, connection)
 

@@ -16,14 +16,15 @@ BUFFER_BYTES = 256 * 1024
 
 
 class IncomingBody:
-    """The rest of a body that is longer than `WHOLE_BYTES`: what has come, and has not been taken yet."""
+    """The rest of a body that is longer than `WHOLE_BYTES`: what has come, and has not been taken yet.
 
-    __slots__ = ("_pieces", "ended", "is_tunnel", "size", "unwanted", "wake")
+    Behind a request for a WebSocket it has no end: it is whatever the client sends, as it is.
+    """
 
-    def __init__(self, *, is_tunnel: bool = False) -> None:
-        """``is_tunnel``: it is no body, but whatever the client sends after its head, as it is, until it ends."""
+    __slots__ = ("_pieces", "ended", "size", "unwanted", "wake")
+
+    def __init__(self) -> None:
         self._pieces: deque[bytes] = deque()
-        self.is_tunnel = is_tunnel
         self.size = 0
         """Bytes that can be taken."""
         self.ended = False

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+import contextlib
+from typing import TYPE_CHECKING, Any, cast
 
 from servekit.http1.body import OutgoingBody
 from servekit.http1.checks import Fault
-from servekit.http1.lifetime import Lifetime
-from servekit.http1.reader import FEED_BYTES
+from servekit.http1.reader import FEED_BYTES, Phase, RequestReader
 from servekit.http1.request import HttpRequest
-from servekit.http1.responses import CHUNKED, CONTINUE, SWITCHED, has_body, length_line, render, status_line
+from servekit.http1.responses import (
+    BODILESS,
+    CHUNKED,
+    CONTINUE,
+    LENGTH,
+    SWITCHED,
+    render,
+    render_fault,
+    status_line,
+)
+from servekit.http1.timeouts import Overdue, Wait, overdue
 
 if TYPE_CHECKING:
     from servekit.http1.server import HttpServer
@@ -19,20 +29,59 @@ _JOIN_BYTES = 64 * 1024
 """Bodies above this are written by themselves, rather than copied behind their head."""
 
 
-class HttpConnection(Lifetime):
+class HttpConnection(asyncio.Protocol):
     """The protocol of one accepted transport.
 
     Requests are handed to the app strictly one at a time, in order: the next when the one before has been answered.
     """
 
-    __slots__ = ("_advancing", "_handle", "_last", "client")
+    __slots__ = (
+        "_advancing",
+        "_blocks",
+        "_closing",
+        "_current",
+        "_eof",
+        "_handle",
+        "_last",
+        "_lingering",
+        "_outgoing",
+        "_paused",
+        "_reader",
+        "_seen",
+        "_server",
+        "_since",
+        "_transport",
+        "_unfed",
+        "_writable",
+        "client",
+    )
+
+    _transport: asyncio.Transport
 
     def __init__(self, server: HttpServer) -> None:
-        super().__init__(server)
         self.client = ""
+        self._server = server
         self._handle = server.app.handle
-        self._last = False  # the current request's answer is the last, or the one before was
+        self._reader = RequestReader(server.app.new_request, server.limits)
+        self._current: HttpRequest | None = None
+        self._outgoing: OutgoingBody | None = None  # of the current request's answer, once it has begun in pieces
+        self._unfed: bytes | memoryview = b""  # received while too many requests were waiting, or too much of a body
         self._advancing = False
+        self._paused = False
+        self._writable = True
+        self._eof = False
+        self._last = False  # the current request's answer is the last, or the one before was
+        self._closing = False
+        self._lingering = False
+        # What the last sweep saw, and when that began.
+        self._seen: object = None
+        self._since = 0.0
+        self._blocks = 0
+
+    @property
+    def socket(self) -> Any:
+        """None: the connection is in memory."""
+        return self._transport.get_extra_info("socket")
 
     # -- called by the transport --------------------------------------------------------------------------
 
@@ -50,10 +99,14 @@ class HttpConnection(Lifetime):
             self._receive_much(data)
             return
         reader.feed(data)
-        if reader.ready or reader.ended or reader.expects_continue or reader.incoming is not None or self._last:
+        ready = reader.ready
+        if len(ready) == 1 and self._current is None and self._writable and not (self._last or reader.ended):
+            # One request, and nothing else to see to: what nearly all data is.
+            self._current = request = ready.popleft()
+            request.connection = self
+            self._handle(request)
+        else:
             self._advance()
-        elif reader.tunnel is not None and reader.is_full:
-            self._settle()
 
     def eof_received(self) -> bool:
         """A client may shut down its side once it has asked: what it has asked for is still answered."""
@@ -86,29 +139,35 @@ class HttpConnection(Lifetime):
 
     def answer(self, request: HttpRequest, status: int, head: bytes, body: bytes, close: bool) -> None:
         """Write the answer to the current request, and take up the next one."""
-        ending = self._ending(request, close)
+        lines = self._last_lines(request, close)
         head_only = request.method == "HEAD"
-        if len(body) > _JOIN_BYTES and not head_only and has_body(status):
-            self._transport.write(render(status, head, body, ending, head_only=True))
+        if len(body) > _JOIN_BYTES and not head_only and status not in BODILESS:
+            self._transport.write(render(status, head, body, lines, head_only=True))
             self._transport.write(body)
         else:
-            self._transport.write(render(status, head, body, ending, head_only=head_only))
-        self._answered(request)
+            self._transport.write(render(status, head, body, lines, head_only=head_only))
+        reader = self._reader
+        if request.incoming is None and not (
+            reader.ready or reader.ended or reader.expects_continue or self._unfed or self._last or self._eof
+        ):
+            self._current = None  # The client sends its next request once it has this answer.
+        else:
+            self._answered(request)
 
     def begin_answer(self, request: HttpRequest, status: int, head: bytes, length: int | None) -> None:
         """Write the head of the answer to the current request."""
         if status == 101:
             self._last = True
             self._outgoing = OutgoingBody(None, chunked=False, silent=False)
-            self._transport.write(b"".join((status_line(status), head, SWITCHED, self._server.endings.keep)))
+            self._transport.write(b"".join((status_line(status), head, SWITCHED, self._server.last_lines.keep)))
             return
-        bodiless = not has_body(status)
+        bodiless = status in BODILESS
         chunked = length is None and request.version == "1.1" and not bodiless
         # To HTTP/1.0 a body of unknown length ends with the connection.
-        ending = self._ending(request, length is None and not chunked and not bodiless)
+        lines = self._last_lines(request, length is None and not chunked and not bodiless)
         self._outgoing = OutgoingBody(length, chunked=chunked, silent=bodiless or request.method == "HEAD")
-        framing = CHUNKED if chunked else b"" if length is None or bodiless else length_line(length)
-        self._transport.write(b"".join((status_line(status), head, framing, ending)))
+        framing = CHUNKED if chunked else b"" if length is None or bodiless else LENGTH % length
+        self._transport.write(b"".join((status_line(status), head, framing, lines)))
 
     def write_answer(self, data: bytes) -> bool:
         """Write a piece of the current answer's body; whether there is room for more."""
@@ -119,15 +178,15 @@ class HttpConnection(Lifetime):
     def end_answer(self, request: HttpRequest, complete: bool) -> None:
         """End the current answer's body, and take up the next request."""
         assert self._outgoing is not None
-        ending = self._outgoing.last(complete=complete)
+        end = self._outgoing.last(complete=complete)
         self._outgoing = None
-        if ending is None:
+        if end is None:
             self._current = None
             if request.incoming is not None:
                 request.incoming.discard()
             self._close()
         else:
-            self._transport.write(ending)
+            self._transport.write(end)
             self._answered(request)
 
     def body_taken(self) -> None:
@@ -135,28 +194,24 @@ class HttpConnection(Lifetime):
         if self._paused and not self._advancing:
             self._advance()
 
-    def _ending(self, request: HttpRequest, close: bool) -> bytes:
+    def _last_lines(self, request: HttpRequest, close: bool) -> bytes:
         """The last lines of the current answer's head; notes whether the connection ends with it."""
         server = self._server
         if server.draining and not self._reader.ready and not self._unfed:
             close = True
         if close or not request.keep_alive:
             self._last = True
-            return server.endings.close
-        return server.endings.keep if request.version == "1.1" else server.endings.keep_1_0
+            return server.last_lines.close
+        return server.last_lines.keep if request.version == "1.1" else server.last_lines.keep_1_0
 
     def _answered(self, request: HttpRequest) -> None:
         self._current = None
         incoming = request.incoming
         if incoming is not None:
-            incoming.discard()
-            if not incoming.ended:  # What is still to come is read and forgotten: the client may be slow to look.
-                self._advance()
-                return
-        reader = self._reader
-        if self._last:
+            incoming.discard()  # What is still to come is read and forgotten: the client may be slow to look.
+        if self._last and (incoming is None or incoming.ended):
             self._end()
-        elif reader.ready or reader.ended or self._unfed or reader.expects_continue or self._eof:
+        else:
             self._advance()
 
     # -- one request at a time ------------------------------------------------------------------------------
@@ -173,26 +228,22 @@ class HttpConnection(Lifetime):
         """
         if self._advancing or self._closing:
             return
+        reader = self._reader
         self._advancing = True
         try:
-            self._hand_over()
+            while not self._closing:
+                if self._current is None and reader.ready and self._writable and not self._last:
+                    self._current = request = reader.ready.popleft()
+                    request.connection = self
+                    self._handle(request)
+                elif self._unfed and not reader.ended and not reader.is_full:
+                    self._feed_some()
+                else:
+                    break
         finally:
             self._advancing = False
         if not self._closing:
             self._settle()
-
-    def _hand_over(self) -> None:
-        reader = self._reader
-        ready = reader.ready
-        while not self._closing:
-            if self._current is None and ready and self._writable and not self._last:
-                self._current = request = ready.popleft()
-                request.connection = self
-                self._handle(request)
-            elif self._unfed and not reader.ended and not reader.is_full:
-                self._feed_some()
-            else:
-                return
 
     def _feed_some(self) -> None:
         """Feed until a request is ready, or nothing is left, in pieces that bound how many become ready."""
@@ -200,13 +251,14 @@ class HttpConnection(Lifetime):
         view = memoryview(self._unfed)
         at = 0
         while at < len(view) and not reader.ended and not reader.is_full:
-            appetite = reader.appetite
-            reader.feed(view[at : at + appetite])
-            at += appetite
+            most = reader.feed_bytes
+            reader.feed(view[at : at + most])
+            at += most
         # A view of the rest: copying that each time would make much of one read cost its square.
         self._unfed = view[at:] if at < len(view) and not self._closing else b""
 
     def _settle(self) -> None:
+        """See to whatever is due, now that the reader or the current request is in another state."""
         reader = self._reader
         if reader.fault is not None and reader.incoming is not None and self._break_off(reader.fault):
             return
@@ -230,3 +282,132 @@ class HttpConnection(Lifetime):
                 self._transport.pause_reading()
             else:
                 self._transport.resume_reading()
+
+    # -- how it ends ----------------------------------------------------------------------------------------
+
+    def _break_off(self, fault: Fault) -> bool:
+        """A body that arrives in pieces is at fault, or does not come; whether that ends the connection now."""
+        reader = self._reader
+        reader.incoming = None
+        if reader.ready:  # It is the last there, behind what is still to be answered.
+            reader.ready.pop()
+            return False
+        current, begun = self._current, self._outgoing is not None
+        self._abandon()
+        if begun:
+            self._close()
+        elif current is not None:
+            self._refuse(fault)
+        else:
+            self._linger()  # It was answered before its body had come.
+        return True
+
+    def _abandon(self) -> None:
+        """Nobody waits for the answer to the current request."""
+        request, self._current, self._outgoing = self._current, None, None
+        if request is not None:
+            request.done = True
+            if request.incoming is not None:
+                request.incoming.discard()
+            self._server.app.abandoned(request)
+
+    def _refuse(self, fault: Fault) -> None:
+        self._transport.write(render_fault(fault, self._server.last_lines.close))
+        self._linger()
+
+    def _end(self) -> None:
+        """Nothing more will be answered."""
+        reader = self._reader
+        more = self._unfed or reader.ready or reader.phase is not Phase.BETWEEN or reader.tunnel is not None
+        if more and not self._eof:
+            self._linger()
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        self._stop_reading_requests()
+        self._transport.close()
+
+    def _linger(self) -> None:
+        """Close the way out and discard what comes in, for `LINGER_S`: closing with unread data resets a connection,
+        and the reset can overtake the answer.
+        """
+        self._stop_reading_requests()
+        self._lingering = True
+        with contextlib.suppress(NotImplementedError):  # TLS has no half-close
+            self._transport.write_eof()
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _stop_reading_requests(self) -> None:
+        self._closing = True
+        self._unfed = b""
+        self._reader.ended = True
+        self._reader.ready.clear()
+
+    def abort(self) -> None:
+        self._stop_reading_requests()
+        self._transport.abort()
+
+    def close_if_idle(self, *, spare_fresh: bool) -> None:
+        """Close unless there is a request in hand, or one on its way in. A tunnel has no end of its own: its handler
+        is told that the client's half is over, so that it may say goodbye.
+        """
+        reader = self._reader
+        if reader.tunnel is not None:
+            reader.tunnel.end()
+        busy = self._current is not None or reader.ready or self._unfed or reader.phase is not Phase.BETWEEN
+        if not self._closing and not busy and (reader.messages or not spare_fresh):
+            self._close()
+
+    # -- timeouts -------------------------------------------------------------------------------------------
+
+    def sweep(self, now: float) -> None:
+        """Called by the server now and then: act on what has not changed for too long.
+
+        The state is compared with what the last sweep saw, so that the common path keeps no times.
+        """
+        state = self._state()
+        if state != self._seen:
+            self._seen = state
+            self._since = now
+            return
+        server = self._server
+        match overdue(state[0], now - self._since, server.limits, draining=server.draining):
+            case Overdue.PROBE:
+                self._probe()
+            case Overdue.END:
+                self._end()
+            case Overdue.CLOSE:
+                self._lingering = False
+                self._transport.close()
+            case Overdue.ABORT:
+                self.abort()
+            case Fault() as late:
+                self._reader.fail(late)
+                self._settle()
+
+    def _state(self) -> tuple[Any, ...]:
+        """What the connection waits for, and what changes while that goes on."""
+        reader = self._reader
+        if self._lingering:
+            return (Wait.CLIENT_CLOSES,)
+        if self._closing:
+            return (Wait.CLIENT_READS,)
+        if not self._writable:
+            return (Wait.CLIENT_READS, self._blocks)
+        if reader.tunnel is not None:
+            return (Wait.APP,)  # It may be silent for as long as its handler lets it.
+        arrives = reader.incoming is not None and not self._paused
+        if not arrives and (self._current is not None or reader.ready or self._unfed):
+            return (Wait.HALF_CLOSED if self._eof else Wait.APP,)
+        return (reader.phase, reader.messages, reader.body_size)
+
+    def _probe(self) -> None:
+        """Write to a client that sends no more: one that has closed for good resets the connection, one that has only
+        half-closed takes any number of these before its answer (RFC 9110, 15.2). HTTP/1.0 has no such thing.
+        """
+        self._seen = None
+        if self._current is not None and self._current.version == "1.1" and self._outgoing is None:
+            self._transport.write(CONTINUE)

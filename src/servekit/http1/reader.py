@@ -112,7 +112,7 @@ class RequestReader:
         return Phase.HEAD if self._head_begun or self._target or self._headers else Phase.BETWEEN
 
     @property
-    def appetite(self) -> int:
+    def feed_bytes(self) -> int:
         """How many bytes may be fed at once: `FEED_BYTES`, or more of a body, as much as is still to come of it."""
         if self._request is None:
             return FEED_BYTES if self.tunnel is None else BUFFER_BYTES
@@ -125,7 +125,7 @@ class RequestReader:
         return len(self.ready) > PIPELINE_LIMIT or (incoming is not None and incoming.is_full)
 
     def feed(self, data: bytes | memoryview) -> None:
-        """Parse at most `appetite` bytes more; only while not ``ended``."""
+        """Parse at most `feed_bytes` more; only while not ``ended``."""
         if self.tunnel is not None:
             self._receive_in_tunnel(bytes(data))
             return
@@ -193,6 +193,7 @@ class RequestReader:
         request.keep_alive = keep_alive
         request.done = False
         request.incoming = None
+        request.upgrade = False
         self._request = request
         self._length = int(fields[b"content-length"]) if b"content-length" in fields else 0
         if b"expect" in fields and version == "1.1":
@@ -222,15 +223,15 @@ class RequestReader:
         if self.body_size > WHOLE_BYTES and self._request is not None:
             request = self._request
             request.incoming = self.incoming = IncomingBody()
-            self._hand_over(request)
+            request.received_at = monotonic()
+            request.body = bytes(self._body)
+            self._body = b""
+            self.ready.append(request)
 
     def on_message_complete(self) -> None:
         request = self._request
         if self._splice or request is None:
             return
-        incoming = self.incoming
-        if incoming is None:
-            self._hand_over(request)
         self.body_size = 0
         if self._headers:
             self._headers = []
@@ -242,15 +243,15 @@ class RequestReader:
         self.messages += 1
         if not request.keep_alive and self.tunnel is None:
             self.ended = True
-        if incoming is not None:
+        incoming = self.incoming
+        if incoming is None:
+            request.received_at = monotonic()
+            request.body = bytes(self._body)
+            self._body = b""
+            self.ready.append(request)
+        else:
             self.incoming = None
             incoming.end()
-
-    def _hand_over(self, request: HttpRequest) -> None:
-        request.received_at = monotonic()
-        request.body = bytes(self._body)
-        self._body = b""
-        self.ready.append(request)
 
     # -- the uncommon paths -----------------------------------------------------------------------------
 
@@ -287,7 +288,8 @@ class RequestReader:
         fault = check_websocket(request.version, request.fields)
         if fault is not None:
             self._refuse(fault)
-        request.incoming = self.tunnel = IncomingBody(is_tunnel=True)
+        request.incoming = self.tunnel = IncomingBody()
+        request.upgrade = True
         request.keep_alive = False
 
     def _receive_in_tunnel(self, data: bytes) -> None:

@@ -29,6 +29,7 @@ class HttpRequest:
         "raw_headers",
         "received_at",
         "sent_target",
+        "upgrade",
         "version",
     )
 
@@ -50,19 +51,15 @@ class HttpRequest:
     """All of it, or, when there is ``incoming``, the first part."""
     incoming: IncomingBody | None
     """The rest of a long body; it may still be arriving."""
+    upgrade: bool
+    """Whether it asks for a WebSocket. Answered with 101, both bodies are raw streams: ``incoming`` has what the client
+    sends, `write` sends as it is, and `end` closes the connection; so does any other answer."""
     keep_alive: bool
     """What the client allows; a connection that drains closes all the same."""
     done: bool
     """Answered, or the client is gone."""
     received_at: float
     """When the request was handed over, by ``time.monotonic()``."""
-
-    @property
-    def upgrade(self) -> bool:
-        """Whether it asks for a WebSocket. Answered with 101, both bodies are raw streams: ``incoming`` has what the
-        client sends, `write` sends as it is, and `end` closes the connection; so does any other answer.
-        """
-        return self.incoming is not None and self.incoming.is_tunnel
 
     @property
     def client(self) -> str:

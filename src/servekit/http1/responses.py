@@ -10,17 +10,19 @@ from servekit.http1.checks import Fault
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CHUNKED = b"transfer-encoding: chunked\r\n"
+LENGTH = b"content-length: %d\r\n"
 TEXT = b"content-type: text/plain; charset=utf-8\r\n"
 
 SWITCHED = b"upgrade: websocket\r\nconnection: upgrade\r\n"
 """Of a 101, which goes on as another protocol (RFC 9110, 7.8)."""
+BODILESS = frozenset({*range(100, 200), 204, 304})
+"""Statuses of answers that have no body, not even an empty one, and so no length (RFC 9110, 8.6 and 6.4.1)."""
 _FAULT_LINES = {503: b"retry-after: 1\r\n", 426: b"upgrade: websocket\r\nsec-websocket-version: 13\r\n"}
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-_LENGTH_LINES = [b"content-length: %d\r\n" % length for length in range(1024)]
 
 
-class Endings(NamedTuple):
+class LastLines(NamedTuple):
     """The last lines of a head, the empty line included, by what becomes of the connection."""
 
     keep: bytes
@@ -28,12 +30,12 @@ class Endings(NamedTuple):
     close: bytes
 
 
-def render_endings(server: str | None, at: float | None = None) -> Endings:
+def render_last_lines(server: str | None, at: float | None = None) -> LastLines:
     """With the date ``at`` (seconds since the epoch; default: now), and a Server header when there is a name."""
     lines = b"date: %b\r\n" % formatdate(at, usegmt=True).encode()
     if server:
         lines += b"server: %b\r\n" % server.encode("ascii")
-    return Endings(lines + b"\r\n", lines + b"connection: keep-alive\r\n\r\n", lines + b"connection: close\r\n\r\n")
+    return LastLines(lines + b"\r\n", lines + b"connection: keep-alive\r\n\r\n", lines + b"connection: close\r\n\r\n")
 
 
 def status_line(status: int) -> bytes:
@@ -41,29 +43,16 @@ def status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
-def length_line(length: int) -> bytes:
-    """The Content-Length of a body of ``length`` bytes."""
-    return _LENGTH_LINES[length] if length < 1024 else b"content-length: %d\r\n" % length
-
-
-def has_body(status: int) -> bool:
-    """Whether an answer of this status has a body, be it empty, and so a length (RFC 9110, 8.6 and 6.4.1)."""
-    return status >= 200 and status != 204 and status != 304
-
-
-def render(status: int, head: bytes, body: bytes, ending: bytes, *, head_only: bool) -> bytes:
+def render(status: int, head: bytes, body: bytes, last_lines: bytes, *, head_only: bool) -> bytes:
     """A whole answer. ``head_only``: to a HEAD request, with the length of the body but without it. Where there is no
     body, GET's may have one all the same: then ``head`` has its length, or nothing says it (RFC 9110, 8.6)."""
     line = _STATUS_LINES.get(status) or status_line(status)
-    if not has_body(status):
-        return line + head + ending
-    if head_only:
-        return b"".join((line, head, length_line(len(body)) if body else b"", ending))
-    length = length_line(len(body))
-    return b"".join((line, head, length, ending, body))
+    if status in BODILESS or (head_only and not body):
+        return line + head + last_lines
+    return b"".join((line, head, LENGTH % len(body), last_lines, b"" if head_only else body))
 
 
-def render_fault(fault: Fault, ending: bytes) -> bytes:
+def render_fault(fault: Fault, last_lines: bytes) -> bytes:
     """A refusal, as a line of text."""
     head = TEXT + _FAULT_LINES.get(fault.status, b"")
-    return render(fault.status, head, f"{fault.text}\n".encode(), ending, head_only=False)
+    return render(fault.status, head, f"{fault.text}\n".encode(), last_lines, head_only=False)

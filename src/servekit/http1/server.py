@@ -10,7 +10,7 @@ from servekit.config import HttpLimits
 from servekit.forks import forks
 from servekit.http1.connection import HttpConnection
 from servekit.http1.request import HttpRequest
-from servekit.http1.responses import Endings, render_endings
+from servekit.http1.responses import LastLines, render_last_lines
 
 _SWEEP_S = 0.5
 GOING_ON_S = 0.1
@@ -58,7 +58,7 @@ class HttpServer:
         self.connections: set[HttpConnection] = set()
         """Those admitted; the ones refused over the limit are not among them."""
         self.draining = False
-        self.endings: Endings = render_endings(server_header)
+        self.last_lines: LastLines = render_last_lines(server_header)
         self._server_header = server_header
         self._refused: set[HttpConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -132,7 +132,7 @@ class HttpServer:
 
     def _sweep(self) -> None:
         self._timer = self.loop.call_later(self._sweep_s, self._sweep)
-        self.endings = render_endings(self._server_header)
+        self.last_lines = render_last_lines(self._server_header)
         now = self.loop.time()
         for connection in [*self.connections, *self._refused]:
             connection.sweep(now)

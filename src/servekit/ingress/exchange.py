@@ -270,7 +270,7 @@ class HandleExchange(Exchange):
         self.raw_headers = [(b"x-request-id", self.id.encode())]
         self.fields = dict(self.raw_headers)
         self.view_args = None
-        self.keep_alive, self.done, self.received_at = True, False, monotonic()
+        self.upgrade, self.keep_alive, self.done, self.received_at = False, True, False, monotonic()
 
     @property
     def upgrade(self) -> bool:

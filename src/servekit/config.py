@@ -156,8 +156,9 @@ class HttpLimits(msgspec.Struct, frozen=True):
     """A kept-alive connection without a request."""
     write_buffer_bytes: int = 256 * 1024
     """Unsent answer bytes at which a connection's next request waits."""
-    write_timeout_s: float = 60.0
-    """How long a reader may leave the write buffer full."""
+    write_timeout_s: float = 30.0
+    """How long a client may take nothing of what is to be sent to it, be it little or much; one that takes a little is
+    not cut."""
     connections: int = 10_000
 
 

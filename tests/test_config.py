@@ -79,6 +79,13 @@ def test_every_limit_is_finite() -> None:
         assert 0 < getattr(HttpLimits(), name) < math.inf
 
 
+@pytest.mark.parametrize("name", HttpLimits.__struct_fields__)
+def test_a_limit_that_is_none_is_refused_by_its_name(name: str) -> None:
+    for value in (-1, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"{name} must be finite and at least 0"):
+            HttpLimits(**{name: value})
+
+
 def test_the_fields_that_replace_replicas_are_fields() -> None:
     assert set(BackendConfig.__struct_fields__) >= REPLICA_FIELDS
 

@@ -152,6 +152,11 @@ class HttpLimits(msgspec.Struct, frozen=True):
     """From a request's first byte to the end of its headers."""
     body_timeout_s: float = 30.0
     """Between two pieces of a body."""
+    body_rate_bytes_s: int = 240
+    """The mean rate at which a body must come while it is read, at least; 0: any will do. It, and the time of grace,
+    are Kestrel's (``MinRequestBodyDataRate``)."""
+    body_rate_grace_s: float = 5.0
+    """How long a body may come more slowly at first."""
     idle_timeout_s: float = 75.0
     """A kept-alive connection without a request."""
     write_buffer_bytes: int = 256 * 1024
@@ -160,6 +165,10 @@ class HttpLimits(msgspec.Struct, frozen=True):
     """How long a client may take nothing of what is to be sent to it, be it little or much; one that takes a little is
     not cut."""
     connections: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            _at_least(name, getattr(self, name), 0)
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

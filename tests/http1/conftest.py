@@ -179,3 +179,17 @@ def echo() -> Iterator[Running]:
 @pytest.fixture
 def eventually() -> Callable[[Callable[[], object]], None]:
     return wait_until
+
+
+@pytest.fixture
+def sweeps() -> Callable[[Running], Iterator[None]]:
+    """``for _ in sweeps(server)``: twelve times, with a sweep of the server's between two. A server sweeps four times
+    within its shortest timeout, so that it is three times over at the end."""
+
+    def twelve(running: Running) -> Iterator[None]:
+        for _ in range(12):
+            seen = running.server.last_lines  # Each sweep renews them.
+            yield
+            wait_until(lambda seen=seen: running.server.last_lines is not seen)
+
+    return twelve

@@ -437,6 +437,19 @@ def test_a_body_that_nobody_takes_is_not_late(start: Any, begin: Any, eventually
     assert upload.answer() == (200, b"done")
 
 
+def test_a_body_that_nobody_takes_is_not_slow(start: Any, begin: Any, eventually: Any, sweeps: Any) -> None:
+    server = start(desk=True, body_rate_bytes_s=1_000_000, body_rate_grace_s=0.4)
+    upload = begin(server, 1_000_000, 900_000)
+    eventually(lambda: server.call(lambda: upload.request.connection._paused))
+    for _ in sweeps(server):
+        pass
+    server.call(gather, upload.request, lambda request: request.respond(200, b"", request.body))
+    for _ in itertools.islice(sweeps(server), 3):  # It is read again, and its rate is looked at.
+        pass
+    upload.client.sendall(upload.body[900_000:])
+    assert upload.answer() == (200, upload.body)
+
+
 def test_nothing_of_a_broken_upload_is_left_to_the_garbage_collector(desk: Any, begin: Any, eventually: Any) -> None:
     class Marked(HttpRequest):
         __slots__ = ("__weakref__",)

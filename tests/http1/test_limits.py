@@ -108,6 +108,44 @@ def test_a_body_that_does_not_come(start: Callable[..., Any]) -> None:
     assert server.app.handled == []
 
 
+@pytest.mark.parametrize("begun", [0, 100_000])
+def test_a_body_in_drips_is_refused_with_the_rate_that_was_expected(
+    start: Callable[..., Any], eventually: Any, begun: int
+) -> None:
+    """Whether its request was handed over or not."""
+    server = start(body_rate_bytes_s=500_000, body_rate_grace_s=0.1)
+    with server.connect() as client:
+        client.settimeout(0.02)
+        client.sendall(b"POST /wait HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n" + bytes(begun))
+        data = b""
+
+        def refused() -> bool:
+            nonlocal data
+            client.sendall(b"x")
+            try:
+                data += client.recv(4096)
+            except TimeoutError:
+                return False
+            return True
+
+        eventually(refused)
+    assert status(data) == 408
+    assert data.endswith(b"the body came at less than 500000 bytes a second\n")
+    assert len(server.app.gone) == len(server.app.handled) == (1 if begun else 0)
+
+
+@pytest.mark.parametrize(("rate", "piece"), [(100, bytes(1000)), (0, b"x")])
+def test_a_body_in_pieces_that_comes_fast_enough(
+    start: Callable[..., Any], sweeps: Any, rate: int, piece: bytes
+) -> None:
+    server = start(body_rate_bytes_s=rate, body_rate_grace_s=0.1, idle_timeout_s=0.2)
+    with server.connect() as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (12 * len(piece)))
+        for _ in sweeps(server):
+            client.sendall(piece)
+        assert client.recv(4096).startswith(b"HTTP/1.1 200 OK")
+
+
 def test_idle_connections_are_closed_without_a_word(start: Callable[..., Any]) -> None:
     server = start(idle_timeout_s=0.1)
     assert server.exchange(b"") == b""

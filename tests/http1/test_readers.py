@@ -41,25 +41,15 @@ def take(client: socket.socket, size: int) -> int:
     return taken
 
 
-def trickle(server: Any, client: socket.socket, eventually: Any) -> int:
-    """Take a bit between two sweeps of the server, until three times its ``write_timeout_s`` have gone by."""
-    taken = 0
-    for _ in range(12):
-        seen = server.server.last_lines  # Each sweep renews them.
-        taken += take(client, BIT)
-        eventually(lambda seen=seen: server.server.last_lines is not seen)
-    return taken
-
-
 @pytest.mark.parametrize("write_buffer_bytes", [1000, 2 * SIZE])
 @pytest.mark.parametrize("ends", [False, True])
 def test_a_client_that_takes_a_little_gets_everything(
-    start: Callable[..., Any], eventually: Any, write_buffer_bytes: int, ends: bool
+    start: Callable[..., Any], sweeps: Any, write_buffer_bytes: int, ends: bool
 ) -> None:
     server = start(write_timeout_s=0.6, write_buffer_bytes=write_buffer_bytes)
     with connected(server) as client:
         client.sendall(get(f"/big/{SIZE}", *(["Connection: close"] if ends else [])))
-        taken = trickle(server, client, eventually)
+        taken = sum(take(client, BIT) for _ in sweeps(server))
         if not ends:
             client.sendall(get("/", "Connection: close"))
         assert taken + take(client, 2 * SIZE) > SIZE
@@ -116,28 +106,25 @@ def test_a_websocket_whose_client_takes_nothing_is_cut_though_more_is_written(
 
 
 def test_a_websocket_whose_client_takes_as_little_as_is_written_is_not_cut(
-    websocket: Callable[..., Any], eventually: Any
+    websocket: Callable[..., Any], sweeps: Any
 ) -> None:
     server, client, request = websocket(write_timeout_s=0.6)
     server.call(request.write, bytes(SIZE))
     taken = 0
-    for _ in range(12):
-        seen = server.server.last_lines
+    for _ in sweeps(server):
         taken += take(client, BIT)
         server.call(request.write, bytes(BIT))
-        eventually(lambda seen=seen: server.server.last_lines is not seen)
     server.call(lambda: request.end(complete=True))
     assert taken + take(client, 2 * SIZE) > SIZE + 12 * BIT
     assert server.app.gone == []
 
 
-def test_a_client_that_has_taken_everything_may_be_silent(websocket: Callable[..., Any], eventually: Any) -> None:
+def test_a_client_that_has_taken_everything_may_be_silent(websocket: Callable[..., Any], sweeps: Any) -> None:
     server, client, request = websocket(write_timeout_s=0.1)
     server.call(request.write, bytes(1000))
     assert take(client, 1000) == 1000
-    for _ in range(12):
-        seen = server.server.last_lines
-        eventually(lambda seen=seen: server.server.last_lines is not seen)
+    for _ in sweeps(server):
+        pass
     server.call(request.write, b"still here")
     while not client.recv(1000).endswith(b"still here"):
         pass

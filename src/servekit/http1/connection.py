@@ -23,7 +23,7 @@ from servekit.http1.responses import (
     render_fault,
     status_line,
 )
-from servekit.http1.timeouts import Overdue, Wait, overdue
+from servekit.http1.timeouts import Overdue, ReadingTime, Wait, overdue, too_slow
 
 if TYPE_CHECKING:
     from servekit.http1.server import HttpServer
@@ -49,6 +49,7 @@ class HttpConnection(asyncio.Protocol):
         "_outgoing",
         "_paused",
         "_reader",
+        "_reading_time",
         "_seen",
         "_server",
         "_since",
@@ -80,6 +81,7 @@ class HttpConnection(asyncio.Protocol):
         # What the last sweep saw, and when that began.
         self._seen: object = None
         self._since = 0.0
+        self._reading_time = ReadingTime()
 
     @property
     def socket(self) -> Any:
@@ -372,13 +374,20 @@ class HttpConnection(asyncio.Protocol):
 
         The state is compared with what the last sweep saw, so that the common path keeps no times.
         """
+        server, reader = self._server, self._reader
         state = self._state()
+        due: Overdue | Fault | None = None
+        if state[0] is Phase.BODY:
+            self._reading_time.add(reader.messages, now)
+            due = too_slow(reader.body_size, self._reading_time.seconds, server.limits)
+        else:
+            self._reading_time.stop()
         if state != self._seen:
             self._seen = state
             self._since = now
-            return
-        server = self._server
-        match overdue(state[0], now - self._since, server.limits, draining=server.draining):
+        elif due is None:
+            due = overdue(state[0], now - self._since, server.limits, draining=server.draining)
+        match due:
             case Overdue.PROBE:
                 self._probe()
             case Overdue.END:
@@ -389,7 +398,7 @@ class HttpConnection(asyncio.Protocol):
             case Overdue.ABORT:
                 self.abort()
             case Fault() as late:
-                self._reader.fail(late)
+                reader.fail(late)
                 self._settle()
 
     def _state(self) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ from servekit.forks import forks
 from servekit.http1.connection import HttpConnection
 from servekit.http1.request import HttpRequest
 from servekit.http1.responses import LastLines, render_last_lines
+from servekit.http1.timeouts import shortest_timeout_s
 
 _SWEEP_S = 0.5
 GOING_ON_S = 0.1
@@ -63,8 +64,7 @@ class HttpServer:
         self._refused: set[HttpConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event | None = None
-        shortest = min(limits.header_timeout_s, limits.body_timeout_s, limits.idle_timeout_s, limits.write_timeout_s)
-        self._sweep_s = min(_SWEEP_S, max(shortest / 4, 0.02))
+        self._sweep_s = min(_SWEEP_S, max(shortest_timeout_s(limits) / 4, 0.02))
 
     def protocol_factory(self) -> HttpConnection:
         return HttpConnection(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -218,6 +219,23 @@ def test_reading_stops_while_nobody_takes(tunnel: Any, eventually: Any) -> None:
             if open_one.desk.call(lambda: incoming.size) > 2 * BUFFER_BYTES:
                 pytest.fail("more was read than is held")
             open_one.desk.call(take_all, open_one.request)
+
+
+def test_a_client_that_does_not_read_is_heard_all_the_same(tunnel: Any, eventually: Any) -> None:
+    open_one = tunnel()
+    open_one.open()
+    open_one.call("write", bytes(50_000_000))
+    connection = open_one.request.connection
+    assert not open_one.desk.call(lambda: connection._writable)
+    open_one.client.sendall(b"hello")
+    assert open_one.received(5) == b"hello"
+    sending = threading.Thread(target=open_one.client.sendall, args=(bytes(4 * BUFFER_BYTES),))
+    sending.start()
+    eventually(lambda: open_one.request.incoming.is_full)
+    assert open_one.received(4 * BUFFER_BYTES) == bytes(4 * BUFFER_BYTES)
+    sending.join(10)
+    assert not sending.is_alive()
+    assert not open_one.desk.call(lambda: connection._writable)
 
 
 def test_a_client_that_half_closes_ends_the_stream_and_may_be_answered(tunnel: Any, eventually: Any) -> None:

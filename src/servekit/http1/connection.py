@@ -281,7 +281,8 @@ class HttpConnection(asyncio.Protocol):
             if self._eof:
                 self._end()
                 return
-        pause = bool(self._unfed) or reader.is_full or not self._writable
+        # A client that does not read is not read either; but the two directions of a tunnel do not wait for each other.
+        pause = bool(self._unfed) or reader.is_full or not (self._writable or reader.tunnel is not None)
         if pause is not self._paused:
             self._paused = pause
             if pause:

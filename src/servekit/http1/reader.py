@@ -65,7 +65,7 @@ class RequestReader:
         "_new_request",
         "_parser",
         "_request",
-        "_splice",
+        "_substitute_head",
         "_target",
         "body_size",
         "ended",
@@ -96,7 +96,7 @@ class RequestReader:
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._body: bytes | bytearray = b""
-        self._splice = b""
+        self._substitute_head = b""
         self._length = 0
         self._head_begun = False
         # Bytes fed since the last complete request, without those that came in one piece with its end. While they
@@ -230,7 +230,7 @@ class RequestReader:
 
     def on_message_complete(self) -> None:
         request = self._request
-        if self._splice or request is None:
+        if self._substitute_head or request is None:
             return
         self.body_size = 0
         if self._headers:
@@ -304,7 +304,7 @@ class RequestReader:
         """
         for name in (b"content-length", b"transfer-encoding"):
             if name in fields:
-                self._splice = b"POST / HTTP/1.1\r\n%b: %b\r\n\r\n" % (name, fields[name])
+                self._substitute_head = b"POST / HTTP/1.1\r\n%b: %b\r\n\r\n" % (name, fields[name])
                 self._target = b""
 
     def _go_on_after_upgrade(self, data: bytes | memoryview, upgrade: HttpParserUpgrade) -> None:
@@ -313,8 +313,8 @@ class RequestReader:
                 self._receive_in_tunnel(bytes(data)[upgrade.args[0] :])
                 return
             self._parser = HttpRequestParser(self)
-            data = self._splice + bytes(data)[upgrade.args[0] :]
-            self._splice = b""
+            data = self._substitute_head + bytes(data)[upgrade.args[0] :]
+            self._substitute_head = b""
             try:
                 self._parser.feed_data(data)
             except HttpParserUpgrade as another:

@@ -14,7 +14,7 @@ from servekit.http1.responses import LastLines, render_last_lines
 from servekit.http1.timeouts import shortest_timeout_s
 
 _SWEEP_S = 0.5
-GOING_ON_S = 0.1
+DRAIN_GRACE_S = 0.1
 """While a server drains, a client that asks again within this time of the beginning is answered, and told by that that
 the connection ends. Closed at once, it would lose a request that is on its way, which HTTP/1.1 has no word for."""
 _REFUSALS = 256
@@ -78,8 +78,8 @@ class HttpServer:
     async def drain(self, timeout_s: float) -> int:
         """Answer what is in flight, and close every connection.
 
-        Idle ones are closed after `GOING_ON_S`. Returns when all are closed; after ``timeout_s`` seconds it aborts the
-        others, and returns how many.
+        Idle ones are closed after `DRAIN_GRACE_S`. Returns when all are closed; after ``timeout_s`` seconds it aborts
+        the others, and returns how many.
         """
         self.draining = True
         if not self.connections:
@@ -87,7 +87,7 @@ class HttpServer:
         self._empty = asyncio.Event()
         ends = self.loop.time() + timeout_s
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._empty.wait(), min(GOING_ON_S, timeout_s))
+            await asyncio.wait_for(self._empty.wait(), min(DRAIN_GRACE_S, timeout_s))
         for connection in list(self.connections):
             connection.close_if_idle(spare_fresh=True)
         try:

@@ -273,10 +273,6 @@ class HandleExchange(Exchange):
         self.upgrade, self.keep_alive, self.done, self.received_at = False, True, False, monotonic()
 
     @property
-    def upgrade(self) -> bool:
-        return False
-
-    @property
     def timeout_s(self) -> float:
         timeout_s = self.owner.timeout_s if self.own_timeout_s is None else self.own_timeout_s
         return timeout_s if self.limit_s is None else min(timeout_s, self.limit_s)

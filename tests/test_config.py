@@ -75,11 +75,11 @@ def test_what_is_no_dict(config: Any) -> None:
 
 
 def test_every_limit_is_finite() -> None:
-    for name in HttpLimits.__struct_fields__:
+    for name in set(HttpLimits.__struct_fields__) - {"spool_directory"}:
         assert 0 < getattr(HttpLimits(), name) < math.inf
 
 
-@pytest.mark.parametrize("name", HttpLimits.__struct_fields__)
+@pytest.mark.parametrize("name", sorted(set(HttpLimits.__struct_fields__) - {"spool_directory"}))
 def test_a_limit_that_is_none_is_refused_by_its_name(name: str) -> None:
     for value in (-1, math.inf, math.nan):
         with pytest.raises(ValueError, match=f"{name} must be finite and at least 0"):

@@ -165,10 +165,18 @@ class HttpLimits(msgspec.Struct, frozen=True):
     """How long a client may take nothing of what is to be sent to it, be it little or much; one that takes a little is
     not cut."""
     connections: int = 10_000
+    spool_answer_bytes: int = 64 * 1024 * 1024
+    """What one slow reader's answer may hold on the disk; beyond that, its replica waits for the reader."""
+    spool_total_bytes: int = 4 * 1024 * 1024 * 1024
+    """What all answers and bodies may hold on the disk, in one ingress worker; beyond that, the slowest is cut."""
+    spool_directory: str = ""
+    """Where; empty: the instance's own directory, which is below ``TMPDIR``."""
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
-            _at_least(name, getattr(self, name), 0)
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                _at_least(name, value, 0)
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

@@ -354,8 +354,8 @@ class RequestAdapter(ABC):
     """True: every call is by `call_async`, whatever the handler is, and long bodies are read by `Request.pieces`."""
 
     streams_body: ClassVar[bool] = False
-    """True: reads bodies through `Request.stream` alone, and so may be called while a long one is still arriving.
-    False: is called once all of it is there, in ``body``."""
+    """True: reads bodies through `Request.stream` alone, and so may be called while a long one is still arriving, where
+    the replica has several slots. With one slot, and False, it is called once all of it is there, in ``body``."""
 
     @abstractmethod
     def decode(self, request: Request) -> Any:

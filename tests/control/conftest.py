@@ -17,7 +17,7 @@ from servekit.control.plan import ReplicaFacts, ReplicaState
 from servekit.control.replica import Taken
 from servekit.control.state import BackendRecord, Desired, EndpointRecord
 from servekit.errors import ServekitError
-from servekit.wire.control_frames import PluginRef, Reconfigured, ReplicaEntry, Report
+from servekit.wire.control_frames import Capabilities, PluginRef, Reconfigured, ReplicaEntry, Report
 
 
 class Make:
@@ -143,7 +143,7 @@ class FakeReplica:
         self.user_config = Taken()
         self.user_config.digest = config_digest(record.config.user_config)
         self.link: Any = None
-        self.slots = 1
+        self.capabilities = Capabilities()
         self.ready_at = 0.0
         self.failure: Any = None
         self.may_have_calls = True

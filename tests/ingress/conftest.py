@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Coroutine, Sequence, Set
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Sequence, Set
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import pytest
 
-from servekit.config import BackendConfig
+from servekit.config import BackendConfig, HttpLimits
 from servekit.http1.body import IncomingBody
 from servekit.ingress.apply import Applier
 from servekit.ingress.exchange import Exchange
 from servekit.ingress.replica import Replica
 from servekit.ingress.router import Router
+from servekit.ingress.spool import SpoolSpace
 from servekit.interfaces import BackendView, Outcome, ReplicaView, RequestInfo, RequestRecord, RoutingPolicy
-from servekit.wire.control_frames import BackendEntry, EndpointEntry, PluginRef, ReplicaEntry, Snapshot
+from servekit.wire.control_frames import BackendEntry, Capabilities, EndpointEntry, PluginRef, ReplicaEntry, Snapshot
 from servekit.wire.data_frames import Answer, Call, Cancel
 
 
@@ -197,12 +200,17 @@ class Asked:
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, directory: str) -> None:
+        """``directory``: where spools are."""
         self.loop = FakeLoop()
         self.records: list[RequestRecord] = []
         loop: Any = self.loop
-        self.router = Router(loop, self.records.append)
+        self.spools = SpoolSpace(HttpLimits(), directory, loop)
+        self.router = Router(loop, self.spools, self.records.append)
         self.links = FakeLinks()
+        self.asked: list[Asked] = []
+        self.came: Counter[int] = Counter()
+        """By call, bytes that a test had its replica send."""
         self.policies: dict[str, Callable[[], RoutingPolicy]] = {"first": First}
         self.built: list[RoutingPolicy] = []
         links: Any = self.links
@@ -261,6 +269,7 @@ class World:
         body: bytes = b"",
         incoming: IncomingBody | None = None,
         sent_target: bytes | None = None,
+        upgrade: bool = False,
     ) -> Asked:
         exchange, connection = self.router.new_request(), FakeConnection()
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
@@ -270,9 +279,10 @@ class World:
         exchange.sent_target = sent_target
         exchange.raw_headers, exchange.fields, exchange.body = raw, dict(raw), body
         exchange.keep_alive, exchange.done, exchange.received_at, exchange.incoming = True, False, monotonic(), incoming
-        exchange.upgrade = False
+        exchange.upgrade = upgrade
+        self.asked.append(Asked(exchange, connection))
         self.router.handle(exchange)
-        return Asked(exchange, connection)
+        return self.asked[-1]
 
     def leave(self, asked: Asked) -> None:
         """The client goes away."""
@@ -334,15 +344,22 @@ def endpoint(
     return EndpointEntry(name=name, route=route, weights={"b": 1.0} if weights is None else weights, **values)
 
 
-def backend(name: str, replicas: Sequence[str], **config: Any) -> BackendEntry:
-    slots = config.get("max_concurrent_queries", 1)
-    entries = tuple(ReplicaEntry(replica, "node", (f"memory:{replica}",), slots) for replica in replicas)
+def backend(name: str, replicas: Sequence[str], *, streams_bodies: bool = True, **config: Any) -> BackendEntry:
+    capabilities = Capabilities(config.get("max_concurrent_queries", 1), streams_bodies)
+    entries = tuple(ReplicaEntry(replica, "node", (f"memory:{replica}",), capabilities) for replica in replicas)
     return BackendEntry(name, BackendConfig(**{"num_replicas": len(replicas), **config}), entries)
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world(tmp_path: Path) -> Iterator[World]:
+    """In the end every client leaves, and nothing is held for any."""
+    world = World(str(tmp_path))
+    yield world
+    for asked in world.asked:
+        if not asked.exchange.done:
+            world.leave(asked)
+    assert (world.spools.used_bytes, world.spools.memory_bytes) == (0, 0)
+    assert not world.spools.readers
 
 
 @pytest.fixture

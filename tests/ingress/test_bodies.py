@@ -486,13 +486,13 @@ def test_downloads_grant_what_was_read_and_never_leave_a_sender_without(
     far: Any = Far()
     client: Any = Client()
     incoming = Incoming(lambda size: far.send(Credit(1, size)), bytes(first), owes_first=True)
-    download = Download(client, 200, incoming)
+    download = Download(client, 200, incoming, None)
     sent = first
     for size, reads in pieces:
         client.reads = reads
         if BODY_WINDOW_BYTES - (sent - far.granted) <= 0:
             client.reads = True
-            download.writable()  # What the client's reading on leads to.
+            download.client_reads()  # What the client's reading on leads to.
             assert sent - far.granted < PIECE_BYTES
             client.reads = reads
         incoming.feed(bytes(size))
@@ -501,7 +501,7 @@ def test_downloads_grant_what_was_read_and_never_leave_a_sender_without(
         if reads and client.written == sent:
             assert sent - far.granted < PIECE_BYTES
     client.reads = True
-    download.writable()
+    download.client_reads()
     incoming.end()
     assert client.written == sent
     assert client.ends == [True]
@@ -512,3 +512,394 @@ def test_cancel_is_sent_once(served: Any) -> None:
     served.leave(asked)
     served.loop.advance(10)
     assert len(served.link("r1").of(Cancel)) == 1
+
+
+# -- bodies that are taken in whole ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def whole(world: Any) -> Any:
+    """Two replicas that are to be given bodies whole."""
+    replicas = world.backend("b", ["r1", "r2"], streams_bodies=False)
+    world.apply(replicas, world.endpoint(methods=("GET", "POST", "PUT"), timeout_s=2.0))
+    return world
+
+
+def feed(incoming: IncomingBody, size: int, *, end: bool = False) -> bytes:
+    pieces = [bytes([number % 251]) * min(100_000, size - at) for number, at in enumerate(range(0, size, 100_000))]
+    for piece in pieces:
+        incoming.receive(piece)
+    if end:
+        incoming.end()
+    return b"".join(pieces)
+
+
+def received(world: Any, replica: str, call: Call) -> bytes:
+    """The body that a replica has got behind a call, which reads all of it."""
+    while not [frame for frame in world.link(replica).of(End) if frame.id == call.id]:
+        before = len(world.link(replica).sent)
+        world.receive(replica, Credit(call.id, PIECE_BYTES))
+        assert len(world.link(replica).sent) > before
+    return b"".join(sent(world, replica, call.id))
+
+
+@pytest.mark.parametrize("size", [10, 300_000, 5_000_000])
+def test_the_policy_is_asked_once_the_body_is_here(whole: Any, size: int) -> None:
+    asked, incoming = upload(whole)
+    body = feed(incoming, size)
+    assert incoming.size == 0
+    assert whole.policy().choices == []
+    assert not whole.router.backends["b"].waiting
+    assert not whole.calls("r1")
+    incoming.end()
+    (call,) = whole.calls("r1")
+    assert call.request.body == FIRST
+    assert received(whole, "r1", call) == body
+    whole.answer("r1", call)
+    assert asked.status == 200
+    assert whole.spools.used_bytes == whole.spools.memory_bytes == 0
+
+
+def test_a_long_body_waits_in_a_file_and_not_in_memory(whole: Any) -> None:
+    _, incoming = upload(whole)
+    feed(incoming, 900_000)
+    assert (whole.spools.memory_bytes, whole.spools.used_bytes) == (900_000, 0)
+    feed(incoming, 900_000)
+    assert (whole.spools.memory_bytes, whole.spools.used_bytes) == (0, 1_800_000)
+
+
+@pytest.mark.parametrize("how", ["client", "deadline", "refusal"])
+@pytest.mark.parametrize("size", [500_000, 3_000_000])
+def test_what_was_taken_in_is_let_go_of(whole: Any, how: str, size: int) -> None:
+    asked, incoming = upload(whole)
+    feed(incoming, size)
+    if how == "client":
+        whole.leave(asked)
+    elif how == "deadline":
+        whole.loop.advance(3.0)
+        assert asked.status == 504
+    else:
+        whole.apply(gone=["endpoint:e"])
+        incoming.end()
+        assert asked.status == 404
+    assert whole.spools.used_bytes == whole.spools.memory_bytes == 0
+    incoming.receive(b"late")
+    assert incoming.size == 0
+    assert not whole.calls("r1")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_a_whole_body_is_sent_again_until_an_answer_has_begun(whole: Any, method: str) -> None:
+    asked, incoming = upload(whole, method)
+    body = feed(incoming, 3_000_000, end=True)
+    (call,) = whole.calls("r1")
+    assert received(whole, "r1", call) == body
+    whole.lose("r1")
+    if method == "POST":
+        assert asked.status == 502
+    else:
+        (again,) = whole.calls("r2")
+        assert again.request.body == FIRST
+        assert received(whole, "r2", again) == body
+        begin(whole, again, replica="r2")
+        assert whole.spools.used_bytes == 0
+        whole.receive("r2", End(again.id))
+        assert asked.connection.ended == [True]
+    assert whole.spools.used_bytes == 0
+
+
+def test_an_answer_that_begins_before_the_body_is_read(whole: Any) -> None:
+    asked, incoming = upload(whole)
+    body = feed(incoming, 3_000_000, end=True)
+    (call,) = whole.calls("r1")
+    begin(whole, call)
+    assert received(whole, "r1", call) == body
+    assert whole.spools.used_bytes == 0
+    whole.receive("r1", End(call.id))
+    assert asked.connection.ended == [True]
+
+
+def test_one_replica_among_others_that_wants_bodies_whole(world: Any) -> None:
+    one, other = world.backend("b", ["r1"]), world.backend("c", ["r2"], streams_bodies=False)
+    world.apply(one, other, world.endpoint(weights={"b": 0.5, "c": 0.5}))
+    _, incoming = upload(world)
+    assert not world.calls("r1")
+    incoming.end()
+    assert len(world.calls("r1")) == 1
+
+
+def test_an_upload_that_waits_while_the_traffic_changes_to_such_a_replica(world: Any) -> None:
+    whole = world.backend("c", ["r2"], streams_bodies=False)
+    world.apply(world.backend(), whole, world.endpoint())
+    world.link("r1").writable = False
+    asked, incoming = upload(world)
+    assert asked.exchange in world.router.backends["b"].waiting
+    incoming.receive(b"one")
+    world.apply(world.endpoint(weights={"c": 1.0}))
+    world.lose("r1")
+    assert not world.calls("r2")
+    incoming.receive(b"two")
+    incoming.end()
+    (call,) = world.calls("r2")
+    assert received(world, "r2", call) == b"onetwo"
+
+
+def test_an_upload_that_came_before_any_replica(world: Any) -> None:
+    world.links.down.add("r1")
+    world.apply(world.backend(streams_bodies=False), world.endpoint())
+    asked, incoming = upload(world)
+    assert asked.exchange in world.router.endpoints["e"].waiting
+    link = world.open(world.replica("r1"))
+    assert not link.of(Call)
+    incoming.receive(b"one")
+    incoming.end()
+    (call,) = link.of(Call)
+    assert received(world, "r1", call) == b"one"
+
+
+def test_a_websocket_is_not_taken_in(whole: Any) -> None:
+    whole.ask(incoming=IncomingBody(), upgrade=True)
+    (call,) = whole.calls("r1")
+    assert call.request.upgrade
+
+
+@pytest.mark.parametrize("size", [300_000, 3_000_000])
+def test_a_body_that_there_is_no_room_for(world: Any, size: int, tmp_path: Any) -> None:
+    world.apply(world.backend(streams_bodies=False), world.endpoint())
+    world.spools.total_bytes = 2_000_000
+    asked, incoming = upload(world)
+    feed(incoming, size, end=True)
+    if size < 2_000_000:
+        assert len(world.calls("r1")) == 1
+        return
+    assert asked.status == 503
+    assert asked.header("retry-after") == "1"
+    assert "no room" in asked.text
+    assert not world.calls("r1")
+    assert world.spools.used_bytes == 0
+
+
+def test_a_body_that_cannot_be_read_again(whole: Any, monkeypatch: Any) -> None:
+    def pread(*_: Any) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    asked, incoming = upload(whole)
+    feed(incoming, 3_000_000)
+    monkeypatch.setattr("os.pread", pread)
+    incoming.end()
+    assert asked.status == 503
+    assert len(whole.cancels("r1")) == 1
+    assert outcomes(whole) == [Outcome.ABANDONED]
+
+
+# -- slow readers ---------------------------------------------------------------------------------------------------
+
+
+def stall(world: Any, **more: Any) -> Any:
+    """A request whose client stops reading with the first piece of its answer."""
+    asked = world.ask()
+    begin(world, world.calls("r1")[-1], **more)
+    asked.connection.reads = False
+    return asked
+
+
+def more(world: Any, count: int, number: int = 1, size: int = PIECE_BYTES) -> bytes:
+    """So many more pieces come from the replica, each only if there is credit."""
+    body = b""
+    for index in range(count):
+        granted = sum(frame.size_bytes for frame in world.link("r1").of(Credit) if frame.id == number)
+        if world.came[number] - granted >= BODY_WINDOW_BYTES:
+            break
+        piece = bytes([index % 251]) * size
+        world.came[number] += size
+        body += piece
+        world.receive("r1", Chunk(number, piece))
+    return body
+
+
+def read_on(world: Any, asked: Any, times: int = 100_000) -> None:
+    """The client takes a piece at a time: its buffer is full again with each."""
+    for _ in range(times):
+        before = len(asked.connection.pieces)
+        world.router.writable(asked.exchange)
+        if asked.connection.ended or len(asked.connection.pieces) == before:
+            return
+
+
+def test_an_answer_leaves_its_replica_while_its_client_does_not_read(served: Any) -> None:
+    asked = stall(served)
+    body = more(served, 1)
+    assert len(body) == PIECE_BYTES
+    body += more(served, 1)
+    assert not served.link("r1").of(Credit)  # The client may be about to read.
+    served.loop.advance(0.1)
+    assert served.link("r1").of(Credit)
+    body += more(served, 100)
+    assert len(body) == 102 * PIECE_BYTES
+    assert served.spools.used_bytes >= 100 * PIECE_BYTES
+    served.receive("r1", End(1, True, 0, 0))
+    assert served.replica("r1").outstanding == 0
+    assert not served.replica("r1").calls.pending
+    assert outcomes(served) == [Outcome.ANSWERED]
+    assert served.records == []
+    served.lose("r1")  # Which does no harm any more.
+    assert not asked.connection.ended
+    read_on(served, asked)
+    assert b"".join(asked.connection.pieces) == b"first" + body
+    assert asked.connection.ended == [True]
+    assert [record.status for record in served.records] == [200]
+    assert outcomes(served) == [Outcome.ANSWERED]
+    assert served.spools.used_bytes == served.spools.memory_bytes == 0
+    assert not served.spools.readers
+
+
+def test_a_client_that_reads_on_soon_costs_no_file(served: Any) -> None:
+    asked = stall(served)
+    body = more(served, 2)
+    asked.connection.reads = True
+    served.router.writable(asked.exchange)
+    served.loop.advance(1.0)
+    body += more(served, 100)
+    assert served.spools.used_bytes == 0
+    served.receive("r1", End(1))
+    assert b"".join(asked.connection.pieces) == b"first" + body
+    assert asked.connection.ended == [True]
+
+
+def test_a_client_that_catches_up_and_falls_behind_again(served: Any) -> None:
+    asked = stall(served)
+    body = b""
+    for _ in range(3):
+        asked.connection.reads = False
+        body += more(served, 3)
+        served.loop.advance(0.1)
+        body += more(served, 3)
+        assert served.spools.used_bytes > 0
+        asked.connection.reads = True
+        served.router.writable(asked.exchange)
+        assert served.spools.used_bytes == 0
+        assert b"".join(asked.connection.pieces) == b"first" + body
+        assert not served.spools.readers
+
+
+def test_a_spool_has_a_bound_and_beyond_it_the_replica_waits(served: Any) -> None:
+    served.spools.answer_bytes = 1_000_000
+    asked = stall(served)
+    body = more(served, 2)
+    served.loop.advance(0.1)
+    body += more(served, 100)
+    assert 1_000_000 < len(body) <= 1_000_000 + BODY_WINDOW_BYTES + 2 * PIECE_BYTES
+    assert served.spools.used_bytes <= 1_000_000
+    for _ in range(40):  # The file is a ring: a client that reads slowly keeps it full.
+        read_on(served, asked, 1)
+        body += more(served, 1)
+        assert served.spools.used_bytes <= 1_000_000
+    served.receive("r1", End(1))
+    read_on(served, asked)
+    assert b"".join(asked.connection.pieces) == b"first" + body
+    assert asked.connection.ended == [True]
+
+
+def test_a_disk_that_takes_nothing_leaves_the_replica_waiting(served: Any, caplog: Any) -> None:
+    served.spools._directory = "/nowhere"
+    asked = stall(served)
+    body = more(served, 100)
+    served.loop.advance(1.0)
+    body += more(served, 100)
+    assert len(body) <= BODY_WINDOW_BYTES + 2 * PIECE_BYTES
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    asked.connection.reads = True
+    served.router.writable(asked.exchange)
+    body += more(served, 10)
+    served.receive("r1", End(1))
+    assert b"".join(asked.connection.pieces) == b"first" + body
+    assert asked.connection.ended == [True]
+
+
+def test_an_answer_whose_spool_cannot_be_read_is_cut(served: Any, monkeypatch: Any) -> None:
+    def pread(*_: Any) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    asked = stall(served)
+    more(served, 2)
+    served.loop.advance(0.1)
+    monkeypatch.setattr("os.pread", pread)
+    served.router.writable(asked.exchange)
+    assert asked.connection.ended == [False]
+    assert served.cancels("r1") == [1]
+    assert served.spools.used_bytes == 0
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+def test_a_client_that_leaves_with_a_spool(served: Any, is_over: bool) -> None:
+    asked = stall(served)
+    more(served, 3)
+    served.loop.advance(0.1)
+    if is_over:
+        served.receive("r1", End(1))
+    served.leave(asked)
+    assert served.cancels("r1") == ([] if is_over else [1])
+    assert outcomes(served) == [Outcome.ANSWERED if is_over else Outcome.ABANDONED]
+    assert [record.status for record in served.records] == [499]
+    assert served.spools.used_bytes == served.spools.memory_bytes == 0
+    assert not served.spools.readers
+
+
+@pytest.mark.parametrize("how", ["broken off", "lost"])
+def test_an_answer_that_breaks_off_behind_what_is_spooled(served: Any, how: str) -> None:
+    asked = stall(served)
+    body = more(served, 5)
+    served.loop.advance(0.1)
+    if how == "lost":
+        served.lose("r1")
+    else:
+        served.receive("r1", End(1, False))
+    assert not asked.connection.ended
+    read_on(served, asked)
+    assert b"".join(asked.connection.pieces) == b"first" + body
+    assert asked.connection.ended == [False]
+    assert outcomes(served) == [Outcome.LOST if how == "lost" else Outcome.FAILED]
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+def test_the_slowest_reader_is_cut_when_all_room_is_in_use(served: Any, is_over: bool) -> None:
+    slow = stall(served)
+    more(served, 5)
+    served.loop.advance(0.1)
+    if is_over:
+        served.receive("r1", End(1))
+    served.loop.advance(10.0)
+    served.spools.total_bytes = served.spools.used_bytes
+    other = stall(served)
+    number = served.calls("r1")[-1].id
+    more(served, 3, number)
+    served.loop.advance(0.1)
+    assert slow.connection.ended == [False]
+    assert served.cancels("r1") == ([] if is_over else [1])
+    assert not other.connection.ended
+    assert served.spools.used_bytes > 0
+    assert [record.status for record in served.records] == [200]
+
+
+def test_a_websocket_that_is_not_read_holds_its_handler_back(served: Any) -> None:
+    asked = served.ask(incoming=IncomingBody(), upgrade=True)
+    served.receive("r1", Answer(1, 101, b"", b"", 0, 0, False, UNKNOWN, True))
+    asked.connection.reads = False
+    more(served, 100)
+    served.loop.advance(1.0)
+    assert not served.link("r1").of(Credit)
+    assert served.spools.used_bytes == 0
+
+
+def test_the_rest_of_an_upload_is_let_go_of_when_its_answer_is_made(served: Any) -> None:
+    """And read, and forgotten: its client may not read before it has sent all."""
+    asked, incoming = upload(served)
+    begin(served, served.calls("r1")[0])
+    asked.connection.reads = False
+    more(served, 2)
+    served.receive("r1", End(1))
+    assert not asked.connection.ended
+    before = asked.connection.taken
+    incoming.receive(b"late")
+    assert incoming.size == 0
+    assert asked.connection.taken >= before > 0

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -128,6 +129,46 @@ class Load:
         if answer["sent"] != sent:
             self.failures.append(f"{method} {sent}: the answer to {answer['sent']}")
         self.answers.append(answer)
+
+
+# -- slow clients --------------------------------------------------------------------------------------------------
+
+
+class Slow:
+    """A client that takes little: the kernel holds next to nothing for it."""
+
+    def __init__(self, instance: serve.Instance, request: bytes) -> None:
+        self.socket = socket.socket()
+        self.socket.settimeout(60)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+        self.socket.connect(("127.0.0.1", urllib.parse.urlsplit(instance.url).port))
+        self.socket.sendall(request)
+
+    def __enter__(self) -> Slow:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def begin(self) -> int:
+        """Read the head of the answer; its status."""
+        self.response = http.client.HTTPResponse(self.socket)
+        self.response.begin()
+        return self.response.status
+
+    def rest(self) -> bytes:
+        """Read all of its body."""
+        return self.response.read()
+
+
+def get(path: str) -> bytes:
+    """A request, as it is sent."""
+    return f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+
+
+def put(path: str, length: int, sent: int) -> bytes:
+    """A request, and the first part of its body."""
+    return f"PUT {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n".encode() + bytes(sent)
 
 
 # -- processes -----------------------------------------------------------------------------------------------------

@@ -50,6 +50,12 @@ def test_limits_and_polling_are_those_that_were_asked_for():
             assert client.post("/hello", content=b"x" * 101).status_code == 413
 
 
+@pytest.mark.parametrize(("folder", "fault"), [("spools", "is an absolute path"), ("/nowhere", "no file can be made")])
+def test_a_folder_for_spools_that_is_of_no_use(folder, fault):
+    with pytest.raises(InvalidInputError, match=f"spool_directory.*{fault}"):
+        serve.init(runtime="process", http_port=0, http_limits=serve.HttpLimits(spool_directory=folder))
+
+
 @pytest.mark.parametrize("busy_poll_s", [-1e-6, 0.02, float("nan")])
 def test_polling_has_a_bound(busy_poll_s):
     with pytest.raises(InvalidInputError, match=r"busy_poll_s is from 0 to 0\.01 s"):

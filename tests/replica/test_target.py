@@ -196,7 +196,31 @@ class Ordinary(Whole):
 def test_slots(target: Any, adapter: Any, config: dict[str, Any], slots: int) -> None:
     handlers, built = Handlers(Target(target)), BackendConfig(**config)
     handlers.check(adapter(), built)
-    assert handlers.slots(adapter(), built) == slots
+    assert handlers.capabilities(adapter(), built).slots == slots
+
+
+class Streaming(Ordinary):
+    streams_body = True
+
+
+@pytest.mark.parametrize(
+    ("target", "adapter", "config", "streams"),
+    [
+        (double, Streaming, {}, False),
+        (double, Streaming, {"max_concurrent_queries": 2}, True),
+        (double, Ordinary, {"max_concurrent_queries": 2}, False),
+        (coroutine, Streaming, {}, False),
+        (double, Asynchronous, {"max_concurrent_queries": 1}, True),
+        (Batches, Streaming, {"max_concurrent_queries": 2, "max_batch_size": 4}, False),
+        (Model, Streaming, {"max_concurrent_queries": 2}, True),
+    ],
+)
+def test_bodies_come_as_they_arrive_where_that_holds_up_no_other_call(
+    target: Any, adapter: Any, config: dict[str, Any], streams: bool
+) -> None:
+    handlers, built = Handlers(Target(target)), BackendConfig(**config)
+    handlers.check(adapter(), built)
+    assert handlers.capabilities(adapter(), built).streams_bodies is streams
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ class Controller:
         for replica in self.replicas.replicas.values():
             if replica.state is ReplicaState.READY:
                 name = replica.record.name
-                self._slots[name] = replica.slots
+                self._slots[name] = replica.capabilities.slots
                 self.failures[name].failed_starts = 0
                 ready.setdefault(name, []).append(replica.entry)
             elif replica.may_have_calls:

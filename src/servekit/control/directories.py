@@ -39,6 +39,20 @@ def standing_directory(name: str) -> str:
     return _private(f"standing-{name}")
 
 
+def check_spool_directory(folder: str) -> None:
+    """Raise `InvalidInputError` where ``folder`` is not empty, and no ingress worker could spool in it."""
+    if not folder:
+        return
+    if not os.path.isabs(folder):
+        raise InvalidInputError(f"http_limits: spool_directory is an absolute path, not {folder!r}")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InvalidInputError(
+            f"http_limits: spool_directory is {folder!r}, in which no file can be made ({error.strerror or error})"
+        ) from error
+
+
 def _private(directory: str) -> str:
     folder, name = temporary_folder()
     path = os.path.join(base_in(folder), directory)

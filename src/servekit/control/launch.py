@@ -16,7 +16,7 @@ import msgspec
 
 from servekit import errors
 from servekit.config import HttpLimits
-from servekit.control.directories import make_directory, standing_directory
+from servekit.control.directories import check_spool_directory, make_directory, standing_directory
 from servekit.control.setup import InstanceSetup, ProcessSetup, Ready
 from servekit.control.state import check_name
 from servekit.errors import InstanceStartError, InvalidInputError, PortInUseError
@@ -74,6 +74,7 @@ class Launch:
                 f"http_limits: headers_bytes and request_line_bytes are at most {MOST_HEAD_BYTES} together, "
                 f"not {head_bytes}: a request's head travels to its replica in one frame"
             )
+        check_spool_directory(options.limits.spool_directory)
         working_directory(InstanceStartError)
         sys_path = own_sys_path()
         fill_standard_descriptors()

@@ -11,7 +11,7 @@ from servekit.control.plan import ReplicaFacts, ReplicaState
 from servekit.control.state import BackendRecord
 from servekit.errors import ServekitError
 from servekit.interfaces import ReplicaRuntime, WorkerHandle
-from servekit.wire.control_frames import ReplicaEntry, Report
+from servekit.wire.control_frames import Capabilities, ReplicaEntry, Report
 from servekit.wire.link import Link
 
 FIRST_POLL_S = 0.002
@@ -51,7 +51,7 @@ class Replica:
         self.pid = 0
         self.node = ""
         self.addresses: tuple[str, ...] = ()
-        self.slots = 1
+        self.capabilities = Capabilities()
         self.is_built = False
         """It listens. It is ready once it has the ``user_config`` of today as well."""
         self.user_config = Taken()
@@ -77,7 +77,7 @@ class Replica:
 
     @property
     def entry(self) -> ReplicaEntry:
-        return ReplicaEntry(self.id, self.node, self.addresses, self.slots)
+        return ReplicaEntry(self.id, self.node, self.addresses, self.capabilities)
 
 
 def replica_status(replica: Replica, outstanding: int) -> dict[str, Any]:

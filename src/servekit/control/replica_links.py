@@ -16,6 +16,7 @@ from servekit.wire.control_frames import (
     BLOB_PIECE_BYTES,
     Assign,
     Blob,
+    Capabilities,
     Drain,
     Ingresses,
     Ready,
@@ -59,7 +60,7 @@ class ReplicaLinks:
         replica.moved.set()
         if hello.ready:
             replica.user_config.digest = hello.user_config
-            self._ready(replica, hello.addresses, hello.slots, serves=True)
+            self._ready(replica, hello.addresses, hello.capabilities, serves=True)
             link.send(Ingresses(self._ingresses_for(replica)))
             return
         record = replica.record
@@ -110,7 +111,7 @@ class ReplicaLinks:
         if isinstance(frame, Report):
             replica.report = frame
         elif isinstance(frame, Ready):
-            self._ready(replica, frame.addresses, frame.slots)
+            self._ready(replica, frame.addresses, frame.capabilities)
         elif isinstance(frame, StartFailed) and replica.failure is None:  # Or else it fails of being stopped.
             replica.failure = BackendStartError(
                 f"backend {replica.record.name!r}: its handler {replica.record.target_text} could not be built; "
@@ -129,8 +130,10 @@ class ReplicaLinks:
             replica.user_config.sent = None
             replica.moved.set()
 
-    def _ready(self, replica: Replica, addresses: list[str], slots: int, *, serves: bool = False) -> None:
-        replica.addresses, replica.slots = tuple(addresses), slots
+    def _ready(
+        self, replica: Replica, addresses: list[str], capabilities: Capabilities, *, serves: bool = False
+    ) -> None:
+        replica.addresses, replica.capabilities = tuple(addresses), capabilities
         replica.is_built = True
         user_config.bring(replica)
         if serves or user_config.has_todays(replica):  # What serves already goes on, with whatever it has.

@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from servekit.errors import LinkError
 from servekit.http1.body import IncomingBody
+from servekit.ingress.spool import Spool, SpoolSpace
+from servekit.wire.data_frames import PIECE_BYTES
 from servekit.wire.streams import Incoming, Outgoing
 
 if TYPE_CHECKING:
     from servekit.http1.connection import HttpConnection
     from servekit.ingress.exchange import Exchange
 
+_log = logging.getLogger("servekit.ingress")
+
+UPLOAD_MEMORY_BYTES = 1024 * 1024
+"""A body that is taken in whole is in memory up to this length, beyond it in a file."""
+PATIENCE_S = 0.01
+"""How long a client may leave its write buffer full before its answer is spooled. One that is faster than 20 MB a
+second stays below it: to wait for it costs the replica less than a file would cost everyone."""
+TURN_BYTES = 16 * PIECE_BYTES
+"""Of one spool, read in one turn of the loop."""
+
+
+def when_due(incoming: IncomingBody, dispatch: Callable[[], None]) -> None:
+    """Call ``dispatch`` once the body is there, or a window of it: a slow client holds no place at a replica."""
+
+    def check() -> None:
+        if incoming.ended or incoming.is_full:
+            incoming.wake = None
+            dispatch()
+
+    incoming.wake = check
+    check()
+
 
 class Upload:
-    """The part of a request's body that follows its `Call`: the `Source` of what a replica is sent.
+    """The part of a request's body that follows its `Call`, handed on as it comes: the `Source` of what a replica is
+    sent.
 
     Until a replica grants credit, it has not begun, and what it was sent is kept: then the call can be sent again.
     """
 
-    __slots__ = ("_connection", "_incoming", "_kept", "_stream", "_unsent")
+    __slots__ = ("_connection", "_incoming", "_stream", "_unsent", "kept")
 
     def __init__(self, incoming: IncomingBody, connection: HttpConnection) -> None:
         self._incoming = incoming
         self._connection = connection
-        self._kept: list[bytes] = []
+        self.kept: list[bytes] = []
+        """What was sent, while it may be sent again."""
         self._unsent: deque[bytes] = deque()
         """Of what is kept, what is yet to be sent again."""
         self._stream: Outgoing | None = None
@@ -35,28 +64,21 @@ class Upload:
     def can_start_again(self) -> bool:
         return self._stream is None or not self._stream.granted
 
-    def when_due(self, dispatch: Callable[[], None]) -> None:
-        """Call ``dispatch`` once the body is there, or a window of it: a slow client holds no place at a replica."""
-
-        def check() -> None:
-            if self._incoming.ended or self._incoming.is_full:
-                self._incoming.wake = None
-                dispatch()
-
-        self._incoming.wake = check
-        check()
-
     def start(self, stream: Outgoing) -> None:
         """Send what there is to a replica; the rest as it comes, and as there is credit."""
         self._stream = stream
-        self._unsent = deque(self._kept)
+        self._unsent = deque(self.kept)
         stream.follow(self)
+
+    def release(self) -> None:
+        """It will not be sent again."""
+        self.kept = []
 
     def stop(self) -> None:
         """Nobody wants the rest."""
         if self._stream is not None:
             self._stream.stop()
-        self._kept = []
+        self.kept = []
         self._incoming.discard()
 
     # -- Source ------------------------------------------------------------------------------------------------------
@@ -81,45 +103,267 @@ class Upload:
         if self._unsent:
             return self._unsent.popleft()
         piece = self._incoming.take()
-        if self.can_start_again:
-            if piece is not None:
-                self._kept.append(piece)
-        else:
-            self._kept = []
+        if not self.can_start_again:
+            self.kept = []
+        elif piece is not None:
+            self.kept.append(piece)
         self._connection.body_taken()
         return piece
 
 
-class Download:
-    """The part of an answer's body that follows its `Answer`: taken as the client reads."""
+class WholeUpload:
+    """The part of a request's body that follows its `Call`, taken in to its end before a replica is chosen. It is the
+    `Source` of what a replica is sent then.
 
-    __slots__ = ("_exchange", "_incoming", "_reads", "status")
+    It is kept until an answer has begun: until then the call can be sent again.
+    """
 
-    def __init__(self, exchange: Exchange, status: int, incoming: Incoming) -> None:
-        self._exchange = exchange
+    __slots__ = ("_at", "_connection", "_failed", "_incoming", "_spool", "_stream", "can_start_again", "size", "wake")
+
+    ended = True
+
+    def __init__(self, incoming: IncomingBody, connection: HttpConnection, space: SpoolSpace) -> None:
         self._incoming = incoming
-        self._reads = True
-        self.status = status
-        incoming.wake = self._pass_on
-        self._pass_on()
+        self._connection = connection
+        self._spool = Spool(space, space.total_bytes, UPLOAD_MEMORY_BYTES)
+        self._failed: Callable[[], None]
+        self._stream: Outgoing | None = None
+        self._at = 0
+        self.can_start_again = True
+        self.size = 0
+        self.wake: Callable[[], None] | None = None
 
-    def writable(self) -> None:
-        """The client reads again."""
-        self._reads = True
-        self._pass_on()
+    def take_in(self, kept: list[bytes], complete: Callable[[], None], failed: Callable[[], None]) -> None:
+        """Call ``complete`` once all of the body is here, behind ``kept``; ``failed`` where there is no room for it,
+        and likewise later, where it cannot be read again. Neither, once it was stopped.
+        """
+        self._failed = failed
+
+        def take() -> None:
+            while (piece := self._incoming.take()) is not None:
+                if not self._spool.append(piece):
+                    failed()
+                    return
+            if self._incoming.ended:
+                self._incoming.wake = None
+                complete()
+            self._connection.body_taken()
+
+        if not all(self._spool.append(piece) for piece in kept):
+            failed()
+            return
+        self._incoming.wake = take
+        take()
+
+    def start(self, stream: Outgoing) -> None:
+        """Send it to a replica, from its beginning, as there is credit."""
+        self._stream = stream
+        self._at, self.size = 0, self._spool.end
+        stream.follow(self)
+
+    def release(self) -> None:
+        """It will not be sent again."""
+        self.can_start_again = False
+        if not self.size:
+            self._spool.close()
 
     def stop(self) -> None:
-        """Nobody wants the rest."""
-        self._incoming.wake = None
+        """Nobody wants it."""
+        self.can_start_again = False
+        if self._stream is not None:
+            self._stream.stop()
+        self._spool.close()
         self._incoming.discard()
 
-    def _pass_on(self) -> None:
-        exchange, incoming = self._exchange, self._incoming
+    def take(self) -> bytes | None:
+        if not self.size:
+            return None
         try:
-            while self._reads and (piece := incoming.take()) is not None:
-                self._reads = exchange.write(piece)
-        except LinkError:
-            exchange.delivered(complete=False)
+            piece = self._spool.read(self._at)
+        except OSError:
+            _log.exception("a body that was taken in cannot be read again")
+            self._failed()
+            return None
+        self._at += len(piece)
+        self.size -= len(piece)
+        if not self.size and not self.can_start_again:
+            self._spool.close()
+        return piece
+
+
+class Download:
+    """The part of an answer's body that follows its `Answer`.
+
+    It is taken off its replica at the replica's speed: what the client does not take within `PATIENCE_S` goes into a
+    spool, and is granted as credit again. Where there is no spool, or no room in it, it is taken as the client reads.
+    """
+
+    __slots__ = (
+        "_body",
+        "_counted_bytes",
+        "_exchange",
+        "_held",
+        "_is_spooling",
+        "_reads",
+        "_space",
+        "_spool",
+        "_timer",
+        "spooled_at",
+        "status",
+        "taken_bytes",
+    )
+
+    def __init__(self, exchange: Exchange, status: int, body: Incoming, space: SpoolSpace | None) -> None:
+        """``space``: where spools may be; None: this answer is not spooled."""
+        self._exchange = exchange
+        self.status = status
+        self._body = body
+        """What came behind all else, and is neither written nor spooled: less than a window and a piece."""
+        self._held: bytes | None = None
+        """Of that, what was taken and found no place."""
+        self._counted_bytes = 0
+        """As which both are in the account of the space."""
+        self._space = space
+        self._reads = True
+        """The client keeps up."""
+        self._spool: Spool | None = None
+        self._is_spooling = False
+        self._timer: asyncio.TimerHandle | None = None
+        self.spooled_at = 0.0
+        self.taken_bytes = 0
+        body.wake = self._came
+        self._came()
+
+    @property
+    def is_over(self) -> bool:
+        """The replica has sent all of it, or will send no more."""
+        return self._body.ended
+
+    @property
+    def spooled_bytes(self) -> int:
+        return 0 if self._spool is None else self._spool.size
+
+    def client_reads(self) -> None:
+        """The client keeps up again: it gets what waits."""
+        self._reads = True
+        self._stop_timer()
+        try:
+            self._write_spooled()
+        except OSError:
+            _log.exception("an answer is cut: its spool cannot be read")
+            self.cut()
+            return
+        self._write()
+        self._fill()
+        self._count()
+        if self._is_waiting:
+            self._go_on_later()
         else:
-            if incoming.ended and not incoming.size and not exchange.done:
-                exchange.delivered(complete=True)
+            self._stop_spooling()
+            self._check_end()
+
+    def cut(self) -> None:
+        self._exchange.cut()
+
+    def stop(self) -> None:
+        """Nobody waits for the rest."""
+        self._stop_timer()
+        self._stop_spooling()
+        self._held, self._body.wake = None, None
+        self._body.discard()
+        self._count()
+        if self._spool is not None:
+            self._spool.close()
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_waiting(self) -> bool:
+        return self._held is not None or self._body.size > 0 or self.spooled_bytes > 0
+
+    def _came(self) -> None:
+        """A piece, or the end, has come from the replica."""
+        self._write()
+        if not self._is_waiting:
+            self._check_end()
+        elif self._space is not None and not self._exchange.done:
+            self._count()
+            if self._is_spooling:
+                self._fill()
+                self._count()
+            elif self._space.is_memory_full:
+                self._begin_to_spool()
+            else:
+                self._go_on_later()
+
+    def _write(self) -> None:
+        """Write what came to a client that keeps up, behind what is spooled."""
+        while self._reads and not self.spooled_bytes and (piece := self._take()) is not None:
+            self._reads = self._exchange.write(piece)
+
+    def _write_spooled(self) -> None:
+        """Write what is spooled, as much as the client takes or one turn allows."""
+        spool, left = self._spool, TURN_BYTES
+        while spool is not None and spool.size and self._reads and left > 0:
+            piece = spool.read(spool.start)
+            spool.drop(len(piece))
+            left -= len(piece)
+            self.taken_bytes += len(piece)
+            self._reads = self._exchange.write(piece)
+
+    def _take(self) -> bytes | None:
+        piece, self._held = self._held, None
+        if piece is None:
+            with contextlib.suppress(LinkError):  # It is broken off; `_check_end` says so, behind all that came.
+                piece = self._body.take()
+        return piece
+
+    def _check_end(self) -> None:
+        if self._body.ended and not self._is_waiting and not self._exchange.done:
+            self._exchange.delivered(complete=self._body.broken is None)
+
+    def _go_on_later(self) -> None:
+        """Something waits: for the next turn, for patience to end, or for the client alone."""
+        if self._space is None:
+            return
+        if self._reads:
+            self._timer = self._space.loop.call_later(0, self.client_reads)
+        elif not self._is_spooling and self._timer is None:
+            self._timer = self._space.loop.call_later(PATIENCE_S, self._begin_to_spool)
+
+    def _begin_to_spool(self) -> None:
+        assert self._space is not None
+        self._stop_timer()
+        self._is_spooling = True
+        self.spooled_at, self.taken_bytes = self._space.loop.time(), 0
+        self._space.readers.add(self)
+        if self._spool is None:
+            self._spool = Spool(self._space, self._space.answer_bytes)
+        self._fill()
+        self._count()
+
+    def _fill(self) -> None:
+        """Put what is here into the spool, as far as there is room."""
+        while self._is_spooling and (piece := self._take()) is not None:
+            assert self._spool is not None
+            if not self._spool.append(piece):
+                self._held = piece
+                return
+
+    def _stop_spooling(self) -> None:
+        if self._is_spooling:
+            assert self._space is not None
+            self._is_spooling = False
+            self._space.readers.discard(self)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _count(self) -> None:
+        """Have the space know what is in memory here."""
+        if self._space is not None:
+            size = self._body.size + len(self._held or b"")
+            self._space.memory_bytes += size - self._counted_bytes
+            self._counted_bytes = size

@@ -34,8 +34,10 @@ class Dispatcher:
         self._now = now
 
     def dispatch(self, exchange: Exchange) -> None:
-        """Send it to a replica, have it wait for one, or refuse it."""
+        """Send it to a replica, have it wait for one, or refuse it; a long body may have to be taken in before that."""
         endpoint = exchange.owner
+        if exchange.body_rest is not None and endpoint.takes_bodies_whole and exchange.take_in():
+            return
         choices = endpoint.choices
         if not choices:
             self._park(exchange, endpoint)

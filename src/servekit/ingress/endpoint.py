@@ -58,6 +58,11 @@ class Endpoint:
         self.choices = self.targets if self.strict and ready else ready
 
     @property
+    def takes_bodies_whole(self) -> bool:
+        """Whether a replica that may be chosen now is to be given bodies whole."""
+        return any(not replica.streams_bodies for target in self.choices for replica in target.replicas)
+
+    @property
     def coming(self) -> bool:
         return any(target.backend.coming for target in self.targets)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from servekit.errors import LinkError
 from servekit.http1.request import HttpRequest
 from servekit.ingress import refusals
-from servekit.ingress.bodies import Download
+from servekit.ingress.bodies import Download, Upload, WholeUpload
 from servekit.ingress.refusals import Refused
 from servekit.interfaces import Outcome, Request, RequestRecord
 from servekit.wire.data_frames import UNKNOWN, Answer
@@ -20,7 +20,6 @@ from servekit.wire.streams import Incoming, Outgoing
 
 if TYPE_CHECKING:
     from servekit.ingress.backend import Target
-    from servekit.ingress.bodies import Upload
     from servekit.ingress.endpoint import Endpoint
     from servekit.ingress.replica import Replica
     from servekit.ingress.router import Router
@@ -37,7 +36,7 @@ class Exchange(HttpRequest):
     of the replica's link."""
 
     __slots__ = (
-        "answer_body",
+        "answer_rest",
         "body_rest",
         "call_method",
         "download",
@@ -76,11 +75,11 @@ class Exchange(HttpRequest):
     """How often its call was sent."""
     queue: OrderedDict[Exchange, None] | None
     """Where it waits, while no replica has room."""
-    body_rest: Upload | None
+    body_rest: Upload | WholeUpload | None
     """The rest of its body, when that is long."""
     upload: Outgoing | None
     """That, on its way to the replica."""
-    answer_body: Download | None
+    answer_rest: Download | None
     """The rest of its answer's body, once that has begun in pieces."""
     download: Incoming | None
     """That, as it comes from the replica."""
@@ -122,6 +121,21 @@ class Exchange(HttpRequest):
             request.sent_target = self.sent_target
         return request
 
+    def take_in(self) -> bool:
+        """Have it dispatched once its body is all here, so that whoever sends slowly holds neither slot nor window nor
+        queue. False: that is so, or it is no body that would end."""
+        rest = self.body_rest
+        if not isinstance(rest, Upload) or self.upgrade:
+            return False
+        assert self.incoming is not None
+        whole = self.body_rest = WholeUpload(self.incoming, self.connection, self.router.spools)
+        whole.take_in(rest.kept, lambda: self.router.dispatcher.dispatch(self), self._has_no_room)
+        return True
+
+    def _has_no_room(self) -> None:
+        self._give_up(Outcome.ABANDONED)
+        self.refuse(refusals.no_room_for_body())
+
     # -- from its replica ------------------------------------------------------------------------------------------
 
     def answered(self, answer: Answer) -> None:
@@ -138,14 +152,27 @@ class Exchange(HttpRequest):
             self.download.discard()
             return
         self.router.deadlines.open.discard(self)
+        if self.body_rest is not None:
+            self.body_rest.release()
         length = None if answer.rest == UNKNOWN else len(answer.body) + answer.rest
         self.begin(answer.status, self._head(answer.head), length)
-        self.answer_body = Download(self, answer.status, self.download)
+        # A WebSocket holds its replica as long as it lives; a handle asks for no more than it has room for.
+        spools = None if answer.status == 101 or self.chain is not None else self.router.spools
+        self.answer_rest = Download(self, answer.status, self.download, spools)
 
     def ended(self, *, complete: bool) -> None:
-        """No more of the answer's body will come; the client may have yet to read what came."""
-        if self.download is not None:
-            self.download.end(None if complete else LinkError("the replica broke the answer off"))
+        """No more of an answer in pieces will come."""
+        if not self.done and self.download is not None:
+            self._over(Outcome.ANSWERED if complete else Outcome.FAILED)
+
+    def _over(self, outcome: Outcome) -> None:
+        """Nothing more will come from the replica; the client may have some to take yet."""
+        assert self.download is not None
+        self.tell_policy(outcome)
+        self.download.end(None if outcome is Outcome.ANSWERED else LinkError("the answer was broken off"))
+        if self.body_rest is not None and not self.done:
+            self.body_rest.stop()
+            self.connection.body_taken()
 
     def refused(self, reason: str) -> None:
         """The replica did not begin its call."""
@@ -161,12 +188,10 @@ class Exchange(HttpRequest):
         """The replica died with its call: once more, where the method allows it or nothing was sent."""
         if self.done:
             return
-        if self.answer_body is None:
+        if self.download is None:
             self._again(sent=sent)
         else:
-            self.tell_policy(Outcome.LOST)
-            self._settle(self.answer_body.status)
-            self.end(complete=False)
+            self._over(Outcome.LOST)
 
     def _again(self, *, sent: bool) -> None:
         self.tell_policy(Outcome.LOST)
@@ -193,11 +218,15 @@ class Exchange(HttpRequest):
             self.connection.answer(self, status, self._head(head), body, False)
 
     def delivered(self, *, complete: bool) -> None:
-        """Its answer, which went out in pieces, is over."""
-        assert self.answer_body is not None
-        self._settle(self.answer_body.status)
+        """All that there is of an answer in pieces has been written to the client."""
+        assert self.answer_rest is not None
+        self._settle(self.answer_rest.status)
         self.end(complete=complete)
-        self.tell_policy(Outcome.ANSWERED if complete else Outcome.FAILED)
+
+    def cut(self) -> None:
+        """The client is not to get the rest of an answer in pieces."""
+        self._give_up(Outcome.ABANDONED)
+        self.delivered(complete=False)
 
     def expired(self) -> None:
         """Its deadline has passed."""
@@ -207,12 +236,13 @@ class Exchange(HttpRequest):
 
     def abandoned(self) -> None:
         """Its client went away."""
-        self._settle(499)
         self._give_up(Outcome.ABANDONED)
+        self._settle(499)
 
     def _give_up(self, outcome: Outcome) -> None:
+        """Nobody waits any more for what a replica has yet to do for it."""
         self.router.dispatcher.unqueue(self)
-        if self.replica is not None:
+        if self.replica is not None and (self.download is None or not self.download.ended):
             self.replica.cancel(self)
             self.tell_policy(outcome)
 
@@ -222,8 +252,8 @@ class Exchange(HttpRequest):
         router.deadlines.open.discard(self)
         if self.body_rest is not None:
             self.body_rest.stop()
-        if self.answer_body is not None:
-            self.answer_body.stop()
+        if self.answer_rest is not None:
+            self.answer_rest.stop()
         # Not the loop's time, which stands still within a turn and would make quick answers end before they began.
         latency_s = monotonic() - self.received_at
         endpoint, backend = self.owner.name, "" if target is None else target.name

@@ -52,6 +52,15 @@ def queue_full(what: str) -> Refused:
     return _text(503, f"Service Unavailable: the queue of {what} is full; try again later.", b"retry-after: 1\r\n")
 
 
+def no_room_for_body() -> Refused:
+    # Not 507: of that, RFC 4918, 11.5, says that it must not be sent again by itself, and proxies hold to it.
+    return _text(
+        503,
+        "Service Unavailable: there is no room to take in a body of this length; try again later.",
+        b"retry-after: 1\r\n",
+    )
+
+
 def too_late(endpoint: str, timeout_s: float) -> Refused:
     return _text(504, f"Gateway Timeout: endpoint {endpoint!r} did not answer within its {timeout_s:g} s.")
 

@@ -32,6 +32,7 @@ class Replica:
         "retired",
         "router",
         "slots",
+        "streams_bodies",
     )
 
     def __init__(self, entry: ReplicaEntry, backend: Backend, router: Router) -> None:
@@ -48,8 +49,9 @@ class Replica:
         """Calls that it holds from all ingress workers, while it tells; see `Load`."""
         self.retired = False
         """Absent from the snapshot: it gets no more calls, and keeps its link until its last answer."""
-        self.slots = entry.slots
-        self._window = Window(entry.slots, backend.config.max_batch_size or 1)
+        self.slots = entry.capabilities.slots
+        self.streams_bodies = entry.capabilities.streams_bodies
+        self._window = Window(self.slots, backend.config.max_batch_size or 1)
 
     @property
     def limit(self) -> int:

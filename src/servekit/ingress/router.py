@@ -15,7 +15,7 @@ from servekit.config import nearest
 from servekit.http1.request import HttpRequest
 from servekit.ingress import refusals
 from servekit.ingress.backend import Backend
-from servekit.ingress.bodies import Upload
+from servekit.ingress.bodies import Upload, when_due
 from servekit.ingress.builtin import Builtin
 from servekit.ingress.counters import Counters
 from servekit.ingress.deadlines import Deadlines
@@ -23,6 +23,7 @@ from servekit.ingress.dispatcher import Dispatcher
 from servekit.ingress.endpoint import Endpoint
 from servekit.ingress.exchange import Exchange, HandleExchange
 from servekit.ingress.refusals import Refused
+from servekit.ingress.spool import SpoolSpace
 from servekit.interfaces import RequestRecord, path_of
 from servekit.routes import RESERVED, RouteTable
 
@@ -34,7 +35,13 @@ class Router:
 
     new_request = Exchange
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, observe: Callable[[RequestRecord], None] | None = None) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        spools: SpoolSpace,
+        observe: Callable[[RequestRecord], None] | None = None,
+    ) -> None:
+        """``spools``: the room for what is to wait on the disk."""
         self.endpoints: dict[str, Endpoint] = {}
         self.backends: dict[str, Backend] = {}
         self.routes: RouteTable[Endpoint] = RouteTable()
@@ -42,6 +49,7 @@ class Router:
         self.counters = Counters()
         self.observe = observe
         """Told of every request that has ended."""
+        self.spools = spools
         self.dispatcher = Dispatcher(self.endpoints, self.backends, self.counters, loop.time)
         self.deadlines = Deadlines(loop)
         self._now = loop.time
@@ -105,13 +113,13 @@ class Router:
     def writable(self, request: HttpRequest) -> None:
         """The client reads again."""
         assert isinstance(request, Exchange)
-        if request.answer_body is not None:
-            request.answer_body.writable()
+        if request.answer_rest is not None:
+            request.answer_rest.client_reads()
 
     def _begin(self, exchange: Exchange, request_id: bytes | None) -> None:
         exchange.router = self
         exchange.target = exchange.replica = exchange.queue = None
-        exchange.upload = exchange.download = exchange.answer_body = None
+        exchange.upload = exchange.download = exchange.answer_rest = None
         incoming = exchange.incoming
         exchange.body_rest = None if incoming is None else Upload(incoming, exchange.connection)
         exchange.tries = 0
@@ -131,10 +139,10 @@ class Router:
         deadlines.open.add(exchange)
         if expires < deadlines.earliest:
             deadlines.plan(expires)
-        if exchange.body_rest is None or exchange.upgrade:  # What follows a tunnel's head is no body that would end.
+        if exchange.incoming is None or exchange.upgrade:  # What follows a tunnel's head is no body that would end.
             self.dispatcher.dispatch(exchange)
         else:
-            exchange.body_rest.when_due(lambda: self.dispatcher.dispatch(exchange))
+            when_due(exchange.incoming, lambda: self.dispatcher.dispatch(exchange))
 
     def _unrouted(self, exchange: Exchange) -> Refused:
         if exchange.path.startswith(RESERVED):

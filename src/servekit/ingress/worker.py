@@ -20,6 +20,7 @@ from servekit.ingress.demand import Demand
 from servekit.ingress.links import ReplicaLinks
 from servekit.ingress.observers import Observers
 from servekit.ingress.router import Router
+from servekit.ingress.spool import SpoolSpace
 from servekit.interfaces import RoutingPolicy
 from servekit.processes import extend_sys_path
 from servekit.wire.bootstrap import WorkerBootstrap
@@ -88,7 +89,9 @@ class IngressWorker:
             loop.add_signal_handler(signal.SIGTERM, self._end)
             loop.add_signal_handler(signal.SIGINT, lambda: None)
         observers = Observers(self._bootstrap.http.observers)
-        self.router = Router(self._clock or loop, observers.add if observers else None)
+        clock = self._clock or loop
+        spools = SpoolSpace(self._limits, self._bootstrap.directory, clock)
+        self.router = Router(clock, spools, observers.add if observers else None)
         self.server = HttpServer(self.router, self._limits, loop)
         polling = BusyPoll.on(loop, self._bootstrap.busy_poll_s)
         links = DataLinks(self._bootstrap.token, self._bootstrap.worker_id, polling)

@@ -16,6 +16,7 @@ from servekit.errors import InvalidInputError
 from servekit.interfaces import Handler, RequestAdapter
 from servekit.marks import accepts_batches, function_of
 from servekit.replica import pools
+from servekit.wire.control_frames import Capabilities
 
 
 class Target(msgspec.Struct):
@@ -86,7 +87,7 @@ class Handlers:
     def check(self, adapter: RequestAdapter, config: BackendConfig) -> None:
         """Raises `InvalidInputError` where handler, adapter and config do not go together; else `main`
         is fitted to the adapter."""
-        batches = self.main.batches or self._has_batch_method()
+        batches = self.takes_batches
         if batches and (adapter.whole_application or adapter.is_async):
             raise InvalidInputError(
                 f"the target accepts batches, but the adapter {type(adapter).__qualname__} hands over one request at a "
@@ -101,11 +102,16 @@ class Handlers:
             # It is called by `call` alone. An `async def` is what makes the application then, and not one itself.
             self.main = Entry(None, self._object, blocking=self._object)
 
-    def slots(self, adapter: RequestAdapter, config: BackendConfig) -> int:
-        """How many calls of the handler there may be at a time."""
-        if config.max_concurrent_queries is not None:
-            return config.max_concurrent_queries
-        return ASYNC_SLOTS if adapter.is_async or self.main.on_loop else 1
+    def capabilities(self, adapter: RequestAdapter, config: BackendConfig) -> Capabilities:
+        """How many calls of the handler there may be at a time, and whether one may begin before its body is there.
+
+        With one slot it may not, nor in a batch: whoever sends slowly would hold up all others.
+        """
+        slots = config.max_concurrent_queries
+        if slots is None:
+            slots = ASYNC_SLOTS if adapter.is_async or self.main.on_loop else 1
+        reads_in_thread = adapter.streams_body and slots > 1 and not self.main.on_loop
+        return Capabilities(slots, adapter.is_async or (reads_in_thread and not self.takes_batches))
 
     def release(self) -> None:
         """Let go of the object that a class made, so that its ``__del__`` runs before the process ends."""
@@ -120,9 +126,12 @@ class Handlers:
         if alive() is not None:
             gc.collect()  # It is part of a cycle, or something that is refers to it.
 
-    def _has_batch_method(self) -> bool:
+    @property
+    def takes_batches(self) -> bool:
+        """Whether the handler, or a method of it, is marked by `servekit.accept_batch`."""
         kind = type(self._object)
-        return self._is_class and any(accepts_batches(getattr(kind, name, None)) for name in dir(kind))
+        methods = [getattr(kind, name, None) for name in dir(kind)] if self._is_class else []
+        return self.main.batches or any(map(accepts_batches, methods))
 
 
 def _gone(*_: Any) -> Any:

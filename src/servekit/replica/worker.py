@@ -262,12 +262,12 @@ class ReplicaWorker:
     async def _serve_data(self, assign: Assign, handlers: Handlers, adapter: RequestAdapter) -> None:
         loop = asyncio.get_running_loop()
         server = DataServer(self._bootstrap.token, self._bootstrap.worker_id.encode(), self._bootstrap.busy_poll_s)
-        slots = handlers.slots(adapter, assign.config)
+        capabilities = handlers.capabilities(adapter, assign.config)
         server.executor = Executor(
             assign.backend,
             handlers,
             adapter,
-            slots=slots,
+            slots=capabilities.slots,
             debug=assign.debug,
             idle=server.check_drained,
             tell_load=server.tell_load,
@@ -285,10 +285,10 @@ class ReplicaWorker:
                 self._hello,
                 ready=True,
                 addresses=[listener.address],
-                slots=slots,
+                capabilities=capabilities,
                 user_config=config_digest(assign.config.user_config),
             )
-            self._control.send(Ready([listener.address], slots))
+            self._control.send(Ready([listener.address], capabilities))
             if self._ended:
                 server.leave(DRAIN_TIMEOUT_S)
             await server.serve()

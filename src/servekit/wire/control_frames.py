@@ -16,6 +16,15 @@ BLOB_PIECE_BYTES = 1024 * 1024
 # -- worker to controller -----------------------------------------------------------------
 
 
+class Capabilities(msgspec.Struct, array_like=True, frozen=True):
+    """What a replica says of its handler once that is built, and ingress workers go by."""
+
+    slots: int = 1
+    """Calls of its handler at a time: what ``max_concurrent_queries`` says, or the default for such a handler."""
+    streams_bodies: bool = False
+    """It takes a call whose body is still arriving. False: it is to be given bodies whole."""
+
+
 class WorkerHello(msgspec.Struct, array_like=True):
     """What a worker says of itself when it dials, inside the handshake; on a redial, what it holds already."""
 
@@ -25,7 +34,7 @@ class WorkerHello(msgspec.Struct, array_like=True):
     ready: bool = False
     """A replica that was built under an earlier controller, or an ingress worker that has a snapshot."""
     addresses: list[str] = msgspec.field(default_factory=list)
-    slots: int = 1
+    capabilities: Capabilities = Capabilities()
     user_config: bytes = b""
     """Digest of the one that a replica's handler has taken over; empty: that is not known."""
 
@@ -34,8 +43,7 @@ class Ready(Frame, tag=20):
     """A replica's handler is built; it listens on ``addresses``."""
 
     addresses: list[str]
-    slots: int = 1
-    """Calls of its handler at a time: what ``max_concurrent_queries`` says, or the default for such a handler."""
+    capabilities: Capabilities = Capabilities()
 
 
 class StartFailed(Frame, tag=21):
@@ -194,7 +202,7 @@ class ReplicaEntry(msgspec.Struct, array_like=True, frozen=True):
     id: str
     node: str
     addresses: tuple[str, ...]
-    slots: int = 1
+    capabilities: Capabilities = Capabilities()
 
 
 class BackendEntry(msgspec.Struct, array_like=True, frozen=True):

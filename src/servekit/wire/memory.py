@@ -52,6 +52,7 @@ class MemoryTransport(asyncio.Transport):
         if self._in_flight > self._high and not self._paused:
             self._paused = True
             self._protocol.pause_writing()
+            self._soon(self._read)  # The peer may have gone.
 
     def writelines(self, list_of_data: Any) -> None:
         self.write(b"".join(list_of_data))
@@ -121,6 +122,10 @@ class MemoryTransport(asyncio.Transport):
                 self._protocol.connection_lost(None)
             elif not self._protocol.eof_received():
                 self.close()
+        if self._paused and not self._closing and self._inbox and self._inbox[-1] is _End.CLOSED:
+            # As a socket is reset: nobody will take what was written, and until that this end may not read on.
+            self._closing = True
+            self._protocol.connection_lost(BrokenPipeError())
 
     def _taken(self, size: int) -> None:
         self._in_flight -= size

@@ -13,16 +13,7 @@ from servekit.http1.body import OutgoingBody
 from servekit.http1.checks import Fault
 from servekit.http1.reader import FEED_BYTES, Phase, RequestReader
 from servekit.http1.request import HttpRequest
-from servekit.http1.responses import (
-    BODILESS,
-    CHUNKED,
-    CONTINUE,
-    LENGTH,
-    SWITCHED,
-    render,
-    render_fault,
-    status_line,
-)
+from servekit.http1.responses import BODILESS, CHUNKED, CONTINUE, LENGTH, SWITCHED, render, render_fault, status_line
 from servekit.http1.timeouts import Overdue, ReadingTime, Wait, overdue, too_slow
 
 if TYPE_CHECKING:

@@ -212,7 +212,7 @@ def test_a_slow_reader_stops_the_generator(serving, instance, client, tmp_path):
     got = 0
     while got < 20_000_000:
         got += len(reader.recv(1_000_000))
-    assert int(made.read_text()) > int(last[0])
+    until(lambda: int(made.read_text() or 0) > int(last[0]))
     reader.close()
     until((tmp_path / "slow.closed").exists)
     until(lambda: counted("endless", 499) > gone)

@@ -107,6 +107,10 @@ class Handlers:
             return config.max_concurrent_queries
         return ASYNC_SLOTS if adapter.is_async or self.main.on_loop else 1
 
+    def takes_bodies_as_they_come(self, adapter: RequestAdapter, slots: int) -> bool:
+        """Whether a call may begin while its body is on its way; else its replica waits for all of it."""
+        return takes_body_as_it_comes(self.main, adapter, slots)
+
     def release(self) -> None:
         """Let go of the object that a class made, so that its ``__del__`` runs before the process ends."""
         if not self._is_class:
@@ -123,6 +127,16 @@ class Handlers:
     def _has_batch_method(self) -> bool:
         kind = type(self._object)
         return self._is_class and any(accepts_batches(getattr(kind, name, None)) for name in dir(kind))
+
+
+def takes_body_as_it_comes(entry: Entry, adapter: RequestAdapter, slots: int) -> bool:
+    """As `Handlers.takes_bodies_as_they_come`, for one of its methods.
+
+    A read of what has not come would hold up the main thread, and all other calls with it.
+    """
+    if adapter.is_async:
+        return True
+    return adapter.streams_body and slots > 1 and not entry.on_loop and not entry.batches
 
 
 def _gone(*_: Any) -> Any:

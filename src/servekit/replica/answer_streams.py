@@ -11,8 +11,9 @@ import contextvars
 import threading
 import time
 from asyncio import _set_running_loop
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from servekit.replica.joiner import Joiner
 from servekit.replica.open_call import OpenCall
@@ -21,6 +22,9 @@ from servekit.replica.threads import Threads
 from servekit.wire.data_frames import PIECE_BYTES, UNKNOWN, Answer
 from servekit.wire.mailbox import Mailbox
 from servekit.wire.streams import Outgoing
+
+if TYPE_CHECKING:
+    from servekit.replica.executor import Executor
 
 TURN_S = 100e-6
 """So long may a task go on sending without letting the loop do anything else."""
@@ -35,24 +39,22 @@ class StoppedError(Exception):
     """Nobody reads this answer any more."""
 
 
-class Owner(Protocol):
-    """Who is told, on the data loop, what becomes of answers. See `Executor`."""
-
-    def answered(self, call: OpenCall, rendered: Rendered, failed: bool) -> None: ...
-
-    def begun(self, call: OpenCall, answer: Answer, download: Outgoing) -> None: ...
-
-    def ended(self, call: OpenCall, download: Outgoing, complete: bool) -> None: ...
-
-    def proceed(self) -> None: ...
+def parts(piece: object) -> Sequence[bytes]:
+    """A piece as an iterable makes it, cut to what one frame takes. Raises `TypeError` where it is none."""
+    if not isinstance(piece, (bytes, bytearray, memoryview)):
+        raise TypeError(f"a streamed body is made of bytes; {type(piece).__name__} came")
+    data = bytes(piece)
+    if len(data) <= PIECE_BYTES:
+        return (data,)
+    return [data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES)]
 
 
 class AnswerStreams:
     """Makes and sends the pieces of answers. It lives on the data loop, but for what says otherwise."""
 
-    def __init__(self, owner: Owner, failure: Failure, mailbox: Mailbox, threads: int) -> None:
+    def __init__(self, executor: Executor, failure: Failure, mailbox: Mailbox, threads: int) -> None:
         """``failure`` logs an error and gives the answer that says so."""
-        self.owner = owner
+        self.executor = executor
         self.failure = failure
         self.mailbox = mailbox
         self.loop = asyncio.get_running_loop()
@@ -68,9 +70,7 @@ class AnswerStreams:
 
     def on_main_thread(self, call: OpenCall, rendered: Rendered, context: contextvars.Context) -> None:
         """Make the pieces here, in ``context``: one a turn of the loop."""
-        answer = _MainThreadAnswer(self, call, rendered, context)
-        call.interrupt = answer.resume
-        self.loop.call_soon(answer.step)
+        call.interrupt = _MainThreadAnswer(self, call, rendered, context).resume
 
     def in_thread(self, call: OpenCall, rendered: Rendered) -> None:
         """Make the pieces in the current thread, which is another than the loop's."""
@@ -91,55 +91,41 @@ class _StreamedAnswer:
         self._streams = streams
         self._call = call
         self._rendered = rendered
-        self.body: Any = rendered[2]
-        self.download: Outgoing | None = None
+        # RFC 9110, 6.4.1.
+        self._has_body = call.request.method != "HEAD" and rendered[0] not in (204, 304)
+        self._body: Any = rendered[2]
+        self._download: Outgoing | None = None
         """There once the answer has begun."""
 
-    @property
-    def is_wanted(self) -> bool:
-        """It has a body that somebody reads (RFC 9110, 6.4.1)."""
-        return self._call.request.method != "HEAD" and self._rendered[0] not in (204, 304)
+    def _begin(self, part: bytes, wake: Callable[[], None]) -> Callable[[], None]:
+        """Returns what is to be called on the data loop: it sends the answer with its first part.
 
-    def checked(self, piece: object) -> bytes:
-        if not isinstance(piece, (bytes, bytearray, memoryview)):
-            raise TypeError(f"a streamed body is made of bytes; {type(piece).__name__} came")
-        return bytes(piece)
-
-    def first(self, piece: bytes) -> tuple[Answer, Outgoing, bytes]:
-        """The frame that begins the answer, what sends the others, and what of the first piece is to follow."""
-        status, head, _, length = self._rendered
-        piece = piece[:length]
-        part, more = piece[:PIECE_BYTES], piece[PIECE_BYTES:]
+        ``wake`` is called when there is credit again.
+        """
+        call, (status, head, _, length) = self._call, self._rendered
+        part = part[:length]
         rest = UNKNOWN if length is None else length - len(part)
-        call = self._call
-        self.download = Outgoing(call.origin.link, call.number, len(part))
-        return Answer(call.number, status, head, part, 0, 0, False, rest, True), self.download, more
+        answer = Answer(call.number, status, head, part, 0, 0, False, rest, True)
+        self._download = download = Outgoing(call.origin.link, call.number, len(part))
+        download.wake = wake
+        return lambda: self._streams.executor.begun(call, answer, download)
 
-    def failed(self, error: BaseException) -> Rendered | None:
-        """Logs it; the answer in the place of one that has not begun."""
-        if isinstance(error, StoppedError) or (self._call.stopped and self.download is not None):
+    def _failed(self, error: BaseException) -> Rendered | None:
+        """Logs it; returns the answer in the place of one that has not begun."""
+        begun = self._download is not None
+        if isinstance(error, StoppedError) or (begun and self._call.stopped):
             return None
         rendered = self._streams.failure(self._call, error)
-        return rendered if self.download is None else None
+        return None if begun else rendered
 
-    def close_failed(self, error: BaseException) -> None:
-        """The answer has gone out by then, or has failed itself."""
-        self._streams.failure(self._call, error)
-
-    def over(self, complete: bool, instead: Rendered | None) -> None:
+    def _over(self, complete: bool, instead: Rendered | None) -> None:
         """On the data loop: the handler is over; ``instead`` is answered in the place of what never began."""
-        call, owner = self._call, self._streams.owner
+        call, executor = self._call, self._streams.executor
         if instead is not None:
-            owner.answered(call, instead, True)
+            executor.answered(call, instead, True)
         else:
-            owner.ended(call, self.download or Outgoing(call.origin.link, call.number), complete)
-        owner.proceed()
-
-    def write(self, piece: bytes) -> None:
-        """Send a piece of whatever length; there is credit."""
-        assert self.download is not None
-        for at in range(0, len(piece), PIECE_BYTES):
-            self.download.write(piece[at : at + PIECE_BYTES])
+            executor.ended(call, self._download or Outgoing(call.origin.link, call.number), complete)
+        executor.proceed()
 
 
 class _MainThreadAnswer(_StreamedAnswer):
@@ -153,60 +139,57 @@ class _MainThreadAnswer(_StreamedAnswer):
     ) -> None:
         super().__init__(streams, call, rendered)
         self._context = context
-        self._pieces: Any = None
-        self._rest = b""
-        """Of a long piece, what has not been sent."""
-        self._planned = True
+        self._iterator: Any = None
+        self._parts: deque[bytes] = deque()
+        """Of the last piece, what has not been sent."""
+        self._planned = False
+        self.resume()
 
-    def step(self) -> None:
+    def resume(self) -> None:
+        """It goes on, or nobody reads any more."""
+        if not self._planned:
+            self._planned = True
+            self._streams.loop.call_soon(self._step)
+
+    def _step(self) -> None:
         """Make a piece, or send more of one, or end."""
         self._planned = False
         complete, instead = True, None
         try:
             if self._call.stopped:
                 raise StoppedError
-            if self._go_on():
+            if self._parts or self._make():
+                self._send(self._parts.popleft())
                 return
         except BaseException as error:
-            complete, instead = False, self.failed(error)
+            complete, instead = False, self._failed(error)
         try:
             self._run(self._close)
         except BaseException as error:
-            self.close_failed(error)
-        self.over(complete, instead)
+            self._streams.failure(self._call, error)
+        self._over(complete, instead)
 
-    def _close(self) -> None:
-        self._pieces = None  # Where it is no generator, what it makes may be one, and that ends here as well.
-        close_body(self.body)
-
-    def _go_on(self) -> bool:
+    def _make(self) -> bool:
         """False: that was all."""
-        piece = self._rest or self._next()
-        if piece is _END:
-            if self.download is None:
-                self._streams.owner.begun(self._call, *self.first(b"")[:2])
-            return False
-        if self.download is None:
-            answer, download, self._rest = self.first(piece)
-            self._streams.owner.begun(self._call, answer, download)
-        else:
-            download, self._rest = self.download, piece[PIECE_BYTES:]
-            if piece:
-                download.write(piece[:PIECE_BYTES])
-        self._call.origin.link.flush()
-        if download.credit > 0:
-            self.resume()
-        else:
-            download.wake = self.resume
-        return True
+        piece: Any = _END
+        if self._has_body:
+            if self._iterator is None:
+                self._iterator = self._run(iter, self._body)
+            piece = self._run(next, self._iterator, _END)
+        if piece is not _END:
+            self._parts.extend(parts(piece))
+        elif self._download is None:
+            self._begin(b"", self.resume)()
+        return piece is not _END
 
-    def _next(self) -> Any:
-        if not self.is_wanted:
-            return _END
-        if self._pieces is None:
-            self._pieces = self._run(iter, self.body)
-        piece = self._run(next, self._pieces, _END)
-        return piece if piece is _END else self.checked(piece)
+    def _send(self, part: bytes) -> None:
+        if self._download is None:
+            self._begin(part, self.resume)()
+        elif part:
+            self._download.write(part)
+        self._call.origin.link.flush()
+        if self._download is not None and self._download.credit > 0:
+            self.resume()
 
     def _run(self, function: Callable[..., Any], *args: Any) -> Any:
         _set_running_loop(None)
@@ -215,11 +198,9 @@ class _MainThreadAnswer(_StreamedAnswer):
         finally:
             _set_running_loop(self._streams.loop)
 
-    def resume(self) -> None:
-        """There is credit, or nobody reads any more."""
-        if not self._planned:
-            self._planned = True
-            self._streams.loop.call_soon(self.step)
+    def _close(self) -> None:
+        self._iterator = None  # Where the body is no generator, this may be one, and that ends here as well.
+        close_body(self._body)
 
 
 class _JoinedAnswer(_StreamedAnswer):
@@ -232,14 +213,16 @@ class _JoinedAnswer(_StreamedAnswer):
 
     @property
     def _credit(self) -> int:
-        assert self.download is not None
-        return self.download.credit - self._made_bytes
+        assert self._download is not None
+        return self._download.credit - self._made_bytes
 
     def push(self) -> None:
         """Send what has gathered."""
         if self._made:
+            assert self._download is not None
             made, self._made, self._made_bytes = self._made, [], 0
-            self.write(made[0] if len(made) == 1 else b"".join(made))
+            for part in parts(b"".join(made)):
+                self._download.write(part)
 
 
 class _ThreadAnswer(_JoinedAnswer):
@@ -255,51 +238,42 @@ class _ThreadAnswer(_JoinedAnswer):
 
     def make(self) -> None:
         """All of it, to its close."""
-        call, post = self._call, self._streams.mailbox.post
-        call.interrupt = self._wake
+        self._call.interrupt = self._wake
         complete, instead = True, None
         try:
-            if call.stopped:  # It was told so before there was anything to interrupt.
+            if self._call.stopped:  # It was told so before there was anything to interrupt.
                 raise StoppedError
-            for piece in self.body if self.is_wanted else ():
-                self._send(self.checked(piece))
-            if self.download is None:
-                self._begin(b"")
+            for piece in self._body if self._has_body else ():
+                for part in parts(piece):
+                    self._send(part)
+            if self._download is None:
+                self._send(b"")
         except BaseException as error:
-            complete, instead = False, self.failed(error)
+            complete, instead = False, self._failed(error)
         try:
-            close_body(self.body)
+            close_body(self._body)
         except BaseException as error:
-            self.close_failed(error)
-        post(lambda: self._finish(complete, instead))
+            self._streams.failure(self._call, error)
+        self._streams.mailbox.post(lambda: self._finish(complete, instead))
 
-    def _begin(self, piece: bytes) -> None:
-        answer, download, more = self.first(piece)
-        download.wake = self._wake
-        self._streams.mailbox.post(lambda: self._streams.owner.begun(self._call, answer, download))
-        if more:
-            self._send(more)
-
-    def _send(self, piece: bytes) -> None:
-        """Send a piece of whatever length; raises `StoppedError` when nobody reads on."""
-        if self.download is None:
-            self._begin(piece)
+    def _send(self, part: bytes) -> None:
+        """Raises `StoppedError` when nobody reads on."""
+        if self._download is None:
+            self._streams.mailbox.post(self._begin(part, self._wake))
             return
-        for at in range(0, len(piece), PIECE_BYTES) if len(piece) > PIECE_BYTES else (0,):
-            part = piece[at : at + PIECE_BYTES]
-            with self._changed:
-                while (self._credit <= 0 or self._made_bytes > MADE_BYTES) and not self._call.stopped:
-                    self._changed.wait()
-                if self._call.stopped:
-                    raise StoppedError
-                if not part:  # It takes no credit, so any number of them could be on the way.
-                    return
-                self._made.append(part)
-                self._made_bytes += len(part)
-                if self._called and self._made_bytes <= MADE_BYTES:
-                    continue
-                first, self._called = not self._called, True
-            self._streams.mailbox.post(self._leave_first if first else self.push)
+        with self._changed:
+            while (self._credit <= 0 or self._made_bytes > MADE_BYTES) and not self._call.stopped:
+                self._changed.wait()
+            if self._call.stopped:
+                raise StoppedError
+            if not part:  # It takes no credit, so any number of them could be on the way.
+                return
+            self._made.append(part)
+            self._made_bytes += len(part)
+            if self._called and self._made_bytes <= MADE_BYTES:
+                return
+            first, self._called = not self._called, True
+        self._streams.mailbox.post(self._leave_first if first else self.push)
 
     # -- on the data loop --------------------------------------------------------------------------------------------
 
@@ -315,13 +289,14 @@ class _ThreadAnswer(_JoinedAnswer):
         return found
 
     def push(self) -> None:
+        """Send what has gathered, and have the thread go on."""
         with self._changed:
             super().push()
             self._changed.notify()
 
     def _finish(self, complete: bool, instead: Rendered | None) -> None:
         self.push()
-        self.over(complete, instead)
+        self._over(complete, instead)
 
     def _wake(self) -> None:
         """There is credit, or nobody reads any more."""
@@ -335,74 +310,55 @@ class _TaskAnswer(_JoinedAnswer):
     def __init__(self, streams: AnswerStreams, call: OpenCall, rendered: Rendered) -> None:
         super().__init__(streams, call, rendered)
         self._joins = rendered[0] != 101  # What a WebSocket says does not wait: it may be one half of a talk.
+        self._joining = False
+        """The joiner has it."""
         self._waiter: asyncio.Future[None] | None = None
         self._turn = -1
         self._turn_began = 0.0
-        self._rest = b""
-        """Of a long piece, what has not been sent."""
-        self._joining = False
-        """The joiner has it."""
 
     async def make(self) -> None:
         """All of it, to its close."""
-        call = self._call
         task = asyncio.current_task()
         assert task is not None
-        call.interrupt = task.cancel
+        self._call.interrupt = task.cancel
         complete, instead = True, None
         try:
-            if call.stopped:
+            if self._call.stopped:
                 raise StoppedError
-            if self.is_wanted:
-                async for piece in self.body:
-                    if not self._send(self.checked(piece)):
-                        await self._ready()
-            if self.download is None:
-                self._begin(b"")
+            if self._has_body:
+                async for piece in self._body:
+                    for part in parts(piece):
+                        if not self._send(part):
+                            await self._room()
+            if self._download is None:
+                self._send(b"")
         except BaseException as error:
-            complete, instead = False, self.failed(error)
+            complete, instead = False, self._failed(error)
         self.push()
         try:
-            await aclose_body(self.body)
+            await aclose_body(self._body)
         except BaseException as error:
-            self.close_failed(error)
-        call.interrupt = None
-        self.over(complete, instead)
+            self._streams.failure(self._call, error)
+        self._over(complete, instead)
 
-    def _begin(self, piece: bytes) -> bytes:
-        """Returns what of the first piece is to follow."""
-        answer, download, more = self.first(piece)
-        download.wake = self._wake
-        self._streams.owner.begun(self._call, answer, download)
-        return more
-
-    def _send(self, piece: bytes) -> bool:
-        """Send a piece of whatever length. False: `_ready` is to be awaited before the next one."""
-        download = self.download
-        if download is None:
-            piece = self._begin(piece)
-            download = self.download
-        assert download is not None
-        size = len(piece)
-        if size > PIECE_BYTES:
-            self._rest = piece
-            return False
-        if self._joining:
-            self._made.append(piece)
-            self._made_bytes += size
+    def _send(self, part: bytes) -> bool:
+        """False: `_room` is to be awaited before the next one."""
+        if self._download is None:
+            self._begin(part, self._wake)()
+        elif self._joining:
+            self._made.append(part)
+            self._made_bytes += len(part)
             if self._made_bytes > MADE_BYTES:
                 self.push()
-        elif piece:
-            download.write(piece)
+        elif part:
+            self._download.write(part)
             if self._joins:
                 self._joining = True
                 self._streams.joiner.add(self)
-        return self._may_go_on(download.credit - self._made_bytes)
+        return self._credit > 0 and not self._call.stopped and self._has_time()
 
-    def _may_go_on(self, credit: int) -> bool:
+    def _has_time(self) -> bool:
         """An iterable may make piece after piece without waiting for anything: then others get their turn."""
-        if credit <= 0 or self._call.stopped:
-            return False
         joiner = self._streams.joiner
         if self._turn != joiner.turn or self._turn_began == 0.0:
             self._turn = joiner.mark_turn()
@@ -410,21 +366,11 @@ class _TaskAnswer(_JoinedAnswer):
             return True
         return time.perf_counter() - self._turn_began < TURN_S
 
-    async def _ready(self) -> None:
-        """Return when there is room for a piece; raises `StoppedError` when nobody reads on."""
-        if self._credit > 0 and not self._rest:
+    async def _room(self) -> None:
+        """Return when another piece may be sent; raises `StoppedError` when nobody reads on."""
+        if self._credit > 0:
             await asyncio.sleep(0)
-        while True:
-            await self._await_credit()
-            if not self._rest:
-                return
-            part, self._rest = self._rest[:PIECE_BYTES], self._rest[PIECE_BYTES:]
-            self._made.append(part)
-            self._made_bytes += len(part)
-            self.push()
-
-    async def _await_credit(self) -> None:
-        if self._credit <= 0:
+        else:
             self.push()
         while self._credit <= 0 and not self._call.stopped:
             self._waiter = asyncio.get_running_loop().create_future()

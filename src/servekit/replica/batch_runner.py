@@ -12,7 +12,7 @@ import contextvars
 from collections import deque
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from servekit.interfaces import RequestAdapter
 from servekit.loopless import call_loopless
@@ -23,9 +23,11 @@ from servekit.replica.batch_plan import BatchPlan
 from servekit.replica.flow import run, run_async
 from servekit.replica.handler_calls import HandlerCalls
 from servekit.replica.open_call import OpenCall
-from servekit.replica.runners import CallOwner
 from servekit.replica.target import Entry
 from servekit.replica.threads import Threads
+
+if TYPE_CHECKING:
+    from servekit.replica.executor import Executor
 
 KINDS = 64
 """Groups that are remembered while no call is in them: one for each method and each set of a handle's arguments."""
@@ -57,27 +59,12 @@ class Group:
         return calls
 
 
-class BatchOwner(CallOwner, Protocol):
-    """Who has the calls wait. See `Executor`."""
-
-    @property
-    def has_room(self) -> bool: ...
-
-    def queue(self, group: Group) -> None: ...
-
-    def hold(self, holder: OpenCall | Batch, ended: Batch | None = None) -> None: ...
-
-    def taken(self, batch: Batch) -> None: ...
-
-    def refuse(self, call: OpenCall, reason: str) -> None: ...
-
-
 class BatchRunner:
     """Of one replica: all groups, for only calls of one kind share a batch, and the threads in which batches run."""
 
     def __init__(
         self,
-        owner: BatchOwner,
+        executor: Executor,
         adapter: RequestAdapter,
         calls: HandlerCalls,
         streams: AnswerStreams,
@@ -90,7 +77,7 @@ class BatchRunner:
     ) -> None:
         self.ready: deque[Batch] = deque()
         """To be begun when the handler of one that runs has ended."""
-        self._owner = owner
+        self._executor = executor
         self._adapter = adapter
         self._calls = calls
         self._streams = streams
@@ -140,7 +127,7 @@ class BatchRunner:
         now = self._clock()
         group.in_queue = False
         for call in [call for call in group.calls if now >= call.expires]:
-            self._owner.refuse(call, "expired")
+            self._executor.refuse(call, "expired")
         if not group.calls:
             return
         wait_s = group.plan.wait_s(now, len(group.calls))
@@ -152,7 +139,7 @@ class BatchRunner:
 
     def begin_ready(self) -> None:
         """A thread had more to do than its handler, and did not go on by itself."""
-        while self.ready and self._owner.has_room:
+        while self.ready and self._executor.has_room:
             if (batch := self._next_ready()) is not None:
                 self._start(batch)
 
@@ -170,13 +157,13 @@ class BatchRunner:
         """From now on none of its calls is refused; their time counts again from when the handler is called."""
         batch = Batch(self._adapter, group, group.take(), self._context.copy())
         batch.start(now)
-        self._owner.taken(batch)
+        self._executor.taken(batch)
         if group.calls:
-            self._owner.queue(group)
+            self._executor.queue(group)
         return batch
 
     def _start(self, batch: Batch) -> None:
-        self._owner.hold(batch)
+        self._executor.hold(batch)
         if batch.entry.on_loop:
             batch.context.run(self._streams.loop.create_task, self._in_task(batch))
         else:
@@ -186,8 +173,8 @@ class BatchRunner:
     def _waited(self, group: Group) -> None:
         group.timer = None
         if group.calls:
-            self._owner.queue(group)
-            self._owner.proceed()
+            self._executor.queue(group)
+            self._executor.proceed()
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -218,18 +205,18 @@ class BatchRunner:
         if successor is None:
             self._running -= 1
         else:
-            self._owner.hold(successor, ended=batch)
+            self._executor.hold(successor, ended=batch)
         self._answer(batch)
 
     def _answer(self, batch: Batch) -> None:
         batch.group.running -= len(batch.calls)
         batch.context.run(self._reply, batch)
-        self._owner.proceed()
+        self._executor.proceed()
 
     def _reply(self, batch: Batch) -> None:
         for call, (rendered, failed) in self._calls.batch_replies(batch):
             if type(rendered[2]) is bytes:
-                self._owner.answered(call, rendered, failed)
+                self._executor.answered(call, rendered, failed)
             else:
                 self._streams.begin(call, rendered, contextvars.copy_context())
 

@@ -7,73 +7,68 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from typing import Protocol
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
-from servekit.replica.answer_streams import AnswerStreams, Owner
+from servekit.replica.answer_streams import AnswerStreams
 from servekit.replica.flow import run_async
-from servekit.replica.handler_calls import HandlerCalls, Reply
+from servekit.replica.handler_calls import HandlerCalls
 from servekit.replica.open_call import OpenCall
-from servekit.replica.render import is_async
+from servekit.replica.render import Rendered, is_async
 from servekit.replica.threads import Threads
 
+if TYPE_CHECKING:
+    from servekit.replica.executor import Executor
 
-class Runner(Protocol):
+
+class Runner(ABC):
     """A way to run calls. Its methods are called on the data loop, which is marked as not running meanwhile."""
 
+    def __init__(
+        self, executor: Executor, calls: HandlerCalls, streams: AnswerStreams, context: contextvars.Context
+    ) -> None:
+        """``context``: to be copied for each call, and never entered itself."""
+        self._executor = executor
+        self._calls = calls
+        self._streams = streams
+        self._context = context
+
+    @abstractmethod
     def begin(self, call: OpenCall) -> None:
-        """Run a call; there is a slot for it. The runner's owner is told what comes of it."""
+        """Run a call; there is a slot for it. The executor is told what comes of it."""
 
     def close(self) -> None:
         """The replica ends."""
 
 
-class CallOwner(Owner, Protocol):
-    """Who gives out slots. See `Executor`."""
-
-    def hold(self, call: OpenCall) -> None: ...
-
-
-class InlineRunner:
+class InlineRunner(Runner):
     """A ``def`` where there is one slot: on the main thread, at once, and to the last piece of its answer."""
-
-    def __init__(
-        self, owner: CallOwner, calls: HandlerCalls, streams: AnswerStreams, context: contextvars.Context
-    ) -> None:
-        self._owner = owner
-        self._answer = calls.answer
-        self._streams = streams
-        self._context = context
 
     def begin(self, call: OpenCall) -> None:
         context = self._context.copy()
-        rendered, failed = context.run(self._answer, call)
+        rendered, failed = context.run(self._calls.answer, call)
         body = rendered[2]
         if type(body) is bytes:
-            self._owner.answered(call, rendered, failed)
+            self._executor.answered(call, rendered, failed)
             return
-        self._owner.hold(call)
+        self._executor.hold(call)
         if is_async(body):
             self._streams.begin(call, rendered, context)
         else:
             self._streams.on_main_thread(call, rendered, context)
 
-    def close(self) -> None: ...
 
-
-class ThreadRunner:
+class ThreadRunner(Runner):
     """A ``def`` where there are several slots: each call in a thread, which makes the pieces of its answer as well."""
 
     def __init__(
-        self, owner: CallOwner, calls: HandlerCalls, streams: AnswerStreams, context: contextvars.Context, slots: int
+        self, executor: Executor, calls: HandlerCalls, streams: AnswerStreams, context: contextvars.Context, slots: int
     ) -> None:
-        self._owner = owner
-        self._calls = calls
-        self._streams = streams
-        self._context = context
+        super().__init__(executor, calls, streams, context)
         self._threads = Threads(slots)
 
     def begin(self, call: OpenCall) -> None:
-        self._owner.hold(call)
+        self._executor.hold(call)
         context = self._context.copy()
         self._threads.submit(lambda: context.run(self._run, call))
 
@@ -83,34 +78,26 @@ class ThreadRunner:
         rendered, failed = self._calls.answer(call)
         post, body = self._streams.mailbox.post, rendered[2]
         if type(body) is bytes:
-            post(lambda: self._answered(call, (rendered, failed)))
+            post(lambda: self._answered(call, rendered, failed))
         elif is_async(body):
             context = contextvars.copy_context()
             post(lambda: self._streams.begin(call, rendered, context))
         else:
             self._streams.in_thread(call, rendered)
 
-    def _answered(self, call: OpenCall, reply: Reply) -> None:
-        self._owner.answered(call, *reply)
-        self._owner.proceed()
+    def _answered(self, call: OpenCall, rendered: Rendered, failed: bool) -> None:
+        self._executor.answered(call, rendered, failed)
+        self._executor.proceed()
 
     def close(self) -> None:
         self._threads.close()
 
 
-class TaskRunner:
+class TaskRunner(Runner):
     """An ``async def``, and whatever an adapter that `is_async` calls: each call in a task on the data loop."""
 
-    def __init__(
-        self, owner: CallOwner, calls: HandlerCalls, streams: AnswerStreams, context: contextvars.Context
-    ) -> None:
-        self._owner = owner
-        self._calls = calls
-        self._streams = streams
-        self._context = context
-
     def begin(self, call: OpenCall) -> None:
-        self._owner.hold(call)
+        self._executor.hold(call)
         self._context.run(self._streams.loop.create_task, self._run(call))
 
     async def _run(self, call: OpenCall) -> None:
@@ -119,20 +106,17 @@ class TaskRunner:
         assert task is not None
         call.interrupt = task.cancel
         if call.stopped:
-            reply: Reply = self._calls.failure(call, asyncio.CancelledError()), True
+            rendered, failed = self._calls.failure(call, asyncio.CancelledError()), True
         else:
             if call.upload is not None and call.gathered is None:
                 call.request.incoming = call.upload
-            reply = await run_async(self._calls.answering(call, on_loop=True))
-        rendered, failed = reply
-        if type(rendered[2]) is bytes:
-            call.interrupt = None
-            self._owner.answered(call, rendered, failed)
-            self._owner.proceed()
-        elif is_async(rendered[2]):
+            rendered, failed = await run_async(self._calls.answering(call, on_loop=True))
+        if is_async(rendered[2]):
             await self._streams.in_task(call, rendered)
+            return
+        call.interrupt = None
+        if type(rendered[2]) is bytes:
+            self._executor.answered(call, rendered, failed)
+            self._executor.proceed()
         else:
-            call.interrupt = None
             self._streams.begin(call, rendered, contextvars.copy_context())
-
-    def close(self) -> None: ...

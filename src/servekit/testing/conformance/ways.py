@@ -195,6 +195,8 @@ class Http(Way):
         if not isinstance(served.instance, InProcessInstance):
             pytest.skip("the kit gives the adapter by instance, and looks at the handler: in process only")
         super().__init__(tests, made(tests))
+        if self.adapter.streams_body:
+            self.slots = 2  # With one, each body is whole when the adapter is called.
         self._served = served
         self._started = False
 

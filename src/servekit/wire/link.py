@@ -187,39 +187,37 @@ class Link(asyncio.Protocol):
                 return
             chunk, self._buffer = self._buffer, bytearray()
         view, at, end = memoryview(chunk), 0, len(chunk)
-        self._flush_planned = True  # Below: what these frames are answered with leaves by one write.
-        try:
-            while end - at >= 4:
-                (size,) = _size_at(chunk, at)
-                start, stop = at + 4, at + 4 + size
-                if size > self._most_bytes:
-                    self.fail(LinkError(f"a frame of {size} bytes is longer than this link takes"))
+        self._flush_planned = True  # Below: what answers these frames leaves by one write.
+        while end - at >= 4:
+            (size,) = _size_at(chunk, at)
+            start, stop = at + 4, at + 4 + size
+            if size > self._most_bytes:
+                self.fail(LinkError(f"a frame of {size} bytes is longer than this link takes"))
+                return
+            if stop > end:
+                break
+            if self._handshake is not None:
+                self._shake(self._handshake, view[start:stop])
+                if self._error is not None:
                     return
-                if stop > end:
-                    break
-                if self._handshake is not None:
-                    self._shake(self._handshake, view[start:stop])
-                    if self._error is not None:
-                        return
-                else:
-                    try:
-                        frame = self._decode(view[start:stop])
-                    except (msgspec.MsgspecError, ValueError) as error:
-                        self.fail(LinkError(f"not a frame: {error}"))
-                        return
-                    self.owner.frame_received(self, frame)
-                at = stop
-            if at < end:
-                self._needed = 4 if end - at < 4 else size + 4
-                self._buffer = bytearray(view[at:])
-            if self.is_open:
-                self.owner.frames_done(self)
-        finally:
-            self._flush_planned = False
-            if self._out:
-                self.flush()
-            elif self._polling is not None:
-                self._polling.touch()
+            else:
+                try:
+                    frame = self._decode(view[start:stop])
+                except (msgspec.MsgspecError, ValueError) as error:
+                    self.fail(LinkError(f"not a frame: {error}"))
+                    return
+                self.owner.frame_received(self, frame)
+            at = stop
+        if at < end:
+            self._needed = 4 if end - at < 4 else size + 4
+            self._buffer = bytearray(view[at:])
+        if self.is_open:
+            self.owner.frames_done(self)
+        self._flush_planned = False
+        if self._out or self._polling is None:
+            self.flush()
+        else:
+            self._polling.touch()
 
     def eof_received(self) -> None:
         if self._peer_ended:

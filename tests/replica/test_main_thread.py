@@ -17,7 +17,7 @@ import pytest
 
 from servekit.context import current_call
 from servekit.interfaces import Response
-from servekit.replica import gathered_body
+from servekit.replica import arriving_body
 from servekit.wire.data_frames import BODY_WINDOW_BYTES, PIECE_BYTES, Answer, Chunk, Credit, End, Refusal
 from servekit_flask.adapter import FlaskAdapter
 from servekit_flask.wsgi import WsgiAdapter
@@ -271,7 +271,7 @@ def test_a_call_runs_there_whatever_the_size_of_its_body(bench: Any, streams: bo
     bench.run(test)
 
 
-@pytest.mark.parametrize("size", [gathered_body.MEMORY_BYTES, gathered_body.MEMORY_BYTES + 1])
+@pytest.mark.parametrize("size", [arriving_body.MEMORY_BYTES, arriving_body.MEMORY_BYTES + 1])
 @pytest.mark.parametrize("streams", [False, True])
 def test_a_long_body_is_in_a_file_that_is_closed_in_the_end(bench: Any, streams: bool, size: int) -> None:
     files: list[Any] = []
@@ -292,7 +292,7 @@ def test_a_long_body_is_in_a_file_that_is_closed_in_the_end(bench: Any, streams:
         executor.granted(link, Credit(1, size))
         await bench.until(lambda: executor.is_idle)
         assert sent(link) == body
-        in_file = streams and size > gathered_body.MEMORY_BYTES
+        in_file = streams and size > arriving_body.MEMORY_BYTES
         assert [file is not None and file.closed for file in files] == [in_file]
 
     bench.run(test)
@@ -330,7 +330,7 @@ def test_a_disk_that_is_full_fails_the_call(
         executor, link = bench.executor(lambda request: b"ok", streams=True), bench.link()
         executor.submit(link, bench.call(1, body=FIRST, more=True))
         executor.submit(link, bench.call(2))
-        monkeypatch.setattr(gathered_body.tempfile, "TemporaryFile", full)
+        monkeypatch.setattr(arriving_body.tempfile, "TemporaryFile", full)
         for _ in range(20):
             executor.receive(link, Chunk(1, bytes(PIECE_BYTES)))
         executor.received(link, End(1))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from servekit.replica.executor import Executor
 
 TURN_S = 100e-6
-"""So long may a task go on sending without letting the loop do anything else."""
+"""So long may a task send, or a turn begin calls, without letting the loop do anything else."""
 MADE_BYTES = 16 * 1024
 """Pieces that wait to leave together leave when they are longer than this; a thread that makes them waits for that."""
 _END: Any = object()

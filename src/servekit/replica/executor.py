@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from servekit.forks import came_back, forks
 from servekit.interfaces import RequestAdapter
-from servekit.replica.answer_streams import AnswerStreams
+from servekit.replica.answer_streams import TURN_S, AnswerStreams
+from servekit.replica.arriving_body import ArrivingBody, BodyAsItComes, GatheredBody
 from servekit.replica.batch_runner import BatchRunner, Group
-from servekit.replica.gathered_body import GatheredBody
 from servekit.replica.handler_calls import HandlerCalls
 from servekit.replica.open_call import OpenCall, State
 from servekit.replica.render import Rendered
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 _clock = time.perf_counter
 
-TURN_S = 100e-6
-"""So long may a turn begin calls without letting the loop do anything else."""
 UNSENT_BYTES = 64 * 1024 * 1024
 """No call begins while the bodies of ended calls that their readers have not taken are longer than this together."""
 TOLD_ABOVE_US = 1000.0
@@ -215,55 +213,34 @@ class Executor:
     # -- arriving ----------------------------------------------------------------------------------------------------
 
     def _arrive(self, call: OpenCall, more: bool) -> None:
-        request, is_async = call.request, self._adapter.is_async
-        if not more or (request.upgrade and not is_async):
+        request, adapter = call.request, self._adapter
+        if not more or (request.upgrade and not adapter.is_async):
             self._arrived(call)  # To a handler that speaks HTTP alone, an upgrade is a request without a body.
             return
-        link, number = call.origin.link, call.number
+        call.state = State.ARRIVING
+        link, number, post = call.origin.link, call.number, self._mailbox.post
 
         def grant(size_bytes: int) -> None:
             link.send(Credit(number, size_bytes))
 
-        as_it_comes = takes_body_as_it_comes(call.entry, self._adapter, self._slots)
-        if as_it_comes and not is_async:  # It is read in another thread.
-            call.upload = Incoming(lambda size: self._mailbox.post(partial(grant, size)), request.body)
-        else:
+        if not takes_body_as_it_comes(call.entry, adapter, self._slots):
             call.upload = Incoming(grant, request.body)
-        if request.upgrade:
-            self._arrived(call)
-            return
-        call.state = State.ARRIVING
-        if as_it_comes:
-            call.upload.wake = partial(self._fill, call, call.upload)
+            call.body = GatheredBody(call.upload, request, as_file=adapter.streams_body)
         else:
-            call.gathered = GatheredBody(call.upload)
-            call.upload.wake = partial(self._gather, call, call.upload, call.gathered)
-            call.upload.wake()
+            call.upload = Incoming(grant if adapter.is_async else lambda size: post(partial(grant, size)), request.body)
+            call.body = BodyAsItComes(call.upload, request, is_async=adapter.is_async)
+        call.upload.wake = partial(self._check_arrived, call, call.body)
+        call.upload.wake()
 
-    def _fill(self, call: OpenCall, upload: Incoming) -> None:
-        """A call begins when its window is full: a slow client holds no slot."""
-        if upload.ended:
-            upload.wake = None
-            # All of it is here before the handler was called: a call like any other.
-            if upload.broken is not None:
-                self.refuse(call, "cancelled")
-                return
-            call.request.body, call.upload = upload.take_all(), None
-        elif not upload.window_is_full:
-            return
-        self._arrived(call)
-
-    def _gather(self, call: OpenCall, upload: Incoming, gathered: GatheredBody) -> None:
+    def _check_arrived(self, call: OpenCall, body: ArrivingBody) -> None:
+        """More of a body has come, or its end."""
         try:
-            if not gathered.take():
-                return
-            gathered.give(call.request, as_file=self._adapter.streams_body)
+            if body.is_here():
+                self._arrived(call)
         except ConnectionError:
             self.refuse(call, "cancelled")
         except OSError as error:
             self._fail(call, error)
-        else:
-            self._arrived(call)
 
     def _arrived(self, call: OpenCall) -> None:
         """All is here that is needed for a call to begin."""
@@ -400,24 +377,23 @@ class Executor:
         call.origin.open.pop(call.number, None)
 
     def _let_go(self, call: OpenCall) -> None:
-        """Of its request's body. The handler may have left a thread behind that reads it."""
+        """Nobody reads the request's body any more, but a thread that the handler may have left behind."""
         if call.upload is not None:
             call.upload.wake = None
             call.upload.end(ConnectionError("the request's body ends early: its call is over"))
             call.upload = None
-        if call.gathered is not None:
-            call.gathered.close()
-            call.gathered = None
+        if call.body is not None:
+            call.body.close()
+            call.body = None
 
     def _release(self, call: OpenCall) -> None:
         """The slot of a call, or its part of one, is free."""
-        if call.batch is None:
-            self._holders.discard(call)
-        else:
-            call.batch.left -= 1
-            if call.batch.left:
+        batch, call.batch = call.batch, None  # They lead to each other.
+        if batch is not None:
+            batch.left -= 1
+            if batch.left:
                 return
-            self._holders.discard(call.batch)
+        self._holders.discard(batch or call)
         self._check_told()
 
     def _check_told(self) -> None:

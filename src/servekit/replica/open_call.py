@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from servekit.interfaces import Request
-from servekit.replica.gathered_body import GatheredBody
+from servekit.replica.arriving_body import ArrivingBody
 from servekit.replica.target import Entry
 from servekit.wire.incoming_calls import Origin
 from servekit.wire.streams import Incoming, Outgoing
@@ -55,8 +55,8 @@ class OpenCall(msgspec.Struct, eq=False):
     """Why it is to end early."""
     interrupt: Callable[[], object] | None = None
     """Called once, on the data loop, when it is to end early: wakes or cancels what runs it."""
-    gathered: GatheredBody | None = None
-    """A long body that is needed whole, with the file that it may be in."""
+    body: ArrivingBody | None = None
+    """What is to come of its body before it may begin."""
     unsent: LongBody | None = None
     """What has not been sent of a long answer that is here whole."""
     group: Group | None = None

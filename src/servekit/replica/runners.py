@@ -73,8 +73,6 @@ class ThreadRunner(Runner):
         self._threads.submit(lambda: context.run(self._run, call))
 
     def _run(self, call: OpenCall) -> None:
-        if call.upload is not None and call.gathered is None:
-            call.request.incoming = call.upload.as_file()
         rendered, failed = self._calls.answer(call)
         post, body = self._streams.mailbox.post, rendered[2]
         if type(body) is bytes:
@@ -108,8 +106,6 @@ class TaskRunner(Runner):
         if call.stopped:
             rendered, failed = self._calls.failure(call, asyncio.CancelledError()), True
         else:
-            if call.upload is not None and call.gathered is None:
-                call.request.incoming = call.upload
             rendered, failed = await run_async(self._calls.answering(call, on_loop=True))
         if is_async(rendered[2]):
             await self._streams.in_task(call, rendered)

@@ -52,21 +52,21 @@ def parts(piece: object) -> Sequence[bytes]:
 class AnswerStreams:
     """Makes and sends the pieces of answers. It lives on the data loop, but for what says otherwise."""
 
-    def __init__(self, executor: Executor, failure: Failure, mailbox: Mailbox, threads: int) -> None:
+    def __init__(self, executor: Executor, failure: Failure, mailbox: Mailbox, threads: Threads) -> None:
         """``failure`` logs an error and gives the answer that says so."""
         self.executor = executor
         self.failure = failure
         self.mailbox = mailbox
         self.loop = asyncio.get_running_loop()
         self.joiner = Joiner(self.loop)
-        self._threads = Threads(threads)
+        self.threads = threads
 
     def begin(self, call: OpenCall, rendered: Rendered, context: contextvars.Context) -> None:
         """Make the pieces in ``context``, in a task or in a thread, as they are async or not."""
         if is_async(rendered[2]):
             context.run(self.loop.create_task, self.in_task(call, rendered))
         else:
-            self._threads.submit(lambda: context.run(self.in_thread, call, rendered))
+            self.threads.submit(lambda: context.run(self.in_thread, call, rendered))
 
     def on_main_thread(self, call: OpenCall, rendered: Rendered, context: contextvars.Context) -> None:
         """Make the pieces here, in ``context``: one a turn of the loop."""
@@ -79,9 +79,6 @@ class AnswerStreams:
     async def in_task(self, call: OpenCall, rendered: Rendered) -> None:
         """Make the pieces in the current task."""
         await _TaskAnswer(self, call, rendered).make()
-
-    def close(self) -> None:
-        self._threads.close()
 
 
 class _StreamedAnswer:

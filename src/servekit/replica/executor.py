@@ -26,6 +26,7 @@ from servekit.replica.open_call import OpenCall, State
 from servekit.replica.render import Rendered
 from servekit.replica.runners import InlineRunner, Runner, TaskRunner, ThreadRunner
 from servekit.replica.target import Entry, Handlers, takes_body_as_it_comes
+from servekit.replica.threads import Threads
 from servekit.wire.data_frames import PIECE_BYTES, Answer, Call, Credit, Refusal
 from servekit.wire.incoming_calls import Origin
 from servekit.wire.link import Link
@@ -101,13 +102,11 @@ class Executor:
         context = contextvars.copy_context()  # To be copied for each call, and never entered itself.
         calls = HandlerCalls(backend, replica, adapter, debug, _clock)
         self._unreadable = calls.failure
-        self._streams = streams = AnswerStreams(self, calls.failure, mailbox, threads=slots * max_batch_size)
-        self._single: Runner = (
-            InlineRunner(self, calls, streams, context)
-            if slots == 1
-            else ThreadRunner(self, calls, streams, context, slots)
-        )
-        """Runs a ``def``."""
+        # Of a slot, either a call runs in one, or the answers of a batch's calls are made in as many.
+        self._threads = Threads(slots * max_batch_size)
+        streams = AnswerStreams(self, calls.failure, mailbox, self._threads)
+        kind = InlineRunner if slots == 1 else ThreadRunner
+        self._def: Runner = kind(self, calls, streams, context)
         self._task = TaskRunner(self, calls, streams, context)
         self._batches = BatchRunner(
             self,
@@ -126,7 +125,7 @@ class Executor:
 
     def _runner(self, entry: Entry) -> Runner:
         """That of a call which shares no batch."""
-        return self._task if entry.on_loop or self._adapter.is_async else self._single
+        return self._task if entry.on_loop or self._adapter.is_async else self._def
 
     # -- CallsAnswerer -----------------------------------------------------------------------------------------------
 
@@ -433,7 +432,6 @@ class Executor:
         for call in calls:
             if call.state in (State.RUNNING, State.ANSWERING):
                 self.stop(call, "the replica ends")
-        for runner in (self._single, self._task, self._batches):
-            runner.close()
-        self._streams.close()
+        self._batches.close()
+        self._threads.close()
         self._main = Entry(None, None)  # In process, the other ends of its links still lead here.

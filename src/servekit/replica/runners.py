@@ -15,14 +15,13 @@ from servekit.replica.flow import run_async
 from servekit.replica.handler_calls import HandlerCalls
 from servekit.replica.open_call import OpenCall
 from servekit.replica.render import Rendered, is_async
-from servekit.replica.threads import Threads
 
 if TYPE_CHECKING:
     from servekit.replica.executor import Executor
 
 
 class Runner(ABC):
-    """A way to run calls. Its methods are called on the data loop, which is marked as not running meanwhile."""
+    """A way to run calls. Chosen once for each handler, by what it is."""
 
     def __init__(
         self, executor: Executor, calls: HandlerCalls, streams: AnswerStreams, context: contextvars.Context
@@ -35,10 +34,10 @@ class Runner(ABC):
 
     @abstractmethod
     def begin(self, call: OpenCall) -> None:
-        """Run a call; there is a slot for it. The executor is told what comes of it."""
+        """Run a call; there is a slot for it. Called on the data loop, which is marked as not running meanwhile.
 
-    def close(self) -> None:
-        """The replica ends."""
+        The executor is told what comes of it.
+        """
 
 
 class InlineRunner(Runner):
@@ -61,16 +60,10 @@ class InlineRunner(Runner):
 class ThreadRunner(Runner):
     """A ``def`` where there are several slots: each call in a thread, which makes the pieces of its answer as well."""
 
-    def __init__(
-        self, executor: Executor, calls: HandlerCalls, streams: AnswerStreams, context: contextvars.Context, slots: int
-    ) -> None:
-        super().__init__(executor, calls, streams, context)
-        self._threads = Threads(slots)
-
     def begin(self, call: OpenCall) -> None:
         self._executor.hold(call)
         context = self._context.copy()
-        self._threads.submit(lambda: context.run(self._run, call))
+        self._streams.threads.submit(lambda: context.run(self._run, call))
 
     def _run(self, call: OpenCall) -> None:
         rendered, failed = self._calls.answer(call)
@@ -86,9 +79,6 @@ class ThreadRunner(Runner):
     def _answered(self, call: OpenCall, rendered: Rendered, failed: bool) -> None:
         self._executor.answered(call, rendered, failed)
         self._executor.proceed()
-
-    def close(self) -> None:
-        self._threads.close()
 
 
 class TaskRunner(Runner):

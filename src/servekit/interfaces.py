@@ -343,7 +343,7 @@ class Response(msgspec.Struct):
 class RequestAdapter(ABC):
     """Turns a request into what a handler receives, and what it returns into a response. One per replica.
 
-    A replica calls it on its main thread; where it has several slots, or a body is still arriving, on other threads.
+    A replica calls it on its main thread; where it has several slots, on other threads.
     A handler that is an ``async def`` is called by `call_async`, on the main thread's event loop.
     """
 
@@ -354,8 +354,8 @@ class RequestAdapter(ABC):
     """True: every call is by `call_async`, whatever the handler is, and long bodies are read by `Request.pieces`."""
 
     streams_body: ClassVar[bool] = False
-    """True: reads bodies through `Request.stream` alone, and so may be called while a long one is still arriving, where
-    the replica has several slots. With one slot, and False, it is called once all of it is there, in ``body``."""
+    """True: reads bodies through `Request.stream` alone, and so may be called, where there are several slots, while a
+    long one is still arriving. With one slot a long one may be in a file. False: all of it is there, in ``body``."""
 
     @abstractmethod
     def decode(self, request: Request) -> Any:

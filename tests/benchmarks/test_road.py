@@ -67,6 +67,12 @@ def test_a_request_is_walked_from_the_socket_to_the_handler_and_back() -> None:
     )
     assert ran.returncode == 1, ran.stderr
     walked = [line.split()[-1] for line in ran.stdout.splitlines() if line]
-    stations = ["HttpConnection.data_received", "Router.handle", "Replica.send", "Executor.run", "FlaskAdapter.call"]
+    stations = [
+        "HttpConnection.data_received",
+        "Router.handle",
+        "Replica.send",
+        "Executor.calls_done",
+        "FlaskAdapter.call",
+    ]
     assert [station for station in stations if station in walked] == stations
     assert "the limit is 1 calls" in ran.stdout

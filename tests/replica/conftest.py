@@ -12,8 +12,11 @@ import pytest
 from servekit.interfaces import Request, RequestAdapter, Response
 from servekit.replica import executor as executor_module
 from servekit.replica.executor import Executor
+from servekit.replica.open_call import OpenCall
 from servekit.replica.target import Handlers, Target
-from servekit.wire.data_frames import Answer, Call
+from servekit.wire.data_frames import Answer, Call, Cancel
+from servekit.wire.data_links import DataLinks
+from servekit.wire.incoming_calls import IncomingCalls, Origin
 
 DEADLINE_S = 10.0
 
@@ -30,6 +33,9 @@ class FakeLink:
 
     def flush(self) -> None:
         self.log.append("flush")
+
+    def fail(self, error: Exception) -> None:
+        raise error
 
     def finish(self) -> None:
         self.closed = True
@@ -74,6 +80,56 @@ class Clock:
         return self.now
 
 
+class Served:
+    """An executor and the calls of its links: what arrives is told as `Origin` tells it."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+        self.calls: IncomingCalls[OpenCall] = IncomingCalls(executor, DataLinks(bytes(32), "r1"), Call)
+        self._origins: dict[Any, Origin[OpenCall]] = {}
+
+    def origin(self, link: Any) -> Origin[OpenCall]:
+        """Opened where it is not there yet."""
+        if link not in self._origins:
+            self._origins[link] = Origin(self.calls, self.executor, Call)
+            self._origins[link].link_opened(link)
+        return self._origins[link]
+
+    def submit(self, link: Any, frame: Call) -> None:
+        self.origin(link).frame_received(link, frame)
+
+    receive = received = granted = submit
+
+    def cancel(self, link: Any, number: int) -> None:
+        self.origin(link).frame_received(link, Cancel(number))
+
+    def forget(self, link: Any) -> None:
+        self.origin(link).link_lost(link, None)
+        del self._origins[link]
+
+    def run(self) -> None:
+        """All that one read has brought has been told."""
+        self.executor.calls_done()
+
+    def refuse_waiting(self) -> None:
+        self.executor.give_back(self.calls)
+
+    @property
+    def outstanding(self) -> int:
+        return self.executor.outstanding
+
+    @property
+    def busy_since(self) -> float:
+        return self.executor.busy_since
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.executor.outstanding and not list(self.calls)
+
+    def close(self) -> None:
+        self.executor.close(self.calls)
+
+
 class Bench:
     """Makes executors, and what they are given. Use it inside `run`."""
 
@@ -81,22 +137,26 @@ class Bench:
         self.clock = clock
         self.idle = 0
         self.debug = False
-        self._executors: list[Executor] = []
+        self._served: list[Served] = []
 
     def executor(
         self,
         target: Any,
-        idle: Callable[[], None] | None = None,
         *,
         slots: int = 1,
         streams: bool = False,
         adapter: RequestAdapter | None = None,
+        tell_load: Callable[[int], bool] | None = None,
         **more: Any,
-    ) -> Executor:
+    ) -> Served:
         handlers, adapter = Handlers(Target(target)), adapter or (Streaming() if streams else Plain())
-        executor = Executor("b", handlers, adapter, slots=slots, debug=self.debug, idle=idle or self._idle, **more)
-        self._executors.append(executor)
-        return executor
+        executor = Executor("b", handlers, adapter, slots=slots, debug=self.debug, **more)
+        executor.all_answered = self._idle
+        if tell_load is not None:
+            executor.tell_load = tell_load
+        served = Served(executor)
+        self._served.append(served)
+        return served
 
     def _idle(self) -> None:
         self.idle += 1
@@ -122,11 +182,14 @@ class Bench:
         return Call(number, timeout_ms, request, more)
 
     def run(self, test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        try:
-            asyncio.run(test())
-        finally:
-            for executor in self._executors:
-                executor.close()
+        async def run() -> None:
+            try:
+                await test()
+            finally:
+                for served in self._served:
+                    served.close()
+
+        asyncio.run(run())
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Let the loop go on until ``condition()`` is true."""

@@ -1,40 +1,68 @@
-"""A replica's calls: those that wait, those that run, in at most so many slots as the backend has.
+"""A replica's calls: which run, in at most so many slots as the backend has, and which wait.
 
-How a call runs is for its handler to say (`runner.py`). A call waits here until its body is there and a slot is free;
-one that shares a batch waits for others, too (`groups.py`). Between calls the loop gets its turn, so that cancels are
-read and answers leave.
+`Executor` alone moves a call on, from one `State` to the next. How a call runs is for its handler to say (`runners.py`,
+`batch_runner.py`). A handler that is over gives its slot back before its answer is read. Between calls the loop gets
+its turn, so that cancels are read and answers leave.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
-from collections.abc import Callable
-from typing import Any
+from asyncio import _set_running_loop
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING
 
 from servekit.forks import came_back, forks
 from servekit.interfaces import RequestAdapter
-from servekit.loopless import hide, show
-from servekit.replica.batch_call import BatchCall
-from servekit.replica.call import Job
-from servekit.replica.calling import Caller, Reply
-from servekit.replica.groups import Group, Groups
-from servekit.replica.inbox import Inbox
-from servekit.replica.lane import Lane
-from servekit.replica.load import Load
-from servekit.replica.outgoing import TURN_S
-from servekit.replica.replies import Replies
-from servekit.replica.runner import Runner
-from servekit.replica.slots import Slots
-from servekit.replica.target import Handlers
-from servekit.wire.data_frames import Call, Credit
+from servekit.replica.answer_streams import TURN_S, AnswerStreams
+from servekit.replica.arriving_body import ArrivingBody, BodyAsItComes, GatheredBody
+from servekit.replica.batch_runner import BatchRunner, Group
+from servekit.replica.handler_calls import HandlerCalls
+from servekit.replica.open_call import OpenCall, State
+from servekit.replica.render import Rendered
+from servekit.replica.runners import InlineRunner, Runner, TaskRunner, ThreadRunner
+from servekit.replica.target import Entry, Handlers, takes_body_as_it_comes
+from servekit.replica.threads import Threads
+from servekit.wire.data_frames import PIECE_BYTES, Answer, Call, Credit, Refusal
+from servekit.wire.incoming_calls import Origin
 from servekit.wire.link import Link
+from servekit.wire.mailbox import Mailbox
+from servekit.wire.streams import Incoming, Outgoing, WholeBody
+
+if TYPE_CHECKING:
+    from servekit.replica.batch import Batch
 
 _clock = time.perf_counter
 
+UNSENT_BYTES = 64 * 1024 * 1024
+"""No call begins while the bodies of ended calls that their readers have not taken are longer than this together."""
+TOLD_ABOVE_US = 1000.0
+"""Mean service time above which ingress workers are told of each other's calls; below it, telling costs too much."""
+
+
+class LongBody(WholeBody):
+    """An answer's body that is here whole and too long for one frame; it tells what of it has been sent."""
+
+    __slots__ = ("_sent",)
+
+    def __init__(self, body: memoryview, sent: Callable[[int], None]) -> None:
+        super().__init__(body)
+        self._sent = sent
+
+    def take(self) -> memoryview | None:
+        piece = super().take()
+        if piece is not None:
+            self._sent(len(piece))
+        return piece
+
 
 class Executor:
-    """Calls wait here in the order in which they came. All of it is on one event loop, but what says otherwise."""
+    """Answers the calls of all links, in the order in which they came. It lives on the data loop, as all does that does
+    not say otherwise, and is the `CallsAnswerer` of the replica's links."""
 
     def __init__(
         self,
@@ -44,272 +72,366 @@ class Executor:
         *,
         slots: int,
         debug: bool,
-        idle: Callable[[], None],
-        tell_load: Callable[[int], bool] = lambda queue_length: False,
         replica: str = "",
         max_batch_size: int = 1,
         batch_wait_s: float = 0.0,
     ) -> None:
-        """
-        Args:
-            idle: called whenever nothing is left to do.
-            tell_load: tells every ingress worker how many calls are here; False where there is only one, who knows.
-        """
+        self.outstanding = 0
+        """Calls that have come and whose handlers have not ended."""
+        self.tell_load: Callable[[int], bool] = lambda outstanding: False
+        """Tells every ingress worker how many calls are here; False where there is only one, who knows."""
+        self.all_answered: Callable[[], None] | None = None
+        """Called after each turn that leaves no handler at work, where it is set."""
         self._handlers = handlers
-        self._main = handlers.main
         self._adapter = adapter
-        self._uses_threads = slots > 1
-        self._idle = idle
-        load = Load(tell_load)
-        self._slots = Slots(slots, load)
-        self._loop = asyncio.get_running_loop()
-        self._caller = Caller(backend, replica, adapter, debug, _clock)
-        self._runner = Runner(self._caller, self, threads=slots * max_batch_size)
-        self._context = self._runner.context
-        self._lane = Lane(self._caller, self, self._runner.mailbox, slots)
-        groups, post = Groups(max_batch_size, batch_wait_s), self._runner.mailbox.post
-        self._inbox = Inbox(adapter, groups, post=post, unreadable=self._unreadable)
-        self._waiting, self._open = self._inbox.waiting, self._inbox.open
-        self._replies = Replies(self._slots, load, self._open, self._runner.stream)
-        self.receive, self.received = self._inbox.receive, self._inbox.received
+        self._slots = slots
+        self._holders: set[OpenCall | Batch] = set()
+        """What holds a slot, but the call that the loop itself makes now."""
+        self._inline_since = 0.0
+        """When that one began; 0.0 when there is none."""
+        self._told = 0
+        """Of how many calls ingress workers were told last. Once told of some, they are told until there are none."""
+        self._mean_us = 0.0
+        """Mean service time of late."""
+        self._unsent_bytes = 0
+        self._waiting: deque[OpenCall | Group] = deque()
+        """For a slot, in the order in which they came; a group stands here for the next of its batches."""
         self._turn_planned = False
-        self._loop_hidden = False
-        """A ``def`` of the user's runs in this turn, and sees no running loop."""
-        self._task: asyncio.Task[Any] | None = None
-        """The one in whose step that is, if any."""
+        self._loop = asyncio.get_running_loop()
+        self._mailbox = mailbox = Mailbox(self._loop)
+        context = contextvars.copy_context()  # To be copied for each call, and never entered itself.
+        calls = HandlerCalls(backend, replica, adapter, debug, _clock)
+        self._unreadable = calls.failure
+        # Of a slot, either a call runs in one, or the answers of a batch's calls are made in as many.
+        self._threads = Threads(slots * max_batch_size)
+        streams = AnswerStreams(self, calls.failure, mailbox, self._threads)
+        kind = InlineRunner if slots == 1 else ThreadRunner
+        self._def: Runner = kind(self, calls, streams, context)
+        self._task = TaskRunner(self, calls, streams, context)
+        self._batches = BatchRunner(
+            self,
+            adapter,
+            calls,
+            streams,
+            context,
+            slots=slots,
+            max_size=max_batch_size,
+            wait_s=batch_wait_s,
+            clock=_clock,
+        )
+        self._main = handlers.main
+        self._main_runner = self._runner(handlers.main)
         forks.tell_child(self)
 
-    # -- from the links ------------------------------------------------------------------------------------------
+    def _runner(self, entry: Entry) -> Runner:
+        """That of a call which shares no batch."""
+        return self._task if entry.on_loop or self._adapter.is_async else self._def
 
-    def submit(self, link: Link, call: Call) -> None:
-        """Take a call; `run` answers it."""
-        request = call.request
-        name = request.call_method
-        entry = self._main if name is None else self._handlers.find(name)
-        job = Job(link, call.id, request, entry, _clock() + call.timeout_ms / 1000)
-        self._slots.outstanding += 1
-        if call.more:
-            self._inbox.add_begun(job)
-        elif entry.batches:
-            self._inbox.add(job)
+    # -- CallsAnswerer -----------------------------------------------------------------------------------------------
+
+    def called(self, origin: Origin[OpenCall], frame: Call) -> None:
+        """A call has come; `calls_done` begins it."""
+        request = frame.request
+        if request.call_method is None:
+            entry, runner = self._main, self._main_runner
         else:
-            self._waiting.append(job)
+            entry = self._handlers.find(request.call_method)
+            runner = self._runner(entry)
+        number = frame.id
+        call = OpenCall(origin, number, request, entry, runner, _clock() + frame.timeout_ms / 1000)
+        origin.open[number] = call
+        self.outstanding += 1
+        if frame.more or entry.batches:
+            self._arrive(call, frame.more)
+        else:
+            self._waiting.append(call)
 
-    def granted(self, link: Link, credit: Credit) -> None:
-        """The reader of an answer's body has room for more."""
-        job = self._open.get((link, credit.id))
-        if job is not None:
-            self._replies.grant(job, credit)
+    def cancelled(self, call: OpenCall) -> None:
+        """Nobody waits for this call: it is not begun, or ends early."""
+        if call.state is State.ARRIVING or call.state is State.WAITING:
+            self.refuse(call, "cancelled")
+        else:
+            self.stop(call, "nobody waits for the answer any more")
 
-    def cancel(self, link: Link, call_id: int) -> None:
-        """Nobody waits for this call: do not begin it, or let it end early."""
-        job = self._inbox.find(link, call_id)
-        if job is not None:
-            self._cancel(job)
+    def calls_done(self) -> None:
+        """Begin what waits, until the turn is over; then let the loop read, and go on."""
+        waiting, holders = self._waiting, self._holders
+        if self._turn_planned:
+            return
+        turn_ends = _clock() + TURN_S
+        touched: Link | None = None
+        _set_running_loop(None)  # A `def` of the user's may run a loop of its own. Once a turn: it is a system call.
+        try:
+            if self._batches.ready:
+                self._batches.begin_ready()
+            while waiting and len(holders) < self._slots and self._unsent_bytes <= UNSENT_BYTES:
+                call = waiting.popleft()
+                if isinstance(call, Group):
+                    self._batches.begin(call)
+                else:
+                    link = call.origin.link
+                    if touched is not link and touched is not None:
+                        touched.flush()
+                    touched = link
+                    call.started = self._inline_since = now = _clock()
+                    if now < call.expires:
+                        call.state = State.RUNNING
+                        if self.outstanding != self._told and (self._told or self._mean_us > TOLD_ABOVE_US):
+                            self._tell()
+                        call.runner.begin(call)
+                    else:
+                        self.refuse(call, "expired")
+                    self._inline_since = 0.0
+                if waiting and _clock() > turn_ends:
+                    self.proceed()
+                    break
+        finally:
+            _set_running_loop(self._loop)
+        if touched is not None:
+            touched.flush()
+        if waiting:
+            self._batches.make_ready(waiting)
+        if self.all_answered is not None and not self.outstanding:
+            self.all_answered()
 
-    def forget(self, link: Link) -> None:
-        """The link is gone, and with it whoever waits for its calls."""
-        for job in self._inbox:
-            if job.link is link:
-                self._cancel(job)
+    def proceed(self) -> None:
+        """Have another turn begin what waits."""
+        if not self._turn_planned:
+            self._turn_planned = True
+            self._loop.call_soon(self._next_turn)
 
-    def refuse_waiting(self) -> None:
-        """The replica leaves: what has not begun goes elsewhere."""
-        for job in self._inbox:
-            if not job.started and not job.has_credit:
-                self._refuse(job, "draining")
+    def _next_turn(self) -> None:
+        self._turn_planned = False
+        self.calls_done()
+
+    @property
+    def has_room(self) -> bool:
+        """Another call may begin."""
+        return len(self._holders) < self._slots and self._unsent_bytes <= UNSENT_BYTES
+
+    # -- arriving ----------------------------------------------------------------------------------------------------
+
+    def _arrive(self, call: OpenCall, more: bool) -> None:
+        request, adapter = call.request, self._adapter
+        if not more or (request.upgrade and not adapter.is_async):
+            self._arrived(call)  # To a handler that speaks HTTP alone, an upgrade is a request without a body.
+            return
+        call.state = State.ARRIVING
+        link, number, post = call.origin.link, call.number, self._mailbox.post
+
+        def grant(size_bytes: int) -> None:
+            link.send(Credit(number, size_bytes))
+
+        if not takes_body_as_it_comes(call.entry, adapter, self._slots):
+            call.upload = Incoming(grant, request.body)
+            call.body = GatheredBody(call.upload, request, as_file=adapter.streams_body)
+        else:
+            call.upload = Incoming(grant if adapter.is_async else lambda size: post(partial(grant, size)), request.body)
+            call.body = BodyAsItComes(call.upload, request, is_async=adapter.is_async)
+        call.upload.wake = partial(self._check_arrived, call, call.body)
+        call.upload.wake()
+
+    def _check_arrived(self, call: OpenCall, body: ArrivingBody) -> None:
+        """More of a body has come, or its end."""
+        try:
+            if body.is_here():
+                self._arrived(call)
+        except ConnectionError:
+            self.refuse(call, "cancelled")
+        except OSError as error:
+            self._fail(call, error)
+
+    def _arrived(self, call: OpenCall) -> None:
+        """All is here that is needed for a call to begin."""
+        if call.upload is not None:
+            call.upload.wake = None
+        call.state = State.WAITING
+        if not call.entry.batches:
+            self._waiting.append(call)
+            return
+        try:
+            group = self._batches.join(call)
+        except BaseException as error:
+            self._fail(call, error)
+        else:
+            self.queue(group)
+
+    def queue(self, group: Group) -> None:
+        """Have it asked for a batch when its turn comes."""
+        if not group.in_queue:
+            group.in_queue = True
+            self._waiting.append(group)
+
+    def _fail(self, call: OpenCall, error: BaseException) -> None:
+        """A call cannot begin: its body could not be kept, or a handle's arguments cannot be unpickled."""
+        call.started = _clock()
+        self.answered(call, self._unreadable(call, error), True)
+
+    # -- by runners --------------------------------------------------------------------------------------------------
+
+    def hold(self, holder: OpenCall | Batch, ended: Batch | None = None) -> None:
+        """A slot is taken until the handler is over; ``ended``: that of a batch whose handler is over."""
+        self._holders.discard(ended)
+        self._holders.add(holder)
+        self._check_told()
+
+    def taken(self, batch: Batch) -> None:
+        """These calls share a batch, which is begun, or will be as soon as a thread is free."""
+        for call in batch.calls:
+            call.state = State.RUNNING
+
+    def answered(self, call: OpenCall, rendered: Rendered, failed: bool) -> None:
+        """A handler is over, and all of its answer is here."""
+        status, head, body, _ = rendered
+        service_us = int((_clock() - call.started) * 1e6)
+        self.outstanding -= 1
+        if self._holders:
+            self._release(call)
+        elif self.outstanding != self._told and (self._told or self._mean_us > TOLD_ABOVE_US):
+            self._tell()
+        self._mean_us += (service_us - self._mean_us) * 0.2
+        if call.upload is not None:
+            self._let_go(call)
+        assert type(body) is bytes
+        if len(body) <= PIECE_BYTES:
+            call.state = State.OVER
+            call.interrupt = None
+            call.origin.open.pop(call.number, None)
+            call.origin.link.send(Answer(call.number, status, head, body, self.outstanding, service_us, failed))
+        else:
+            self._send_long(call, Answer(call.number, status, head, body, self.outstanding, service_us, failed))
+
+    def begun(self, call: OpenCall, answer: Answer, download: Outgoing) -> None:
+        """A handler has made the first piece of its answer; it makes more."""
+        call.state = State.ANSWERING
+        call.download = download
+        call.origin.link.send(answer)
+
+    def ended(self, call: OpenCall, download: Outgoing, complete: bool) -> None:
+        """A handler that made its answer in pieces is over."""
+        service_us = int((_clock() - call.started) * 1e6)
+        self.outstanding -= 1
+        self._release(call)
+        self._mean_us += (service_us - self._mean_us) * 0.2
+        self._let_go(call)
+        self._over(call)
+        download.end(complete=complete, queue_length=self.outstanding, service_us=service_us)
+
+    def stop(self, call: OpenCall, reason: str) -> None:
+        """A call that has begun ends early."""
+        first, call.stopped = not call.stopped, reason
+        if call.upload is not None:
+            call.upload.end(ConnectionError(f"the request's body ends early: {reason}"))
+        if call.unsent is not None:
+            assert call.download is not None
+            self._unsent_bytes -= call.unsent.size
+            self._over(call)
+            call.download.end(complete=False)
+            self.proceed()
+        elif first and call.interrupt is not None:  # What ends a task may take its time; it is not disturbed in that.
+            call.interrupt()
+
+    def refuse(self, call: OpenCall, reason: str) -> None:
+        """A call is not begun."""
+        if call.group is not None:
+            call.group.calls.remove(call)
+        elif call in self._waiting:
+            self._waiting.remove(call)
+        self.outstanding -= 1
+        self._check_told()
+        self._let_go(call)
+        self._over(call)
+        call.origin.link.send(Refusal(call.number, reason))
+
+    # -- answers, and what calls hold ----------------------------------------------------------------------------------
+
+    def _send_long(self, call: OpenCall, answer: Answer) -> None:
+        """An answer that is longer than a frame: its first part, and what follows as its reader grants credit."""
+        body, answer.body = answer.body, b""
+        link = call.origin.link
+        if call.request.method == "HEAD":
+            answer.rest = len(body)
+            self._over(call)
+            link.send(answer)
+            Outgoing(link, call.number).end()
+            return
+        answer.body, rest = body[:PIECE_BYTES], memoryview(body)[PIECE_BYTES:]
+        answer.rest = len(rest)
+        call.state = State.ANSWERING
+        call.interrupt = None
+        self._unsent_bytes += len(rest)
+        link.send(answer)
+        call.unsent = LongBody(rest, partial(self._sent, call))
+        call.download = Outgoing(link, call.number, PIECE_BYTES)
+        call.download.follow(call.unsent)
+
+    def _sent(self, call: OpenCall, size_bytes: int) -> None:
+        self._unsent_bytes -= size_bytes
+        if call.unsent is not None and not call.unsent.size:
+            self._over(call)
+
+    def _over(self, call: OpenCall) -> None:
+        call.state = State.OVER
+        call.interrupt = call.unsent = call.group = None  # They lead back to the call.
+        call.origin.open.pop(call.number, None)
+
+    def _let_go(self, call: OpenCall) -> None:
+        """Nobody reads the request's body any more, but a thread that the handler may have left behind."""
+        if call.upload is not None:
+            call.upload.wake = None
+            call.upload.end(ConnectionError("the request's body ends early: its call is over"))
+            call.upload = None
+        if call.body is not None:
+            call.body.close()
+            call.body = None
+
+    def _release(self, call: OpenCall) -> None:
+        """The slot of a call, or its part of one, is free."""
+        batch, call.batch = call.batch, None  # They lead to each other.
+        if batch is not None:
+            batch.left -= 1
+            if batch.left:
+                return
+        self._holders.discard(batch or call)
+        self._check_told()
+
+    def _check_told(self) -> None:
+        if self.outstanding != self._told and (self._told or self._mean_us > TOLD_ABOVE_US):
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = self.outstanding if self.tell_load(self.outstanding) else 0
+
+    # -- for the worker ------------------------------------------------------------------------------------------------
+
+    @property
+    def busy_since(self) -> float:
+        """When the oldest call that runs now began (perf_counter); 0.0 when none runs. Safe in other threads."""
+        return self._inline_since or min((holder.started for holder in list(self._holders)), default=0.0)
+
+    def give_back(self, calls: Iterable[OpenCall]) -> None:
+        """The replica leaves: of these, what has not begun, and can be sent elsewhere, goes there."""
+        for call in calls:
+            granted = call.upload is not None and call.upload.granted
+            if call.state in (State.ARRIVING, State.WAITING) and not granted:
+                self.refuse(call, "draining")
 
     def drain(self) -> None:
         """No more calls will come."""
         self._adapter.drain()
 
-    @property
-    def is_idle(self) -> bool:
-        """Every call is answered, to the last byte."""
-        return not self._slots.outstanding and not self._open
-
-    def _cancel(self, job: Job) -> None:
-        if not job.started:
-            self._refuse(job, "cancelled")
-            return
-        job.stop("nobody waits for the answer any more")
-        self._replies.push(job)
-
-    # -- turns ---------------------------------------------------------------------------------------------------
-
-    def run(self) -> None:
-        """Answer what waits, until the turn is over; then let the loop read, and go on."""
-        if self._turn_planned:
-            return
-        turn_ends = _clock() + TURN_S
-        touched: Link | None = None
-        if self._lane.ready:
-            self._begin_ready()
-        try:
-            while self._waiting and self._has_room:
-                first = self._waiting.popleft()
-                if isinstance(first, Job):
-                    link = first.link
-                    if touched is not link and touched is not None:
-                        touched.flush()
-                    touched = link
-                    now = self._begin(first)
-                else:
-                    now = self._begin_batch(first)
-                if now > turn_ends and self._waiting:
-                    self._turn_planned = True
-                    self._loop.call_soon(self._next_turn)
-                    break
-        finally:
-            if self._loop_hidden:
-                self._loop_hidden = False
-                show(self._loop, self._task)
-        if touched is not None:
-            touched.flush()
-        if self._waiting:
-            self._make_ready()
-        if self.is_idle:
-            self._idle()
-
-    def _begin(self, job: Job) -> float:
-        """Returns the time that it is after that."""
-        job.started = now = _clock()
-        if now >= job.expires:
-            self._refuse(job, "expired")
-        elif job.entry.on_loop or self._adapter.is_async:
-            self._replies.hold(job)
-            self._runner.begin_task(job)
-        elif self._uses_threads or job.body is not None:
-            self._replies.hold(job)
-            self._runner.begin_thread(job)
-        else:
-            now = self._context.copy().run(self._run_inline, job, now)
-        return now
-
-    def _run_inline(self, job: Job, now: float) -> float:
-        """In a context of its own."""
-        self._slots.hold_inline(now)
-        if not self._loop_hidden:  # Once for all calls of a turn.
-            self._task = hide(self._loop)
-            self._loop_hidden = True
-        rendered, failed = self._caller.call(job)
-        self._slots.inline_since = 0.0
-        now = _clock()
-        self._replies.send(job, rendered, failed, now)
-        return now
-
-    @property
-    def _has_room(self) -> bool:
-        return self._slots.is_free and not self._replies.is_behind
-
-    def _next_turn(self) -> None:
-        self._turn_planned = False
-        self.run()
-
-    @property
-    def busy_since(self) -> float:
-        """When the oldest call that runs now began (perf_counter); 0.0 when none runs. Safe in other threads."""
-        return self._slots.busy_since
-
-    @property
-    def outstanding(self) -> int:
-        """Calls that have come and whose handlers have not ended."""
-        return self._slots.outstanding
-
     def in_child(self) -> None:
         """A handler has forked, and this is the child: should it come back, it is to answer nothing, and begin nothing
         of what waits."""
-        self._replies.send = self._runner.mailbox.post = came_back  # type: ignore[method-assign]
+        self.answered = self.begun = self.ended = came_back  # type: ignore[method-assign]
+        self._mailbox.post = came_back  # type: ignore[method-assign]
+        self._loop.call_soon(came_back)
 
-    def close(self) -> None:
-        for job in self._inbox:
-            if job.started:
-                job.stop("the replica ends")
-        self._runner.close()
-        self._lane.close()
-
-    # -- batches -------------------------------------------------------------------------------------------------
-
-    def _begin_batch(self, group: Group) -> float:
-        """Begin a batch, unless it is to wait for more. Returns the time that it is after that."""
-        now = _clock()
-        group.in_queue = False
-        for job in [job for job in group.jobs if now >= job.expires]:
-            self._refuse(job, "expired")
-        if not group.jobs:
-            return now
-        wait_s = group.plan.wait_s(now, len(group.jobs))
-        if wait_s > 0:
-            if group.timer is None:
-                group.timer = self._loop.call_later(wait_s, self._waited, group)
-            return now
-        call = self._taken(group, now)
-        self._slots.hold(call.batch)
-        if call.batch.entry.on_loop:
-            self._runner.begin_batch_task(call)
-        else:
-            self._lane.begin(call)
-        return _clock()
-
-    def _taken(self, group: Group, now: float) -> BatchCall:
-        batch = group.take(now)
-        if group.jobs:
-            self._inbox.queue(group)
-        for job in batch.jobs:
-            self._open[job.link, job.id] = job
-        return BatchCall(self._adapter, batch, self._context.copy())
-
-    def _begin_ready(self) -> None:
-        """A thread had more to do than its handler, and did not go on by itself."""
-        while self._has_room and (call := self._lane.pop_ready()) is not None:
-            self._slots.hold(call.batch)
-            self._lane.begin(call)
-
-    def _make_ready(self) -> None:
-        """While every slot is taken, the next full batch is made ready."""
-        while self._lane.takes_ready and self._waiting:
-            group = self._waiting[0]
-            if not isinstance(group, Group) or group.entry.on_loop or len(group.jobs) < group.plan.max_size:
-                return
-            self._waiting.popleft()
-            group.in_queue = False
-            self._lane.ready.append(self._taken(group, _clock()))
-
-    def _waited(self, group: Group) -> None:
-        group.timer = None
-        if group.jobs:
-            self._inbox.queue(group)
-            self.run()
-
-    # -- what runs elsewhere comes back, on the loop ---------------------------------------------------------------
-
-    def answered(self, job: Job, reply: Reply) -> None:
-        """A handler has ended, in a thread or in a task."""
-        self._replies.send(job, *reply, _clock())
-        self.run()
-
-    def batch_handled(self, call: BatchCall, successor: BatchCall | None = None) -> None:
-        """The handler of a batch has ended, and its thread has begun ``successor``."""
-        now = _clock()
-        call.batch.group.running -= len(call.batch.jobs)
-        if successor is not None:
-            self._slots.pass_on(call.batch, successor.batch)
-        call.context.run(self._reply_batch, call, now)
-        self.run()
-
-    def _reply_batch(self, call: BatchCall, now: float) -> None:
-        for job, (rendered, failed) in self._caller.batch_replies(call):
-            self._replies.send(job, rendered, failed, now)
-
-    def streamed(self, job: Job, complete: bool) -> None:
-        """An answer that was made piece by piece has begun, and is over."""
-        self._replies.streamed(job, complete, _clock())
-        self.run()
-
-    def _refuse(self, job: Job, reason: str) -> None:
-        self._inbox.remove(job)
-        self._replies.refuse(job, reason)
-
-    def _unreadable(self, job: Job, error: BaseException) -> None:
-        job.started = _clock()
-        self._replies.send(job, self._caller.failure(job, error), True, job.started)
+    def close(self, calls: Iterable[OpenCall]) -> None:
+        """The replica ends, and cuts ``calls`` off."""
+        for call in calls:
+            if call.state in (State.RUNNING, State.ANSWERING):
+                self.stop(call, "the replica ends")
+        self._batches.close()
+        self._threads.close()
+        self._main = Entry(None, None)  # In process, the other ends of its links still lead here.

@@ -110,8 +110,7 @@ class Handlers:
         slots = config.max_concurrent_queries
         if slots is None:
             slots = ASYNC_SLOTS if adapter.is_async or self.main.on_loop else 1
-        reads_in_thread = adapter.streams_body and slots > 1 and not self.main.on_loop
-        return Capabilities(slots, adapter.is_async or (reads_in_thread and not self.takes_batches))
+        return Capabilities(slots, takes_body_as_it_comes(self.main, adapter, slots) and not self.takes_batches)
 
     def release(self) -> None:
         """Let go of the object that a class made, so that its ``__del__`` runs before the process ends."""
@@ -132,6 +131,16 @@ class Handlers:
         kind = type(self._object)
         methods = [getattr(kind, name, None) for name in dir(kind)] if self._is_class else []
         return self.main.batches or any(map(accepts_batches, methods))
+
+
+def takes_body_as_it_comes(entry: Entry, adapter: RequestAdapter, slots: int) -> bool:
+    """Whether a call of ``entry`` may begin while its body is on its way; else all of it is to be here first.
+
+    With one slot a read of what has not come would hold up the main thread, and all other calls with it.
+    """
+    if adapter.is_async:
+        return True
+    return adapter.streams_body and slots > 1 and not entry.on_loop and not entry.batches
 
 
 def _gone(*_: Any) -> Any:

@@ -49,7 +49,9 @@ from servekit.wire.control_frames import (
     Unhealthy,
     WorkerHello,
 )
+from servekit.wire.data_links import DataLinks
 from servekit.wire.network import Listener, Network
+from servekit.wire.polling import BusyPoll
 
 _log = logging.getLogger("servekit.replica")
 _FLUSH_TIMEOUT_S = 5.0
@@ -201,8 +203,6 @@ class ReplicaWorker:
         try:
             return self._run_loop(assign, handlers, adapter)
         finally:
-            if self._server is not None:
-                del self._server.executor  # In process, the other ends of its links still lead to the server.
             self._server = self._executor = self._data_loop = self._life = None
             handlers.release()
             adapter.close()
@@ -261,24 +261,23 @@ class ReplicaWorker:
 
     async def _serve_data(self, assign: Assign, handlers: Handlers, adapter: RequestAdapter) -> None:
         loop = asyncio.get_running_loop()
-        server = DataServer(self._bootstrap.token, self._bootstrap.worker_id.encode(), self._bootstrap.busy_poll_s)
         capabilities = handlers.capabilities(adapter, assign.config)
-        server.executor = Executor(
+        executor = Executor(
             assign.backend,
             handlers,
             adapter,
             slots=capabilities.slots,
             debug=assign.debug,
-            idle=server.check_drained,
-            tell_load=server.tell_load,
             replica=self._bootstrap.worker_id,
             max_batch_size=assign.config.max_batch_size or 1,
             batch_wait_s=assign.config.batch_wait_timeout,
         )
-        self._data_loop, self._server, self._executor = loop, server, server.executor
+        polling = BusyPoll.on(loop, self._bootstrap.busy_poll_s)
+        server = DataServer(executor, DataLinks(self._bootstrap.token, self._bootstrap.worker_id, polling))
+        self._data_loop, self._server, self._executor = loop, server, executor
         if self._own_process and threading.current_thread() is threading.main_thread():
             self._sigterm = Sigterm(lambda: self.end("SIGTERM"))
-        listener = await self._network.listen(self._listen_address(), server.new_link)
+        listener = await self._network.listen(self._listen_address(), server.calls.new_link)
         try:
             # A redial, after a change of controllers, says the same as `Ready` does now.
             self._hello = msgspec.structs.replace(
@@ -293,9 +292,9 @@ class ReplicaWorker:
                 server.leave(DRAIN_TIMEOUT_S)
             await server.serve()
         finally:
-            server.executor.close()
+            executor.close(server.calls)
             _close(listener)
-            await server.finish()
+            await server.calls.finish()
 
     def _listen_address(self) -> str:
         """On the controller's machine a Unix socket (or memory); elsewhere TCP, on the address that reaches it."""

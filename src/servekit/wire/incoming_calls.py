@@ -94,13 +94,13 @@ class Origin(Generic[C]):
                 call.download.grant(frame.size_bytes)
         elif kind is Cancel or (kind is End and not frame.complete):
             self._answerer.cancelled(call)
-        elif call.upload is not None:
+        elif (upload := call.upload) is not None:
             if kind is Chunk:
-                call.upload.feed(frame.data)
-                if call.upload.is_overrun:
+                upload.feed(frame.data)
+                if upload.is_overrun:
                     self.link.fail(LinkError("its peer sends more of a body than it has credit for"))
             elif kind is End:
-                call.upload.end()
+                upload.end()
 
 
 class IncomingCalls(Generic[C]):

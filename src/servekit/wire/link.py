@@ -187,6 +187,7 @@ class Link(asyncio.Protocol):
                 return
             chunk, self._buffer = self._buffer, bytearray()
         view, at, end = memoryview(chunk), 0, len(chunk)
+        self._flush_planned = True  # Below: what answers these frames leaves by one write.
         while end - at >= 4:
             (size,) = _size_at(chunk, at)
             start, stop = at + 4, at + 4 + size
@@ -212,8 +213,11 @@ class Link(asyncio.Protocol):
             self._buffer = bytearray(view[at:])
         if self.is_open:
             self.owner.frames_done(self)
-            if self._polling is not None:
-                self._polling.touch()
+        self._flush_planned = False
+        if self._out:
+            self.flush()
+        elif self._polling is not None:
+            self._polling.touch()
 
     def eof_received(self) -> None:
         if self._peer_ended:

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from servekit.interfaces import Request, RequestAdapter, Response
-from servekit.replica.incoming import IncomingPieces
 from servekit.replica.render import aclose_body, is_async
 from servekit.testing.conformance.adapter_claims import AdapterClaims
 from servekit.testing.conformance.exchanges import NOTHING
 from servekit.testing.conformance.ways import Direct
+from servekit.wire.streams import Incoming
 
 
 class OnLoop(Direct):
@@ -26,15 +26,15 @@ class OnLoop(Direct):
         self.name = "by call_async()"
         self.takes_pieces = True
 
-    def incoming(self, first: bytes, more: Sequence[bytes], broken: str | None) -> IncomingPieces:
+    def incoming(self, first: bytes, more: Sequence[bytes], broken: str | None) -> Incoming:
         """A body of which more comes while the call is under way."""
-        arriving = IncomingPieces(first, lambda size_bytes: None)
+        arriving = Incoming(lambda size_bytes: None, first)
 
         async def feed() -> None:
             for piece in more:
                 await asyncio.sleep(0)
                 arriving.feed(piece)
-            arriving.end(broken)
+            arriving.end(ConnectionError(broken) if broken else None)
 
         asyncio.run_coroutine_threadsafe(feed(), self.life.loop)
         return arriving

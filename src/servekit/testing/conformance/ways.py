@@ -14,7 +14,6 @@ import pytest
 
 from servekit.inprocess import InProcessInstance
 from servekit.interfaces import Request, RequestAdapter, Response
-from servekit.replica.incoming import IncomingStream
 from servekit.replica.render import close_body, render
 from servekit.testing.conformance.adapter_claims import AdapterClaims
 from servekit.testing.conformance.adapter_life import Life
@@ -31,6 +30,7 @@ from servekit.testing.conformance.exchanges import (
     watched_async,
 )
 from servekit.testing.conformance.sources import AsyncSource, Source, SyncSource
+from servekit.wire.streams import Incoming
 
 
 def made(tests: AdapterClaims) -> RequestAdapter:
@@ -117,10 +117,10 @@ class Direct(Way):
         )  # fmt: skip
 
     def incoming(self, first: bytes, more: Sequence[bytes], broken: str | None) -> Any:
-        arriving = IncomingStream(first, lambda size_bytes: None)
+        arriving = Incoming(lambda size_bytes: None, first)
         for piece in more:
             arriving.feed(piece)
-        arriving.end(broken)
+        arriving.end(ConnectionError(broken) if broken else None)
         return arriving.as_file()
 
     def respond(self, request: Request, answer: Answer) -> Response:
@@ -195,6 +195,8 @@ class Http(Way):
         if not isinstance(served.instance, InProcessInstance):
             pytest.skip("the kit gives the adapter by instance, and looks at the handler: in process only")
         super().__init__(tests, made(tests))
+        if self.adapter.streams_body:
+            self.slots = 2  # With one, each body is whole when the adapter is called.
         self._served = served
         self._started = False
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from servekit.interfaces import RequestAdapter, Response
-from servekit.replica import joining
+from servekit.replica import joiner
 from servekit.wire.data_frames import BODY_WINDOW_BYTES, Answer, Chunk, End
 
 LONG_S = 3600.0
@@ -35,7 +35,7 @@ async def pieces(*made: bytes) -> AsyncIterator[bytes]:
 
 
 def submit(bench: Any, body: Any) -> Any:
-    executor, link = bench.executor(handler(body)), bench.link()
+    executor, link = bench.executor(handler(body), slots=2), bench.link()  # On the main thread nothing is joined.
     executor.submit(link, bench.call(1))
     executor.run()
     return link
@@ -43,7 +43,7 @@ def submit(bench: Any, body: Any) -> Any:
 
 @pytest.mark.parametrize("body", [lambda *made: iter(made), pieces], ids=["iterator", "async iterator"])
 def test_what_follows_at_once_leaves_together(bench: Any, monkeypatch: pytest.MonkeyPatch, body: Any) -> None:
-    monkeypatch.setattr(joining, "JOIN_S", LONG_S)  # so that only the end has it leave
+    monkeypatch.setattr(joiner, "JOIN_S", LONG_S)  # so that only the end has it leave
 
     async def test() -> None:
         link = submit(bench, body(b"one", b"two", b"three", b"four"))
@@ -77,8 +77,8 @@ def test_what_has_gathered_leaves_in_time_though_nothing_follows(bench: Any) -> 
 def test_a_piece_that_comes_alone_waits_for_nothing(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second time as well: what had left before it has been forgotten by then."""
     ticks = []
-    tick = joining.Joiner._tick
-    monkeypatch.setattr(joining.Joiner, "_tick", lambda self: ticks.append(tick(self)))
+    tick = joiner.Joiner._tick
+    monkeypatch.setattr(joiner.Joiner, "_tick", lambda self: ticks.append(tick(self)))
 
     async def test() -> None:
         gates = [asyncio.Event() for _ in range(3)]
@@ -112,14 +112,14 @@ def test_an_answer_leaves_the_joiner_when_nothing_had_gathered(bench: Any) -> No
             return self.left < self.times
 
     async def test() -> None:
-        joiner = joining.Joiner(asyncio.get_running_loop())
+        joins = joiner.Joiner(asyncio.get_running_loop())
         short, long = Gathers(2), Gathers(5)
-        joiner.add(short)
-        joiner.add(long)
+        joins.add(short)
+        joins.add(long)
         await bench.until(lambda: long.left == 5)
         assert short.left == 2
         again = Gathers(3)
-        joiner.add(again)
+        joins.add(again)
         await bench.until(lambda: again.left == 3)
         assert (short.left, long.left) == (2, 5)
 
@@ -127,7 +127,7 @@ def test_an_answer_leaves_the_joiner_when_nothing_had_gathered(bench: Any) -> No
 
 
 def test_what_a_web_socket_says_does_not_wait(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joining, "JOIN_S", LONG_S)
+    monkeypatch.setattr(joiner, "JOIN_S", LONG_S)
     open_to = asyncio.Event()
 
     async def said() -> AsyncIterator[bytes]:

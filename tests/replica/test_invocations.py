@@ -17,7 +17,8 @@ from servekit.handles.failures import unpack_failure
 from servekit.handles.parcel import pack, unpack
 from servekit.handles.records import Kind, RecordReader
 from servekit.interfaces import Request, RequestAdapter, Response
-from servekit.replica import invoke
+from servekit.replica import invocations
+from servekit.replica.flow import run, run_async
 from servekit_flask.adapter import FlaskAdapter
 
 
@@ -61,12 +62,20 @@ def error_of(response: Response) -> Exception:
     return unpack_failure(response.body)
 
 
+def answer(adapter: RequestAdapter, handler: Any, asked: Request) -> Response:
+    return run(invocations.answering(adapter, handler, asked, on_loop=False))
+
+
+async def answer_async(adapter: RequestAdapter, handler: Any, asked: Request) -> Response:
+    return await run_async(invocations.answering(adapter, handler, asked, on_loop=True))
+
+
 def call(handler: Any, *args: Any, adapter: RequestAdapter | None = None, **kwargs: Any) -> Response:
-    return invoke.answer(adapter or FlaskAdapter(), handler, request(*args, **kwargs))
+    return answer(adapter or FlaskAdapter(), handler, request(*args, **kwargs))
 
 
 def call_async(handler: Any, *args: Any, adapter: RequestAdapter | None = None, **kwargs: Any) -> Response:
-    return asyncio.run(invoke.answer_async(adapter or FlaskAdapter(), handler, request(*args, **kwargs)))
+    return asyncio.run(answer_async(adapter or FlaskAdapter(), handler, request(*args, **kwargs)))
 
 
 ways: Any = pytest.mark.parametrize("way", [call, call_async])
@@ -115,7 +124,7 @@ def test_a_body_that_is_still_arriving_is_read_to_its_end() -> None:
     asked = request(b"long" * 1000)
     whole = asked.body
     asked.body, asked.incoming = whole[:10], io.BytesIO(whole)
-    assert value_of(invoke.answer(FlaskAdapter(), lambda decoded, data: len(data), asked)) == 4000
+    assert value_of(answer(FlaskAdapter(), lambda decoded, data: len(data), asked)) == 4000
 
 
 def test_on_the_loop_too() -> None:
@@ -131,15 +140,15 @@ def test_on_the_loop_too() -> None:
         return len(data)
 
     asked.body, asked.incoming = whole[:10], Incoming()
-    assert value_of(asyncio.run(invoke.answer_async(FlaskAdapter(), handler, asked))) == 4000
+    assert value_of(asyncio.run(answer_async(FlaskAdapter(), handler, asked))) == 4000
 
 
 def test_arguments_and_answers_one_by_one_for_batches() -> None:
     asked = request(1, b=2)
-    assert invoke.arguments(asked) == ((1,), {"b": 2})
+    assert run(invocations.arguments(asked)) == ((1,), {"b": 2})
     assert asked.body == b""
-    assert value_of(invoke.response_of([1])) == [1]
-    assert isinstance(error_of(invoke.failure_of(KeyError("k"))), KeyError)
+    assert value_of(invocations.response_of([1])) == [1]
+    assert isinstance(error_of(invocations.failure_of(KeyError("k"))), KeyError)
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------
@@ -188,7 +197,7 @@ def test_a_result_that_cannot_be_pickled_is_told(way: Way) -> None:
 def test_arguments_that_cannot_be_unpickled_are_told(way: Way) -> None:
     asked = request(1)
     asked.body = asked.body.replace(b"\x80\x05", b"\x80\x7f")
-    run: Any = invoke.answer if way is call else lambda *given: asyncio.run(invoke.answer_async(*given))
+    run: Any = answer if way is call else lambda *given: asyncio.run(answer_async(*given))
     assert isinstance(error_of(run(FlaskAdapter(), fail, asked)), ValueError)
 
 
@@ -222,7 +231,7 @@ def test_a_cancelled_call_is_cancelled() -> None:
             started.set()
             await asyncio.sleep(3600)
 
-        task = asyncio.ensure_future(invoke.answer_async(FlaskAdapter(), handler, request()))
+        task = asyncio.ensure_future(answer_async(FlaskAdapter(), handler, request()))
         await started.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -330,7 +339,7 @@ def test_closed_early_a_stream_ends_its_generator() -> None:
 def test_closed_early_an_async_stream_ends_its_generator() -> None:
     async def run() -> None:
         source = Source()
-        body: Any = (await invoke.answer_async(FlaskAdapter(), source.items_async, request(1, 2))).body
+        body: Any = (await answer_async(FlaskAdapter(), source.items_async, request(1, 2))).body
         await anext(body)
         assert not source.over
         await body.aclose()

@@ -1,7 +1,7 @@
 """When the pieces of streamed answers leave: one that comes alone at once, those that come thick and fast together.
 
-A frame, a write to a client's socket and that client's waking up cost more than most pieces are worth. So a piece that
-follows the one before within `JOIN_S` waits for the others of that time, and they leave as one. The first piece of an
+A frame, a write to a client's socket and that client's waking up cost more than most pieces are worth. So pieces that
+follow another within `JOIN_S` wait until that time is over, and leave as one. The first piece of an
 answer waits for nothing, nor does one that comes after a longer pause; and the end of an answer takes along what waits.
 """
 
@@ -15,7 +15,7 @@ JOIN_S = 0.002
 
 
 class Joined(Protocol):
-    """An answer of which pieces are made."""
+    """An answer whose pieces are being made."""
 
     def leave(self) -> bool:
         """Send what has gathered. False: nothing had, and the next piece leaves at once."""

@@ -7,8 +7,8 @@ result is not used.
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any
 
 from servekit.errors import HandlerError, InvalidInputError
@@ -17,6 +17,8 @@ from servekit.handles.failures import pack_failure
 from servekit.handles.parcel import PARCEL_BYTES, pack, unpack
 from servekit.handles.records import Kind, record
 from servekit.interfaces import Handler, Request, RequestAdapter, Response
+from servekit.replica.flow import Flow, run, run_async
+from servekit.replica.render import aclose_body, close_body
 
 _VALUE = [("content-type", answers.VALUE)]
 _FAILURE = [("content-type", answers.FAILURE)]
@@ -25,25 +27,20 @@ _STAND_IN = ""
 """What the adapter is given in the place of the result."""
 
 
-def answer(adapter: RequestAdapter, handler: Handler, request: Request) -> Response:
-    """Call a handler that is a ``def``; whatever it raises is in the answer."""
+def answering(adapter: RequestAdapter, handler: Handler, request: Request, *, on_loop: bool) -> Flow[Response]:
+    """Call a handler; whatever it raises is in the answer, but that it was cancelled is raised.
+
+    ``on_loop``: in a task, for an ``async def`` or an adapter that ``is_async``.
+    """
     captured = _Captured(handler)
     try:
-        _refuse_application(adapter)
-        captured.args, captured.kwargs = arguments(request)
-        answered = adapter.call(captured.call, request)
-    except BaseException as error:
-        return captured.response or failure_of(error)
-    return captured.response or _not_called(answered)
-
-
-async def answer_async(adapter: RequestAdapter, handler: Handler, request: Request) -> Response:
-    """As `answer`, for an ``async def`` or an adapter that ``is_async``. Cancelled, it raises ``CancelledError``."""
-    captured = _Captured(handler)
-    try:
-        _refuse_application(adapter)
-        captured.args, captured.kwargs = await arguments_async(request)
-        answered = await adapter.call_async(captured.call_async, request)
+        if adapter.whole_application:
+            raise InvalidInputError("the backend is a whole application, which handles cannot call; use HTTP")
+        captured.args, captured.kwargs = yield from arguments(request)
+        if on_loop:
+            answered = yield partial(adapter.call_async, captured.call_async, request)
+        else:
+            answered = yield partial(adapter.call, captured.call, request)
     except asyncio.CancelledError:
         raise
     except BaseException as error:
@@ -51,22 +48,18 @@ async def answer_async(adapter: RequestAdapter, handler: Handler, request: Reque
     return captured.response or _not_called(answered)
 
 
-def arguments(request: Request) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments(request: Request) -> Flow[tuple[tuple[Any, ...], dict[str, Any]]]:
     """``(args, kwargs)``, taken out of the request, which has no body after that. Raises what unpickling raises.
 
     Of a body that is still arriving it waits for the rest, and raises `ConnectionError` when that will not come.
     """
-    return _taken(request, request.body if request.incoming is None else request.stream.read())
-
-
-async def arguments_async(request: Request) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """As `arguments`, on the event loop."""
-    parcel: bytes | bytearray = request.body
+    parcel: bytes = request.body
     if request.incoming is not None:
-        parcel = bytearray()
-        async for piece in request.pieces():
-            parcel += piece
-    return _taken(request, parcel)
+        on_loop = hasattr(request.incoming, "__aiter__")
+        parcel = yield partial(_joined, request.pieces()) if on_loop else request.stream.read
+    request.body, request.incoming = b"", None
+    args, kwargs = unpack(parcel)
+    return args, kwargs
 
 
 def response_of(value: Any) -> Response:
@@ -96,19 +89,14 @@ class _Captured:
         self.response: Response | None = None
 
     def call(self, decoded: Any) -> Any:
-        try:
-            value = self._handler(decoded, *self.args, **self.kwargs)
-        except BaseException as error:
-            self.response = failure_of(error)
-            raise
-        self.response = response_of(value)
-        return _STAND_IN
+        return run(self._calling(decoded))
 
     async def call_async(self, decoded: Any) -> Any:
+        return await run_async(self._calling(decoded))
+
+    def _calling(self, decoded: Any) -> Flow[str]:
         try:
-            value = self._handler(decoded, *self.args, **self.kwargs)
-            if inspect.isawaitable(value):
-                value = await value
+            value = yield partial(self._handler, decoded, *self.args, **self.kwargs)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -118,15 +106,8 @@ class _Captured:
         return _STAND_IN
 
 
-def _refuse_application(adapter: RequestAdapter) -> None:
-    if adapter.whole_application:
-        raise InvalidInputError("the backend is a whole application, which handles cannot call; use HTTP")
-
-
-def _taken(request: Request, parcel: bytes | bytearray) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    request.body, request.incoming = b"", None
-    args, kwargs = unpack(parcel)
-    return args, kwargs
+async def _joined(pieces: AsyncIterator[bytes]) -> bytes:
+    return b"".join([piece async for piece in pieces])
 
 
 def _not_called(answered: Response) -> Response:
@@ -154,47 +135,38 @@ def _unsendable(what: str, value: Any, error: Exception) -> HandlerError:
 
 def _records(items: Iterator[Any]) -> Iterator[bytes]:
     """Closed early, it closes ``items``, whose ``finally`` then runs."""
+    kind = Kind.ITEM
     try:
-        while True:
+        while kind is Kind.ITEM:
             try:
-                item = next(items)
-            except StopIteration:
-                yield record(Kind.DONE)
-                return
+                kind, piece = _record(next(items))
             except BaseException as error:
-                yield record(Kind.FAILURE, pack_failure(error))
-                return
-            kind, piece = _record(item)
+                kind, piece = _last(error)
             yield piece
-            if kind is Kind.FAILURE:
-                return
     finally:
-        close = getattr(items, "close", None)
-        if close is not None:
-            close()
+        close_body(items)
 
 
 async def _async_records(items: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+    kind = Kind.ITEM
     try:
-        while True:
+        while kind is Kind.ITEM:
             try:
-                item = await anext(items)
-            except StopAsyncIteration:
-                yield record(Kind.DONE)
-                return
+                kind, piece = _record(await anext(items))
             except asyncio.CancelledError:
                 raise
             except BaseException as error:
-                yield record(Kind.FAILURE, pack_failure(error))
-                return
-            kind, piece = _record(item)
+                kind, piece = _last(error)
             yield piece
-            if kind is Kind.FAILURE:
-                return
     finally:
-        close = getattr(items, "aclose", None)
-        if close is not None:
-            await close()
+        await aclose_body(items)
+
+
+def _last(error: BaseException) -> tuple[Kind, bytes]:
+    """The record in the place of an item that did not come."""
+    if isinstance(error, (StopIteration, StopAsyncIteration)):
+        return Kind.DONE, record(Kind.DONE)
+    return Kind.FAILURE, record(Kind.FAILURE, pack_failure(error))
 
 
 def _record(item: Any) -> tuple[Kind, bytes]:

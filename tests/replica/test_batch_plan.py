@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servekit.replica.batching import BatchPlan
+from servekit.replica.batch_plan import BatchPlan
 
 WAIT_S = 0.005
 

@@ -180,12 +180,7 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand over the whole frames, and keep the rest until more of it is here."""
-        chunk: bytes | bytearray = data
-        if self._buffer:
-            self._buffer += data
-            if len(self._buffer) < self._needed:
-                return
-            chunk, self._buffer = self._buffer, bytearray()
+        chunk = self._with_rest(data) if self._buffer else data
         view, at, end = memoryview(chunk), 0, len(chunk)
         self._flush_planned = True  # Below: what answers these frames leaves by one write.
         while end - at >= 4:
@@ -246,6 +241,14 @@ class Link(asyncio.Protocol):
             self.owner.link_lost(self, error)
 
     # -- inside ------------------------------------------------------------------------------------------------
+
+    def _with_rest(self, data: bytes) -> bytes | bytearray:
+        """What is kept of a frame, with what follows; nothing, while that is not all of the frame."""
+        self._buffer += data
+        if len(self._buffer) < self._needed:
+            return b""
+        whole, self._buffer = self._buffer, bytearray()
+        return whole
 
     def _shake(self, handshake: Handshake, message: memoryview) -> None:
         try:

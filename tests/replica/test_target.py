@@ -27,6 +27,14 @@ class NotCallable:
     pass
 
 
+class Reads(RequestAdapter):
+    """An adapter as its two class variables say."""
+
+    def decode(self, request: Any) -> Any: ...
+
+    def encode(self, result: Any) -> Any: ...
+
+
 def double(value: int) -> int:
     return 2 * value
 
@@ -288,3 +296,22 @@ def test_other_callables() -> None:
     assert Handlers(Target(functools.partial(double))).call(3) == 6
     assert Handlers(Target(Model(5))).call(3) == 15
     assert Handlers(Target("abc".upper)).call() == "ABC"
+
+
+@pytest.mark.parametrize(
+    ("target", "streams_body", "is_async", "slots", "expected"),
+    [
+        (double, True, False, 1, False),
+        (double, True, False, 2, True),
+        (double, False, False, 2, False),
+        (coroutine, True, False, 2, False),
+        (coroutine, False, True, 1, True),
+        (double, False, True, 1, True),
+        (accept_batch(lambda requests: requests), True, False, 2, False),
+    ],
+)
+def test_bodies_come_whole_where_a_read_would_hold_up_the_main_thread(
+    target: Any, streams_body: bool, is_async: bool, slots: int, expected: bool
+) -> None:
+    adapter = type("Adapter", (Reads,), {"streams_body": streams_body, "is_async": is_async})()
+    assert Handlers(Target(target)).takes_bodies_as_they_come(adapter, slots) is expected

@@ -1,55 +1,34 @@
-"""A request's body that is on its way: how much of it is to be here before its call begins."""
+"""A request's body that is on its way: how much of it is to be here before its call begins. On the data loop."""
 
 from __future__ import annotations
 
 import tempfile
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from servekit.interfaces import Request
 from servekit.wire.streams import Incoming
 
 MEMORY_BYTES = 1024 * 1024
-"""A body that is needed whole is in a file where it is longer than this."""
+"""A body that is needed whole is in a file where it is longer."""
 
 
-class ArrivingBody(Protocol):
-    """Lives on the data loop."""
+def window_is_here(upload: Incoming, request: Request, *, is_async: bool) -> bool:
+    """Whether a call may begin whose handler reads its body as it comes; then ``request`` has what is to be read.
 
-    def is_here(self) -> bool:
-        """Whether the call may begin; then the request has the body. To be asked whenever more has come.
-
-        Raises `ConnectionError` for a body that was broken off.
-        """
-
-    def close(self) -> None:
-        """The call is over."""
-
-
-class BodyAsItComes:
-    """Its call begins when the window is full, or the body is over: a slow client holds no slot."""
-
-    def __init__(self, upload: Incoming, request: Request, *, is_async: bool) -> None:
-        """``is_async``: it is read in a task; else in a thread."""
-        self._upload = upload
-        self._request = request
-        self._is_async = is_async
-
-    def is_here(self) -> bool:
-        """See `ArrivingBody`. A WebSocket's body is here at once: its first piece may wait for an answer."""
-        upload, request = self._upload, self._request
-        if upload.ended:
-            request.body = upload.take_all()
-            return True
-        if not upload.is_full and not request.upgrade:
-            return False
-        request.incoming = upload if self._is_async else upload.as_file()
+    When the window is full, or the body is over: a slow client holds no slot. A WebSocket's is here at once: its first
+    piece may wait for an answer. ``is_async``: it is read in a task; else in a thread.
+    """
+    if upload.ended:
+        request.body = upload.take_all()
         return True
-
-    def close(self) -> None: ...
+    if not upload.is_full and not request.upgrade:
+        return False
+    request.incoming = upload if is_async else upload.as_file()
+    return True
 
 
 class GatheredBody:
-    """It is needed whole, and taken in as it comes: in memory up to 1 MB, in a file beyond that."""
+    """A body that is needed whole, and is taken in as it comes: in memory up to 1 MB, in a file beyond that."""
 
     def __init__(self, upload: Incoming, request: Request, *, as_file: bool) -> None:
         """``as_file``: a long one is read through `Request.stream`; else it is `Request.body` in the end."""
@@ -61,7 +40,10 @@ class GatheredBody:
         self._file: BinaryIO | None = None
 
     def is_here(self) -> bool:
-        """See `ArrivingBody`. Raises `OSError` where the file cannot be written."""
+        """Whether all of it is; then the request has it. To be asked whenever more has come.
+
+        Raises `ConnectionError` where it was broken off, and `OSError` where the file cannot be written.
+        """
         while (piece := self._upload.take()) is not None:
             self._size += len(piece)
             if self._file is not None:
@@ -87,7 +69,7 @@ class GatheredBody:
             self._request.body = self._file.read()
 
     def close(self) -> None:
-        """See `ArrivingBody`. The handler may have left a thread behind that reads it."""
+        """The call is over. The handler may have left a thread behind that reads its body."""
         self._pieces.clear()
         if self._file is not None:
             self._file.close()

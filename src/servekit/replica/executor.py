@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 import time
 from asyncio import _set_running_loop
 from collections import deque
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 from servekit.forks import came_back, forks
 from servekit.interfaces import RequestAdapter
 from servekit.replica.answer_streams import TURN_S, AnswerStreams
-from servekit.replica.arriving_body import ArrivingBody, BodyAsItComes, GatheredBody
+from servekit.replica.arriving_body import GatheredBody, window_is_here
 from servekit.replica.batch_runner import BatchRunner, Group
 from servekit.replica.handler_calls import HandlerCalls
 from servekit.replica.open_call import OpenCall, State
@@ -98,6 +99,7 @@ class Executor:
         """For a slot, in the order in which they came; a group stands here for the next of its batches."""
         self._turn_planned = False
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._mailbox = mailbox = Mailbox(self._loop)
         context = contextvars.copy_context()  # To be copied for each call, and never entered itself.
         calls = HandlerCalls(backend, replica, adapter, debug, _clock)
@@ -217,29 +219,32 @@ class Executor:
             self._arrived(call)  # To a handler that speaks HTTP alone, an upgrade is a request without a body.
             return
         call.state = State.ARRIVING
-        link, number, post = call.origin.link, call.number, self._mailbox.post
-
-        def grant(size_bytes: int) -> None:
-            link.send(Credit(number, size_bytes))
-
-        if not takes_body_as_it_comes(call.entry, adapter, self._slots):
-            call.upload = Incoming(grant, request.body)
-            call.body = GatheredBody(call.upload, request, as_file=adapter.streams_body)
+        upload = call.upload = Incoming(partial(self._grant, call.origin.link, call.number), request.body)
+        if takes_body_as_it_comes(call.entry, adapter, self._slots):
+            is_here: Callable[[], bool] = partial(window_is_here, upload, request, is_async=adapter.is_async)
         else:
-            call.upload = Incoming(grant if adapter.is_async else lambda size: post(partial(grant, size)), request.body)
-            call.body = BodyAsItComes(call.upload, request, is_async=adapter.is_async)
-        call.upload.wake = partial(self._check_arrived, call, call.body)
-        call.upload.wake()
+            call.gathered = GatheredBody(upload, request, as_file=adapter.streams_body)
+            is_here = call.gathered.is_here
+        upload.wake = partial(self._check_arrived, call, is_here)
+        upload.wake()
 
-    def _check_arrived(self, call: OpenCall, body: ArrivingBody) -> None:
+    def _check_arrived(self, call: OpenCall, is_here: Callable[[], bool]) -> None:
         """More of a body has come, or its end."""
         try:
-            if body.is_here():
+            if is_here():
                 self._arrived(call)
         except ConnectionError:
             self.refuse(call, "cancelled")
         except OSError as error:
             self._fail(call, error)
+
+    def _grant(self, link: Link, number: int, size_bytes: int) -> None:
+        """So much more may be sent of a call's body. In whichever thread that is read."""
+        credit = Credit(number, size_bytes)
+        if threading.get_ident() == self._thread:
+            link.send(credit)
+        else:
+            self._mailbox.post(partial(link.send, credit))
 
     def _arrived(self, call: OpenCall) -> None:
         """All is here that is needed for a call to begin."""
@@ -381,9 +386,9 @@ class Executor:
             call.upload.wake = None
             call.upload.end(ConnectionError("the request's body ends early: its call is over"))
             call.upload = None
-        if call.body is not None:
-            call.body.close()
-            call.body = None
+        if call.gathered is not None:
+            call.gathered.close()
+            call.gathered = None
 
     def _release(self, call: OpenCall) -> None:
         """The slot of a call, or its part of one, is free."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from servekit.interfaces import Request
-from servekit.replica.arriving_body import ArrivingBody
+from servekit.replica.arriving_body import GatheredBody
 from servekit.replica.target import Entry
 from servekit.wire.incoming_calls import Origin
 from servekit.wire.streams import Incoming, Outgoing
@@ -55,8 +55,8 @@ class OpenCall(msgspec.Struct, eq=False):
     """Why it is to end early."""
     interrupt: Callable[[], object] | None = None
     """Called once, on the data loop, when it is to end early: wakes or cancels what runs it."""
-    body: ArrivingBody | None = None
-    """What is to come of its body before it may begin."""
+    gathered: GatheredBody | None = None
+    """What has come of it, where it is needed whole."""
     unsent: LongBody | None = None
     """What has not been sent of a long answer that is here whole."""
     group: Group | None = None

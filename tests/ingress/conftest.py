@@ -365,3 +365,9 @@ def world(tmp_path: Path) -> Iterator[World]:
 @pytest.fixture
 def fake_loop() -> FakeLoop:
     return FakeLoop()
+
+
+@pytest.fixture(scope="session")
+def new_loop() -> type[FakeLoop]:
+    """For tests that need one per example."""
+    return FakeLoop

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from servekit.config import HttpLimits
 from servekit.http1.body import IncomingBody
 from servekit.ingress.bodies import Download, Upload
+from servekit.ingress.spool import SpoolSpace
 from servekit.interfaces import Outcome
 from servekit.wire.data_frames import (
     BODY_WINDOW_BYTES,
@@ -903,3 +905,86 @@ def test_the_rest_of_an_upload_is_let_go_of_when_its_answer_is_made(served: Any)
     incoming.receive(b"late")
     assert incoming.size == 0
     assert asked.connection.taken >= before > 0
+
+
+class Turns:
+    """An exchange whose client takes so many pieces, then no more until it `reads_on`."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.room = 1
+        self.got: list[bytes] = []
+        self.complete: bool | None = None
+
+    def write(self, data: bytes) -> bool:
+        self.got.append(data)
+        self.room -= 1
+        return self.room > 0
+
+    def delivered(self, *, complete: bool) -> None:
+        assert not self.done
+        self.done, self.complete = True, complete
+        self.download.stop()
+
+    def cut(self) -> None:
+        raise AssertionError("nothing is wrong with it")
+
+    download: Download
+
+
+@settings(deadline=None)
+@given(
+    steps=st.lists(
+        st.one_of(st.integers(1, PIECE_BYTES), st.sampled_from(["read", "wait", "full", "free"])), max_size=80
+    ),
+    bound=st.sampled_from([0, 100_000, 1_000_000]),
+    first=st.integers(0, PIECE_BYTES),
+)
+def test_downloads_deliver_all_in_order_whatever_the_client_and_the_disk_do(
+    steps: list[Any], bound: int, first: int, new_loop: Any, tmp_path_factory: Any
+) -> None:
+    loop = new_loop()
+    space = SpoolSpace(HttpLimits(spool_answer_bytes=bound), str(tmp_path_factory.getbasetemp()), loop)
+    far: Any = Far()
+    client: Any = Turns()
+    sent = [bytes(first)]
+    incoming = Incoming(lambda size: far.send(Credit(1, size)), sent[0], owes_first=True)
+    download = client.download = Download(client, 200, incoming, space)
+
+    def read(pieces: int) -> None:
+        waited, client.room = client.room <= 0, pieces
+        if waited and not client.done:
+            download.client_reads()
+
+    def come(piece: bytes) -> None:
+        sent.append(piece)
+        incoming.feed(piece)
+
+    for number, step in enumerate(steps):
+        if step == "read":
+            read(1 + number % 3)
+        elif step == "wait":
+            loop.advance(0.02)
+        elif step in ("full", "free"):
+            space.total_bytes = 0 if step == "full" else 10**9
+        elif sum(map(len, sent)) - far.granted < BODY_WINDOW_BYTES:
+            come(bytes([number]) * step)
+        assert space.used_bytes <= bound
+        assert sum(map(len, sent)) - far.granted < BODY_WINDOW_BYTES + PIECE_BYTES
+    space.total_bytes = 10**9
+    for _ in range(2 * len(sent) + 10):  # Once the client has taken all, its sender has credit again.
+        read(10)
+        loop.advance(0.02)
+    assert b"".join(client.got) == b"".join(sent)
+    assert sum(map(len, sent)) - far.granted < PIECE_BYTES
+    client.room = 0
+    for _ in range(3):
+        come(b"the last pieces")
+    incoming.end()
+    while not client.done:
+        read(1)
+        loop.advance(0.02)
+    assert client.complete
+    assert b"".join(client.got) == b"".join(sent)
+    assert (space.used_bytes, space.memory_bytes, len(space.readers)) == (0, 0, 0)
+    assert not [timer for _, _, timer, _ in loop.timers if not timer.cancelled]

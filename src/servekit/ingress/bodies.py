@@ -324,11 +324,11 @@ class Download:
 
     def _go_on_later(self) -> None:
         """Something waits: for the next turn, for patience to end, or for the client alone."""
-        if self._space is None:
+        if self._space is None or self._timer is not None:
             return
         if self._reads:
             self._timer = self._space.loop.call_later(0, self.client_reads)
-        elif not self._is_spooling and self._timer is None:
+        elif not self._is_spooling:
             self._timer = self._space.loop.call_later(PATIENCE_S, self._begin_to_spool)
 
     def _begin_to_spool(self) -> None:

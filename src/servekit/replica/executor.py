@@ -39,25 +39,27 @@ if TYPE_CHECKING:
 
 _clock = time.perf_counter
 
-UNSENT_BYTES = 64 * 1024 * 1024
-"""No call begins while the bodies of ended calls that their readers have not taken are longer than this together."""
+UNSENT_BYTES = 16 * 1024 * 1024
+"""No call begins while the bodies of ended calls that are not all sent are longer than this together. Slow clients are
+the ingress's business, which takes bodies off at once; this is for handlers that are faster than the link."""
 TOLD_ABOVE_US = 1000.0
 """Mean service time above which ingress workers are told of each other's calls; below it, telling costs too much."""
 
 
 class LongBody(WholeBody):
-    """An answer's body that is here whole and too long for one frame; it tells what of it has been sent."""
+    """An answer's body that is too long for one frame; it tells when its last piece leaves, and its memory with it."""
 
-    __slots__ = ("_sent",)
+    __slots__ = ("_sent", "length")
 
-    def __init__(self, body: memoryview, sent: Callable[[int], None]) -> None:
+    def __init__(self, body: memoryview, sent: Callable[[], None]) -> None:
         super().__init__(body)
+        self.length = self.size
         self._sent = sent
 
     def take(self) -> memoryview | None:
         piece = super().take()
-        if piece is not None:
-            self._sent(len(piece))
+        if piece is not None and not self.size:
+            self._sent()
         return piece
 
 
@@ -329,7 +331,7 @@ class Executor:
             call.upload.end(ConnectionError(f"the request's body ends early: {reason}"))
         if call.unsent is not None:
             assert call.download is not None
-            self._unsent_bytes -= call.unsent.size
+            self._unsent_bytes -= call.unsent.length
             self._over(call)
             call.download.end(complete=False)
             self.proceed()
@@ -370,9 +372,10 @@ class Executor:
         call.download = Outgoing(link, call.number, PIECE_BYTES)
         call.download.follow(call.unsent)
 
-    def _sent(self, call: OpenCall, size_bytes: int) -> None:
-        self._unsent_bytes -= size_bytes
-        if call.unsent is not None and not call.unsent.size:
+    def _sent(self, call: OpenCall) -> None:
+        """All of its answer's body has left."""
+        if call.unsent is not None:
+            self._unsent_bytes -= call.unsent.length
             self._over(call)
 
     def _over(self, call: OpenCall) -> None:

@@ -12,7 +12,7 @@ from servekit.config import BackendConfig
 from servekit.errors import InvalidInputError
 from servekit.interfaces import RequestAdapter
 from servekit.marks import accept_batch
-from servekit.replica.target import Handlers, Target, load
+from servekit.replica.target import Handlers, Target, load, takes_body_as_it_comes
 
 
 class Model:
@@ -314,4 +314,4 @@ def test_bodies_come_whole_where_a_read_would_hold_up_the_main_thread(
     target: Any, streams_body: bool, is_async: bool, slots: int, expected: bool
 ) -> None:
     adapter = type("Adapter", (Reads,), {"streams_body": streams_body, "is_async": is_async})()
-    assert Handlers(Target(target)).takes_bodies_as_they_come(adapter, slots) is expected
+    assert takes_body_as_it_comes(Handlers(Target(target)).main, adapter, slots) is expected

@@ -437,6 +437,8 @@ class Executor:
         for call in calls:
             if call.state in (State.RUNNING, State.ANSWERING):
                 self.stop(call, "the replica ends")
+            else:
+                self._let_go(call)
         self._batches.close()
         self._threads.close()
         self._main = Entry(None, None)  # In process, the other ends of its links still lead here.

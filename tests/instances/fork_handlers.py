@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import flask
@@ -120,8 +121,10 @@ class ComesBack:
     def reconfigure(self, user_config: str) -> None:
         self.child = os.fork()
 
-    def __call__(self, request: flask.Request) -> dict[str, Any]:
+    def __call__(self, request: flask.Request) -> Any:
         how = request.args.get("how")
+        if how == "yield":
+            return self._pieces()
         if how is None:
             _, status = os.waitpid(self.child, 0)
             return {"code": os.waitstatus_to_exitcode(status)}
@@ -129,3 +132,8 @@ class ComesBack:
         if self.child == 0 and how == "sys.exit":
             sys.exit(0)
         return {"pid": os.getpid(), "child": self.child}
+
+    def _pieces(self) -> Iterator[str]:
+        yield "before "
+        self.child = os.fork()
+        yield str(os.getpid())

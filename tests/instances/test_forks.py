@@ -94,6 +94,13 @@ class TestAChild:
         assert client.get("/fork").json() == {"code": CAME_BACK}
         assert pids(serving, "fork") == {replica}
 
+    @pytest.mark.parametrize("slots", [1, 4])
+    def test_that_comes_back_from_a_generator(self, serving, client, slots):
+        replica = served(serving, fork_handlers.ComesBack, max_concurrent_queries=slots)
+        assert client.get("/fork?how=yield").text == f"before {replica}"
+        assert client.get("/fork").json() == {"code": CAME_BACK}
+        assert pids(serving, "fork") == {replica}
+
     def test_that_comes_back_from_reconfigure(self, serving, client):
         replica = served(serving, fork_handlers.ComesBack, user_config="fork")
         assert client.get("/fork").json() == {"code": CAME_BACK}

@@ -93,6 +93,9 @@ class _StreamedAnswer:
         self._body: Any = rendered[2]
         self._download: Outgoing | None = None
         """There once the answer has begun."""
+        self._complete = True
+        self._instead: Rendered | None = None
+        """To be answered in the place of what failed before it began."""
 
     def _begin(self, part: bytes, wake: Callable[[], None]) -> Callable[[], None]:
         """Returns what is to be called on the data loop: it sends the answer with its first part.
@@ -107,21 +110,20 @@ class _StreamedAnswer:
         download.wake = wake
         return lambda: self._streams.executor.begun(call, answer, download)
 
-    def _failed(self, error: BaseException) -> Rendered | None:
-        """Logs it; returns the answer in the place of one that has not begun."""
-        begun = self._download is not None
-        if isinstance(error, StoppedError) or (begun and self._call.stopped):
-            return None
-        rendered = self._streams.failure(self._call, error)
-        return None if begun else rendered
+    def _fail(self, error: BaseException) -> None:
+        """No more pieces will come."""
+        self._complete, begun = False, self._download is not None
+        if not isinstance(error, StoppedError) and not (begun and self._call.stopped):
+            rendered = self._streams.failure(self._call, error)
+            self._instead = None if begun else rendered
 
-    def _over(self, complete: bool, instead: Rendered | None) -> None:
-        """On the data loop: the handler is over; ``instead`` is answered in the place of what never began."""
+    def _over(self) -> None:
+        """On the data loop: the handler is over."""
         call, executor = self._call, self._streams.executor
-        if instead is not None:
-            executor.answered(call, instead, True)
+        if self._instead is not None:
+            executor.answered(call, self._instead, True)
         else:
-            executor.ended(call, self._download or Outgoing(call.origin.link, call.number), complete)
+            executor.ended(call, self._download or Outgoing(call.origin.link, call.number), self._complete)
         executor.proceed()
 
 
@@ -151,7 +153,6 @@ class _MainThreadAnswer(_StreamedAnswer):
     def _step(self) -> None:
         """Make a piece, or send more of one, or end."""
         self._planned = False
-        complete, instead = True, None
         try:
             if self._call.stopped:
                 raise StoppedError
@@ -159,12 +160,12 @@ class _MainThreadAnswer(_StreamedAnswer):
                 self._send(self._parts.popleft())
                 return
         except BaseException as error:
-            complete, instead = False, self._failed(error)
+            self._fail(error)
         try:
             self._run(self._close)
         except BaseException as error:
             self._streams.failure(self._call, error)
-        self._over(complete, instead)
+        self._over()
 
     def _make(self) -> bool:
         """False: that was all."""
@@ -236,7 +237,6 @@ class _ThreadAnswer(_JoinedAnswer):
     def make(self) -> None:
         """All of it, to its close."""
         self._call.interrupt = self._wake
-        complete, instead = True, None
         try:
             if self._call.stopped:  # It was told so before there was anything to interrupt.
                 raise StoppedError
@@ -246,12 +246,12 @@ class _ThreadAnswer(_JoinedAnswer):
             if self._download is None:
                 self._send(b"")
         except BaseException as error:
-            complete, instead = False, self._failed(error)
+            self._fail(error)
         try:
             close_body(self._body)
         except BaseException as error:
             self._streams.failure(self._call, error)
-        self._streams.mailbox.post(lambda: self._finish(complete, instead))
+        self._streams.mailbox.post(self._finish)
 
     def _send(self, part: bytes) -> None:
         """Raises `StoppedError` when nobody reads on."""
@@ -291,9 +291,9 @@ class _ThreadAnswer(_JoinedAnswer):
             super().push()
             self._changed.notify()
 
-    def _finish(self, complete: bool, instead: Rendered | None) -> None:
+    def _finish(self) -> None:
         self.push()
-        self._over(complete, instead)
+        self._over()
 
     def _wake(self) -> None:
         """There is credit, or nobody reads any more."""
@@ -318,7 +318,6 @@ class _TaskAnswer(_JoinedAnswer):
         task = asyncio.current_task()
         assert task is not None
         self._call.interrupt = task.cancel
-        complete, instead = True, None
         try:
             if self._call.stopped:
                 raise StoppedError
@@ -330,13 +329,13 @@ class _TaskAnswer(_JoinedAnswer):
             if self._download is None:
                 self._send(b"")
         except BaseException as error:
-            complete, instead = False, self._failed(error)
+            self._fail(error)
         self.push()
         try:
             await aclose_body(self._body)
         except BaseException as error:
             self._streams.failure(self._call, error)
-        self._over(complete, instead)
+        self._over()
 
     def _send(self, part: bytes) -> bool:
         """False: `_room` is to be awaited before the next one."""

@@ -23,6 +23,7 @@ from servekit.replica.batch_plan import BatchPlan
 from servekit.replica.flow import run, run_async
 from servekit.replica.handler_calls import HandlerCalls
 from servekit.replica.open_call import OpenCall
+from servekit.replica.runners import Runner
 from servekit.replica.target import Entry
 from servekit.replica.threads import Threads
 
@@ -59,17 +60,17 @@ class Group:
         return calls
 
 
-class BatchRunner:
+class BatchRunner(Runner[Group]):
     """Of one replica: all groups, for only calls of one kind share a batch, and the threads in which batches run."""
 
     def __init__(
         self,
         executor: Executor,
-        adapter: RequestAdapter,
         calls: HandlerCalls,
         streams: AnswerStreams,
         context: contextvars.Context,
         *,
+        adapter: RequestAdapter,
         slots: int,
         max_size: int,
         wait_s: float,
@@ -77,11 +78,8 @@ class BatchRunner:
     ) -> None:
         self.ready: deque[Batch] = deque()
         """To be begun when the handler of one that runs has ended."""
-        self._executor = executor
+        super().__init__(executor, calls, streams, context)
         self._adapter = adapter
-        self._calls = calls
-        self._streams = streams
-        self._context = context
         self._slots = slots
         self._max_size = max_size
         self._wait_s = wait_s

@@ -110,14 +110,14 @@ class Executor:
         self._threads = Threads(slots * max_batch_size)
         streams = AnswerStreams(self, calls.failure, mailbox, self._threads)
         kind = InlineRunner if slots == 1 else ThreadRunner
-        self._def: Runner = kind(self, calls, streams, context)
+        self._def: Runner[OpenCall] = kind(self, calls, streams, context)
         self._task = TaskRunner(self, calls, streams, context)
         self._batches = BatchRunner(
             self,
-            adapter,
             calls,
             streams,
             context,
+            adapter=adapter,
             slots=slots,
             max_size=max_batch_size,
             wait_s=batch_wait_s,
@@ -127,7 +127,7 @@ class Executor:
         self._main_runner = self._runner(handlers.main)
         forks.tell_child(self)
 
-    def _runner(self, entry: Entry) -> Runner:
+    def _runner(self, entry: Entry) -> Runner[OpenCall]:
         """That of a call which shares no batch."""
         return self._task if entry.on_loop or self._adapter.is_async else self._def
 
@@ -440,6 +440,8 @@ class Executor:
         for call in calls:
             if call.state in (State.RUNNING, State.ANSWERING):
                 self.stop(call, "the replica ends")
+            else:
+                self._let_go(call)
         self._batches.close()
         self._threads.close()
         self._main = Entry(None, None)  # In process, the other ends of its links still lead here.

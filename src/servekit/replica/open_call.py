@@ -43,7 +43,7 @@ class OpenCall(msgspec.Struct, eq=False):
     number: int
     request: Request
     entry: Entry
-    runner: Runner
+    runner: Runner[OpenCall]
     expires: float
     """By ``time.perf_counter``."""
     state: State = State.WAITING

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from servekit.replica.answer_streams import AnswerStreams
 from servekit.replica.flow import run_async
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from servekit.replica.executor import Executor
 
 
-class Runner(ABC):
-    """A way to run calls. Chosen once for each handler, by what it is."""
+W = TypeVar("W")
+
+
+class Runner(ABC, Generic[W]):
+    """A way to run what waits for a slot: a call, or a group of calls. Chosen once for each handler, by what it is."""
 
     def __init__(
         self, executor: Executor, calls: HandlerCalls, streams: AnswerStreams, context: contextvars.Context
@@ -33,14 +36,14 @@ class Runner(ABC):
         self._context = context
 
     @abstractmethod
-    def begin(self, call: OpenCall) -> None:
-        """Run a call; there is a slot for it. Called on the data loop, which is marked as not running meanwhile.
+    def begin(self, waiting: W) -> None:
+        """Run it; there is a slot. Called on the data loop, which is marked as not running meanwhile.
 
         The executor is told what comes of it.
         """
 
 
-class InlineRunner(Runner):
+class InlineRunner(Runner[OpenCall]):
     """A ``def`` where there is one slot: on the main thread, at once, and to the last piece of its answer."""
 
     def begin(self, call: OpenCall) -> None:
@@ -57,7 +60,7 @@ class InlineRunner(Runner):
             self._streams.on_main_thread(call, rendered, context)
 
 
-class ThreadRunner(Runner):
+class ThreadRunner(Runner[OpenCall]):
     """A ``def`` where there are several slots: each call in a thread, which makes the pieces of its answer as well."""
 
     def begin(self, call: OpenCall) -> None:
@@ -81,7 +84,7 @@ class ThreadRunner(Runner):
         self._executor.proceed()
 
 
-class TaskRunner(Runner):
+class TaskRunner(Runner[OpenCall]):
     """An ``async def``, and whatever an adapter that `is_async` calls: each call in a task on the data loop."""
 
     def begin(self, call: OpenCall) -> None:

@@ -12,7 +12,7 @@ import pytest
 from servekit.handles import answers
 from servekit.handles.caller import Caller
 from servekit.handles.future import CallFuture
-from servekit.handles.parcel import pack
+from servekit.handles.payload import pack
 from servekit.wire.data_frames import DATA_FRAME_BYTES, Answer, Chunk, Invoke, data_codec
 from servekit.wire.handshake import Handshake
 from servekit.wire.link import Link

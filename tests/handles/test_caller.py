@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from servekit import errors
-from servekit.handles import answers, caller, failures, parcel
+from servekit.handles import answers, caller, failures, payload
 from servekit.handles import call as call_module
 from servekit.handles.records import Kind, record
 from servekit.wire.data_frames import (
@@ -51,7 +51,7 @@ def test_a_call_goes_out_as_one_frame_and_its_answer_comes_back(rig: Any) -> Non
     assert 400_000 < invoke.timeout_ms <= 500_000
     assert invoke.chain == ("r1",)
     assert not invoke.more
-    assert parcel.unpack(invoke.body) == ((1, "two"), {})
+    assert payload.unpack(invoke.body) == ((1, "two"), {})
     assert not future.done()
     rig.ingress.answer(invoke, {"a": 1})
     assert future.result(LIMIT_S) == {"a": 1}
@@ -63,7 +63,7 @@ def test_answers_come_in_any_order(rig: Any) -> None:
     futures = [rig.call(n) for n in range(50)]
     rig.ingress.wait_invoked(50)
     for invoke in reversed(rig.ingress.of(Invoke)):
-        rig.ingress.answer(invoke, parcel.unpack(invoke.body)[0][0])
+        rig.ingress.answer(invoke, payload.unpack(invoke.body)[0][0])
     assert [future.result(LIMIT_S) for future in futures] == list(range(50))
 
 
@@ -90,7 +90,7 @@ def test_plain_text_is_a_refusal(rig: Any) -> None:
 def test_a_result_that_cannot_be_unpickled_here_is_said_so(rig: Any) -> None:
     future = rig.call()
     invoke = rig.ingress.wait_invoked()
-    spoiled = parcel.pack([1]).replace(b"\x80\x05", b"\x80\x7f")
+    spoiled = payload.pack([1]).replace(b"\x80\x05", b"\x80\x7f")
     rig.ingress.send(Answer(invoke.id, 200, VALUE, spoiled, 0, 0))
     with pytest.raises(errors.HandlerError, match="cannot be unpickled here"):
         future.result(LIMIT_S)
@@ -102,7 +102,7 @@ def test_a_future_is_one_of_concurrent_futures_and_can_be_awaited(rig: Any) -> N
     first.add_done_callback(lambda _: told.set())
     rig.ingress.wait_invoked(2)
     for invoke in rig.ingress.of(Invoke):
-        rig.ingress.answer(invoke, parcel.unpack(invoke.body)[0][0])
+        rig.ingress.answer(invoke, payload.unpack(invoke.body)[0][0])
     done, late = concurrent.futures.wait([first, second], LIMIT_S)
     assert not late
     assert told.wait(LIMIT_S)
@@ -135,7 +135,7 @@ def test_long_arguments_go_out_as_there_is_credit(rig: Any) -> None:
     rig.until(lambda: len(rig.ingress.body(invoke)) == 2 * PIECE_BYTES + BODY_WINDOW_BYTES)
     rig.ingress.send(Credit(invoke.id, 2**40))
     rig.until(lambda: rig.ingress.of(End))
-    assert parcel.unpack(rig.ingress.body(invoke)) == ((long,), {})
+    assert payload.unpack(rig.ingress.body(invoke)) == ((long,), {})
     rig.ingress.answer(invoke, "done")
     assert future.result(LIMIT_S) == "done"
 
@@ -154,7 +154,7 @@ def test_an_answer_ends_the_arguments(rig: Any) -> None:
 def test_a_long_result_is_gathered_and_granted(rig: Any) -> None:
     future = rig.call()
     invoke = rig.ingress.wait_invoked()
-    body = parcel.pack(bytes(10 * PIECE_BYTES))
+    body = payload.pack(bytes(10 * PIECE_BYTES))
     rig.ingress.send(Answer(invoke.id, 200, VALUE, b"", 0, 0, False, len(body)))
     for at in range(0, len(body), PIECE_BYTES):
         rig.ingress.send(Chunk(invoke.id, body[at : at + PIECE_BYTES]))
@@ -183,7 +183,7 @@ def begin_stream(rig: Any, count: int = 1) -> tuple[Any, Invoke]:
 
 
 def item(value: Any) -> bytes:
-    return record(Kind.ITEM, parcel.pack(value))
+    return record(Kind.ITEM, payload.pack(value))
 
 
 def test_items_are_read_as_they_come(rig: Any) -> None:
@@ -365,7 +365,7 @@ def test_one_that_leaves_still_takes_what_a_handler_calls(rig: Any) -> None:
     assert first.result(LIMIT_S) == 1  # Behind the Bye, on the same link.
     by_script, by_handler = rig.call("script"), rig.call("handler", chain=("r1",))
     second = rig.ingress.wait_invoked(2)
-    assert parcel.unpack(second.body)[0] == ("handler",)
+    assert payload.unpack(second.body)[0] == ("handler",)
     rig.ingress.answer(second, 2)
     assert by_handler.result(LIMIT_S) == 2
     assert not by_script.done()
@@ -381,7 +381,7 @@ def test_what_one_that_ends_has_not_begun_is_sent_elsewhere(rig: Any) -> None:
     rig.ingress.stop_listening()
     rig.ingress.send(Bye(last=True))
     again = other.wait_invoked()
-    assert parcel.unpack(again.body)[0] == ("handler",)
+    assert payload.unpack(again.body)[0] == ("handler",)
     other.answer(again, 1)
     assert future.result(LIMIT_S) == 1
     rig.until(lambda: not rig.ingress.links)

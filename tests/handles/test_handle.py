@@ -15,7 +15,7 @@ from servekit.errors import DeadlineError, InvalidInputError, NotRunningError
 from servekit.handles import callers
 from servekit.handles.future import CallFuture
 from servekit.handles.handle import Handle
-from servekit.handles.parcel import unpack
+from servekit.handles.payload import unpack
 from servekit.wire.data_frames import Invoke
 
 
@@ -27,8 +27,8 @@ class Asked:
     def __init__(self) -> None:
         self.calls: list[tuple[Invoke, Any, float]] = []
 
-    def call(self, invoke: Invoke, parcel: bytes, timeout_s: float) -> CallFuture:
-        self.calls.append((invoke, unpack(parcel), timeout_s))
+    def call(self, invoke: Invoke, payload: bytes, timeout_s: float) -> CallFuture:
+        self.calls.append((invoke, unpack(payload), timeout_s))
         return CallFuture(lambda: None)
 
 

@@ -12,7 +12,7 @@ records = st.lists(st.tuples(st.sampled_from(Kind), st.binary(max_size=50)), max
 
 @given(records, st.lists(st.integers(1, 40), min_size=1))
 def test_records_survive_any_cut(sent: list[tuple[Kind, bytes]], cuts: list[int]) -> None:
-    data = b"".join(record(kind, parcel) for kind, parcel in sent)
+    data = b"".join(record(kind, payload) for kind, payload in sent)
     reader, found = RecordReader(), []
     turn = 0
     while data:

@@ -13,7 +13,7 @@ import pytest
 
 from servekit import accept_batch
 from servekit.context import current_call
-from servekit.handles.parcel import pack
+from servekit.handles.payload import pack
 from servekit.interfaces import Request, RequestAdapter, Response
 from servekit.wire.data_frames import Answer, Chunk, End, Refusal
 
@@ -481,8 +481,8 @@ def test_an_async_batch_is_cancelled_once_nobody_waits_for_any_of_it(bench: Any)
 
 
 def arguments(*args: Any, **kwargs: Any) -> bytes:
-    parcel: bytes = pack((args, kwargs))
-    return parcel
+    payload: bytes = pack((args, kwargs))
+    return payload
 
 
 def test_handles_have_batches_of_their_own(bench: Any) -> None:

@@ -14,7 +14,7 @@ import pytest
 from servekit.errors import HandlerError, InvalidInputError
 from servekit.handles import answers
 from servekit.handles.failures import unpack_failure
-from servekit.handles.parcel import pack, unpack
+from servekit.handles.payload import pack, unpack
 from servekit.handles.records import Kind, RecordReader
 from servekit.interfaces import Request, RequestAdapter, Response
 from servekit.replica import invocations
@@ -278,8 +278,8 @@ def read(response: Response) -> list[tuple[Kind, Any]]:
     for piece in list(body) if isinstance(body, Iterator) else asyncio.run(pieces()):
         reader.feed(piece)
         while (each := reader.next()) is not None:
-            kind, parcel = each
-            value = None if kind is Kind.DONE else unpack_failure(parcel) if kind is Kind.FAILURE else unpack(parcel)
+            kind, payload = each
+            value = None if kind is Kind.DONE else unpack_failure(payload) if kind is Kind.FAILURE else unpack(payload)
             found.append((kind, value))
     return found
 

@@ -6,7 +6,7 @@ Whatever else an answer's type is, it is a refusal in plain text.
 from __future__ import annotations
 
 VALUE = "application/vnd.servekit.value"
-"""A parcel of what the handler returned."""
+"""A payload of what the handler returned."""
 FAILURE = "application/vnd.servekit.failure"
 """What the handler raised, as `servekit.handles.failures` packs it."""
 STREAM = "application/vnd.servekit.stream"

@@ -26,7 +26,7 @@ class RemoteCall:
     def __init__(
         self,
         invoke: Invoke,
-        parcel: bytes,
+        payload: bytes,
         timeout_s: float,
         *,
         post: Callable[[Callable[[], None]], None],
@@ -35,7 +35,7 @@ class RemoteCall:
         """
         Args:
             invoke: without its id and its body.
-            parcel: the packed arguments.
+            payload: the packed arguments.
             timeout_s: how long it may wait to be sent.
             post: has a call made on the loop, from any thread.
             abandon: on the loop: nobody waits for it any more.
@@ -55,7 +55,7 @@ class RemoteCall:
         self.upload: Outgoing | None = None
         self.download: Incoming | None = None
         self._invoke = invoke
-        self._parcel = parcel
+        self._payload = payload
         self._sent = 0
         self._status = 0
         self._type = ""
@@ -85,8 +85,8 @@ class RemoteCall:
             )
         self._stop_timer()
         self.calls = calls
-        invoke.body = self._parcel[:PIECE_BYTES]
-        invoke.more = len(self._parcel) > PIECE_BYTES
+        invoke.body = self._payload[:PIECE_BYTES]
+        invoke.more = len(self._payload) > PIECE_BYTES
         self._sent = len(invoke.body)
         calls.begin(self, invoke)
         if invoke.more:
@@ -99,13 +99,13 @@ class RemoteCall:
 
     @property
     def size(self) -> int:
-        return len(self._parcel) - self._sent
+        return len(self._payload) - self._sent
 
     def take(self) -> memoryview | None:
-        piece = memoryview(self._parcel)[self._sent : self._sent + PIECE_BYTES]
+        piece = memoryview(self._payload)[self._sent : self._sent + PIECE_BYTES]
         self._sent += len(piece)
         if self.upload is not None and self.upload.granted and not self.size:
-            self._sent, self._parcel = 0, b""  # It has begun, so it will not be sent again.
+            self._sent, self._payload = 0, b""  # It has begun, so it will not be sent again.
         return piece or None
 
     # -- its answer --------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ class RemoteCall:
         self._result(None, error)
 
     def _begin(self, answer: Answer) -> None:
-        self._sent, self._parcel = 0, b""  # Nobody reads the rest of the arguments any more.
+        self._sent, self._payload = 0, b""  # Nobody reads the rest of the arguments any more.
         if self.upload is not None:
             self.upload.stop()
         self._status, self._type = answer.status, answers.type_of(answer.head)

@@ -65,16 +65,16 @@ class Caller:
 
     # -- from other threads --------------------------------------------------------------------------------------
 
-    def call(self, invoke: Invoke, parcel: bytes, timeout_s: float) -> CallFuture:
+    def call(self, invoke: Invoke, payload: bytes, timeout_s: float) -> CallFuture:
         """Send a call; ``timeout_s``: how long it may wait for an ingress worker to be there."""
         if not self.is_here:
             if self.in_child is not None:
-                return self.in_child().call(invoke, parcel, timeout_s)
+                return self.in_child().call(invoke, payload, timeout_s)
             raise NotRunningError(
                 "this process was forked from the one that the handle is of, and has no links; get a handle here, "
                 "by servekit.init(address='auto') and servekit.get_handle"
             )
-        call = RemoteCall(invoke, parcel, timeout_s, post=self._mailbox.post, abandon=self._abandon)
+        call = RemoteCall(invoke, payload, timeout_s, post=self._mailbox.post, abandon=self._abandon)
         future = call.future
         assert future is not None
         with self._lock:

@@ -8,7 +8,7 @@ from typing import Any
 
 from servekit import errors
 from servekit.errors import HandlerError, ServekitError
-from servekit.handles.parcel import Buffer, pack, unpack
+from servekit.handles.payload import Buffer, pack, unpack
 
 _BY_STATUS: dict[int, type[ServekitError]] = {
     400: errors.InvalidInputError,
@@ -46,9 +46,9 @@ def pack_failure(error: BaseException) -> bytes:
     return pack((summary, trace, pickled))
 
 
-def unpack_failure(parcel: Buffer) -> Exception:
+def unpack_failure(payload: Buffer) -> Exception:
     """The exception to be raised at the caller."""
-    summary, trace, pickled = unpack(parcel)
+    summary, trace, pickled = unpack(payload)
     found: Any = None
     if pickled is not None:
         try:

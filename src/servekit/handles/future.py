@@ -11,15 +11,15 @@ from typing import Any
 
 from servekit.errors import HandlerError
 from servekit.handles.failures import unpack_failure
-from servekit.handles.parcel import Buffer, unpack
+from servekit.handles.payload import Buffer, unpack
 
 
 class Sealed:
     """A result, or a failure, as it arrived. It is opened by whoever asks first, in that thread: to unpickle runs code
     of the user, which is not to hold up the loop on which links live."""
 
-    def __init__(self, parcel: Buffer, *, failed: bool) -> None:
-        self._parcel: Buffer | None = parcel
+    def __init__(self, payload: Buffer, *, failed: bool) -> None:
+        self._payload: Buffer | None = payload
         self._failed = failed
         self._lock = threading.Lock()
         self._value: Any = None
@@ -28,13 +28,13 @@ class Sealed:
     def open(self) -> tuple[Any, Exception | None]:
         """The result, or what is to be raised."""
         with self._lock:
-            if self._parcel is not None:
-                parcel, self._parcel = self._parcel, None
+            if self._payload is not None:
+                payload, self._payload = self._payload, None
                 try:
                     if self._failed:
-                        self._error = unpack_failure(parcel)
+                        self._error = unpack_failure(payload)
                     else:
-                        self._value = unpack(parcel)
+                        self._value = unpack(payload)
                 except Exception as error:
                     self._error = HandlerError(
                         f"the handler's result cannot be unpickled here: {type(error).__name__}: {error}"

@@ -12,7 +12,7 @@ from servekit.handles import callers
 from servekit.handles.caller import Caller
 from servekit.handles.culprit import blame
 from servekit.handles.future import CallFuture
-from servekit.handles.parcel import pack
+from servekit.handles.payload import pack
 from servekit.wire.data_frames import Invoke
 
 

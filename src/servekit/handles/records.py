@@ -1,4 +1,4 @@
-"""What a generator makes, as a stream of records: a kind, a length, a parcel."""
+"""What a generator makes, as a stream of records: a kind, a length, a payload."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Kind(enum.IntEnum):
     """The generator ended: the last record. A stream without one was broken off."""
 
 
-def record(kind: Kind, parcel: bytes = b"") -> bytes:
-    return _head.pack(kind, len(parcel)) + parcel
+def record(kind: Kind, payload: bytes = b"") -> bytes:
+    return _head.pack(kind, len(payload)) + payload
 
 
 class RecordReader:

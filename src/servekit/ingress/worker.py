@@ -16,11 +16,11 @@ from servekit.forks import forks
 from servekit.http1.server import HttpServer
 from servekit.ingress.apply import Applier, build_policy
 from servekit.ingress.callers import Callers
-from servekit.ingress.demand import Demand
 from servekit.ingress.links import ReplicaLinks
 from servekit.ingress.observers import Observers
 from servekit.ingress.router import Router
 from servekit.ingress.spool import SpoolSpace
+from servekit.ingress.waiting_requests import WaitingRequests
 from servekit.interfaces import RoutingPolicy
 from servekit.processes import extend_sys_path
 from servekit.wire.bootstrap import WorkerBootstrap
@@ -75,7 +75,7 @@ class IngressWorker:
         self._begun = asyncio.Event()
         """The first snapshot is applied, or there will be none. Before it the worker knows no endpoint, and would say
         so to whoever asks."""
-        self._demand = Demand()
+        self._waiting_requests = WaitingRequests()
         self._report_planned: asyncio.TimerHandle | None = None
         self._wanted_at = 0.0
         self._stop_timeout_s = DRAIN_TIMEOUT_S
@@ -247,7 +247,7 @@ class IngressWorker:
             self.router.counters.take(),
             outstanding,
             failovers,
-            self._demand.take(self.router.endpoints.values(), self.router.backends.values(), failovers),
+            self._waiting_requests.take(self.router.endpoints.values(), self.router.backends.values(), failovers),
         )
 
     def _replica_wanted(self) -> None:

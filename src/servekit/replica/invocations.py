@@ -14,7 +14,7 @@ from typing import Any
 from servekit.errors import HandlerError, InvalidInputError
 from servekit.handles import answers
 from servekit.handles.failures import pack_failure
-from servekit.handles.parcel import PARCEL_BYTES, pack, unpack
+from servekit.handles.payload import PAYLOAD_BYTES, pack, unpack
 from servekit.handles.records import Kind, record
 from servekit.interfaces import Handler, Request, RequestAdapter, Response
 from servekit.replica.flow import Flow, run, run_async
@@ -53,12 +53,12 @@ def arguments(request: Request) -> Flow[tuple[tuple[Any, ...], dict[str, Any]]]:
 
     Of a body that is still arriving it waits for the rest, and raises `ConnectionError` when that will not come.
     """
-    parcel: bytes = request.body
+    payload: bytes = request.body
     if request.incoming is not None:
         on_loop = hasattr(request.incoming, "__aiter__")
-        parcel = yield partial(_joined, request.pieces()) if on_loop else request.stream.read
+        payload = yield partial(_joined, request.pieces()) if on_loop else request.stream.read
     request.body, request.incoming = b"", None
-    args, kwargs = unpack(parcel)
+    args, kwargs = unpack(payload)
     return args, kwargs
 
 
@@ -121,7 +121,7 @@ def _not_called(answered: Response) -> Response:
 
 def _unsendable(what: str, value: Any, error: Exception) -> HandlerError:
     if isinstance(error, InvalidInputError):
-        return HandlerError(f"{what} is too long to be sent to the caller (at most {PARCEL_BYTES:,} bytes)")
+        return HandlerError(f"{what} is too long to be sent to the caller (at most {PAYLOAD_BYTES:,} bytes)")
     found = HandlerError(
         f"{what}, a {type(value).__qualname__}, cannot be pickled and so cannot be sent to the caller: "
         f"{type(error).__name__}: {error}"

@@ -1,6 +1,6 @@
 """Objects as bytes, with their large buffers beside the pickle: arguments on their way out, results on their way back.
 
-A parcel is the length of a head (4 bytes), the head (msgpack: the lengths of what follows), the pickle, and the
+A payload is the length of a head (4 bytes), the head (msgpack: the lengths of what follows), the pickle, and the
 buffers, each from a multiple of 16 bytes on, so that arrays are aligned as their makers had them.
 """
 
@@ -15,7 +15,7 @@ import msgspec
 from servekit.errors import InvalidInputError
 from servekit.handles.pickling import dumps
 
-PARCEL_BYTES = 2 * 1024**3
+PAYLOAD_BYTES = 2 * 1024**3
 """The longest that the arguments of a call, its result, or one item of a stream may be."""
 IN_PICKLE_BYTES = 4 * 1024
 """A buffer shorter than this is cheaper inside the pickle."""
@@ -26,9 +26,9 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
 
 def pack(value: Any) -> bytes:
-    """A parcel of ``value``. It shares nothing with it: what is changed in an array from now on is not in it.
+    """A payload of ``value``. It shares nothing with it: what is changed in an array from now on is not in it.
 
-    Raises `InvalidInputError` where it is longer than `PARCEL_BYTES`, and whatever pickling raises.
+    Raises `InvalidInputError` where it is longer than `PAYLOAD_BYTES`, and whatever pickling raises.
     """
     buffers: list[memoryview] = []
 
@@ -47,20 +47,20 @@ def pack(value: Any) -> bytes:
         gap = -length % _ALIGNMENT
         parts += (bytes(gap), view)
         length += gap + view.nbytes
-    if length > PARCEL_BYTES:
-        raise InvalidInputError(f"{length:,} bytes are more than one call can carry ({PARCEL_BYTES:,})")
+    if length > PAYLOAD_BYTES:
+        raise InvalidInputError(f"{length:,} bytes are more than one call can carry ({PAYLOAD_BYTES:,})")
     return b"".join(parts)
 
 
-def unpack(parcel: Buffer) -> Any:
-    """The object. Its arrays are views into ``parcel``, and can be written to: one that is ``bytes`` is copied first,
+def unpack(payload: Buffer) -> Any:
+    """The object. Its arrays are views into ``payload``, and can be written to: one that is ``bytes`` is copied first,
     if it has any. Raises whatever unpickling raises.
     """
-    start = _size.size + _size.unpack_from(parcel)[0]
-    pickled, *buffers = msgspec.msgpack.decode(memoryview(parcel)[_size.size : start], type=list[int])
+    start = _size.size + _size.unpack_from(payload)[0]
+    pickled, *buffers = msgspec.msgpack.decode(memoryview(payload)[_size.size : start], type=list[int])
     if not buffers:
-        return pickle.loads(memoryview(parcel)[start : start + pickled])
-    whole = memoryview(parcel if isinstance(parcel, bytearray) else bytearray(parcel))
+        return pickle.loads(memoryview(payload)[start : start + pickled])
+    whole = memoryview(payload if isinstance(payload, bytearray) else bytearray(payload))
     at = start + pickled
     views = []
     for length in buffers:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servekit.errors import InvalidInputError
-from servekit.handles import parcel
-from servekit.handles.parcel import IN_PICKLE_BYTES, pack, unpack
+from servekit.handles import payload
+from servekit.handles.payload import IN_PICKLE_BYTES, pack, unpack
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
@@ -52,14 +52,14 @@ def test_buffers_of_whatever_lengths_come_out_and_can_be_written_to(sizes: list[
                 memory[0] = 255
 
 
-def test_a_parcel_shares_nothing_with_what_was_packed() -> None:
+def test_a_payload_shares_nothing_with_what_was_packed() -> None:
     memory = bytearray(100_000)
     packed = pack(Buffers(memory))
     memory[:] = b"x" * len(memory)
     assert bytes(unpack(packed).memory) == bytes(100_000)
 
 
-def test_large_buffers_are_views_into_a_parcel_that_can_be_written_to() -> None:
+def test_large_buffers_are_views_into_a_payload_that_can_be_written_to() -> None:
     container = bytearray(pack(Buffers(bytearray(b"a" * 100_000))))
     memoryview(unpack(container).memory)[0:3] = b"xyz"
     assert b"xyza" in container
@@ -82,7 +82,7 @@ def test_a_read_only_array_stays_one() -> None:
 
 
 def test_there_is_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parcel, "PARCEL_BYTES", 10_000)
+    monkeypatch.setattr(payload, "PAYLOAD_BYTES", 10_000)
     assert unpack(pack(bytes(9_000))) == bytes(9_000)
     with pytest.raises(InvalidInputError, match="more than one call can carry"):
         pack(bytes(10_000))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from servekit.config import Autoscaling
-from servekit.ingress.demand import Demand
+from servekit.ingress.waiting_requests import WaitingRequests
 
 SCALING = Autoscaling(min_replicas=0, max_replicas=4)
 
@@ -15,7 +15,7 @@ SCALING = Autoscaling(min_replicas=0, max_replicas=4)
 @pytest.fixture
 def take(world: Any) -> Any:
     """What a report would say now, given the failovers that the counters have."""
-    demand = Demand()
+    demand = WaitingRequests()
 
     def take() -> dict[str, int]:
         router = world.router

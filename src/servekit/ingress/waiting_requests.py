@@ -8,7 +8,7 @@ from servekit.ingress.backend import Backend
 from servekit.ingress.endpoint import Endpoint
 
 
-class Demand:
+class WaitingRequests:
     """Requests that wait, by backend. A request that waits at an endpoint, for any backend, is counted once.
 
     They are shared by the endpoint's weights, as the requests will be: counted for each backend, a few that wait would

@@ -14,7 +14,7 @@ import pytest
 from servekit import errors
 from servekit.handles import answers, caller, failures, payload
 from servekit.handles import call as call_module
-from servekit.handles.records import Kind, record
+from servekit.handles.records import RecordKind, record
 from servekit.wire.data_frames import (
     BODY_WINDOW_BYTES,
     PIECE_BYTES,
@@ -183,14 +183,14 @@ def begin_stream(rig: Any, count: int = 1) -> tuple[Any, Invoke]:
 
 
 def item(value: Any) -> bytes:
-    return record(Kind.ITEM, payload.pack(value))
+    return record(RecordKind.ITEM, payload.pack(value))
 
 
 def test_items_are_read_as_they_come(rig: Any) -> None:
     stream, invoke = begin_stream(rig)
     rig.ingress.send(Chunk(invoke.id, item(1) + item(2)[:5]))
     assert next(stream) == 1
-    rig.ingress.send(Chunk(invoke.id, item(2)[5:] + record(Kind.DONE)), End(invoke.id))
+    rig.ingress.send(Chunk(invoke.id, item(2)[5:] + record(RecordKind.DONE)), End(invoke.id))
     assert list(stream) == [2]
     assert list(stream) == []
     stream.close()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servekit.handles.records import Kind, RecordReader, record
+from servekit.handles.records import RecordKind, RecordReader, record
 
-records = st.lists(st.tuples(st.sampled_from(Kind), st.binary(max_size=50)), max_size=8)
+records = st.lists(st.tuples(st.sampled_from(RecordKind), st.binary(max_size=50)), max_size=8)
 
 
 @given(records, st.lists(st.integers(1, 40), min_size=1))
-def test_records_survive_any_cut(sent: list[tuple[Kind, bytes]], cuts: list[int]) -> None:
+def test_records_survive_any_cut(sent: list[tuple[RecordKind, bytes]], cuts: list[int]) -> None:
     data = b"".join(record(kind, payload) for kind, payload in sent)
     reader, found = RecordReader(), []
     turn = 0

@@ -23,7 +23,7 @@ from servekit.wire.data_frames import (
     Refusal,
 )
 from servekit.wire.data_links import DataLinks
-from servekit.wire.incoming_calls import Origin
+from servekit.wire.incoming_calls import IncomingLink
 
 
 class HandleLink:
@@ -55,7 +55,7 @@ class Dialled:
 
     def __init__(self, world: Any) -> None:
         self.callers = Callers(world.router, DataLinks(bytes(32), "ingress1"))
-        self.owner = Origin(self.callers.calls, self.callers, Invoke)
+        self.owner = IncomingLink(self.callers.calls, self.callers, Invoke)
         self.link = HandleLink()
         link: Any = self.link
         self.owner.link_opened(link)
@@ -323,11 +323,11 @@ def test_draining_is_bounded(served: Any, dialled: Dialled, caplog: pytest.LogCa
 
 def test_a_link_that_opens_meanwhile_is_told(served: Any, dialled: Dialled) -> None:
     dialled.callers.leave()
-    late = Origin(dialled.callers.calls, dialled.callers, Invoke)
+    late = IncomingLink(dialled.callers.calls, dialled.callers, Invoke)
     link: Any = HandleLink()
     late.link_opened(link)
     assert [bye.last for bye in link.of(Bye)] == [False]
     asyncio.run(dialled.callers.finish())
     last: Any = HandleLink()
-    Origin(dialled.callers.calls, dialled.callers, Invoke).link_opened(last)
+    IncomingLink(dialled.callers.calls, dialled.callers, Invoke).link_opened(last)
     assert [bye.last for bye in last.of(Bye)] == [True]

@@ -12,7 +12,7 @@ from servekit.ingress.callers import Callers
 from servekit.ingress.cycles import open_to
 from servekit.wire.data_frames import Answer, Invoke
 from servekit.wire.data_links import DataLinks
-from servekit.wire.incoming_calls import Origin
+from servekit.wire.incoming_calls import IncomingLink
 
 
 class Asking:
@@ -21,7 +21,7 @@ class Asking:
     def __init__(self, world: Any) -> None:
         self.world = world
         callers = Callers(world.router, DataLinks(bytes(32), "ingress1"))
-        self.owner = Origin(callers.calls, callers, Invoke)
+        self.owner = IncomingLink(callers.calls, callers, Invoke)
         self.link: Any = self
         self.sent: list[Any] = []
         self.owner.link_opened(self.link)

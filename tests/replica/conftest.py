@@ -16,7 +16,7 @@ from servekit.replica.open_call import OpenCall
 from servekit.replica.target import Handlers, Target
 from servekit.wire.data_frames import Answer, Call, Cancel
 from servekit.wire.data_links import DataLinks
-from servekit.wire.incoming_calls import IncomingCalls, Origin
+from servekit.wire.incoming_calls import IncomingCalls, IncomingLink
 
 DEADLINE_S = 10.0
 
@@ -81,17 +81,17 @@ class Clock:
 
 
 class Served:
-    """An executor and the calls of its links: what arrives is told as `Origin` tells it."""
+    """An executor and the calls of its links: what arrives is told as `IncomingLink` tells it."""
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
         self.calls: IncomingCalls[OpenCall] = IncomingCalls(executor, DataLinks(bytes(32), "r1"), Call)
-        self._origins: dict[Any, Origin[OpenCall]] = {}
+        self._origins: dict[Any, IncomingLink[OpenCall]] = {}
 
-    def origin(self, link: Any) -> Origin[OpenCall]:
+    def origin(self, link: Any) -> IncomingLink[OpenCall]:
         """Opened where it is not there yet."""
         if link not in self._origins:
-            self._origins[link] = Origin(self.calls, self.executor, Call)
+            self._origins[link] = IncomingLink(self.calls, self.executor, Call)
             self._origins[link].link_opened(link)
         return self._origins[link]
 

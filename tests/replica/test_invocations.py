@@ -15,7 +15,7 @@ from servekit.errors import HandlerError, InvalidInputError
 from servekit.handles import answers
 from servekit.handles.failures import unpack_failure
 from servekit.handles.payload import pack, unpack
-from servekit.handles.records import Kind, RecordReader
+from servekit.handles.records import RecordKind, RecordReader
 from servekit.interfaces import Request, RequestAdapter, Response
 from servekit.replica import invocations
 from servekit.replica.flow import run, run_async
@@ -267,7 +267,7 @@ class Source:
             self.over = True
 
 
-def read(response: Response) -> list[tuple[Kind, Any]]:
+def read(response: Response) -> list[tuple[RecordKind, Any]]:
     assert response.headers == [("content-type", answers.STREAM)]
     reader, found = RecordReader(), []
     body: Any = response.body
@@ -279,7 +279,13 @@ def read(response: Response) -> list[tuple[Kind, Any]]:
         reader.feed(piece)
         while (each := reader.next()) is not None:
             kind, payload = each
-            value = None if kind is Kind.DONE else unpack_failure(payload) if kind is Kind.FAILURE else unpack(payload)
+            value = (
+                None
+                if kind is RecordKind.DONE
+                else unpack_failure(payload)
+                if kind is RecordKind.FAILURE
+                else unpack(payload)
+            )
             found.append((kind, value))
     return found
 
@@ -292,18 +298,18 @@ def stream(way: Way, source: Source, *items: Any, **kwargs: Any) -> Response:
 def test_a_generator_is_a_stream_of_its_items(way: Way) -> None:
     source = Source()
     assert read(stream(way, source, 1, {"two": 2})) == [
-        (Kind.ITEM, 1),
-        (Kind.ITEM, {"two": 2}),
-        (Kind.DONE, None),
+        (RecordKind.ITEM, 1),
+        (RecordKind.ITEM, {"two": 2}),
+        (RecordKind.DONE, None),
     ]
     assert source.over
-    assert read(stream(way, Source())) == [(Kind.DONE, None)]
+    assert read(stream(way, Source())) == [(RecordKind.DONE, None)]
 
 
 @ways
 def test_a_generator_that_raises_ends_with_that(way: Way) -> None:
     (kind, _), (last, error) = read(stream(way, Source(), 1, error=KeyError("k")))
-    assert (kind, last) == (Kind.ITEM, Kind.FAILURE)
+    assert (kind, last) == (RecordKind.ITEM, RecordKind.FAILURE)
     assert isinstance(error, KeyError)
     assert "in items" in str(error.__cause__)
 
@@ -312,7 +318,7 @@ def test_a_generator_that_raises_ends_with_that(way: Way) -> None:
 def test_an_item_that_cannot_be_pickled_ends_the_stream_and_the_generator(way: Way) -> None:
     source = Source()
     found = read(way(_threads(source, call is way)))
-    assert [kind for kind, _ in found] == [Kind.ITEM, Kind.FAILURE]
+    assert [kind for kind, _ in found] == [RecordKind.ITEM, RecordKind.FAILURE]
     assert "an item of its stream, a Thread, cannot be pickled" in str(found[1][1])
     assert source.over
 

@@ -6,7 +6,7 @@ from typing import Any
 from servekit.replica.server import DataServer
 from servekit.wire.data_frames import Bye, Call, Cancel, Refusal
 from servekit.wire.data_links import DataLinks
-from servekit.wire.incoming_calls import Origin
+from servekit.wire.incoming_calls import IncomingLink
 
 
 class Served:
@@ -26,7 +26,7 @@ class Served:
     def open(self) -> tuple[Any, Any]:
         """The replica's end of a link, and who is told what comes by it."""
         link = self._bench.link()
-        origin = Origin(self.server.calls, self.executor, Call)
+        origin = IncomingLink(self.server.calls, self.executor, Call)
         origin.link_opened(link)
         return link, origin
 

@@ -11,7 +11,7 @@ import pytest
 from servekit.interfaces import Request
 from servekit.wire.data_frames import PIECE_BYTES, UNKNOWN, Answer, Call, Credit, End, Load, Refusal
 from servekit.wire.data_links import DataLinks
-from servekit.wire.incoming_calls import IncomingCalls, Origin
+from servekit.wire.incoming_calls import IncomingCalls, IncomingLink
 from servekit.wire.memory import MemoryNetwork
 from servekit.wire.outgoing_calls import OutgoingCalls
 from servekit.wire.streams import Incoming, Outgoing, WholeBody
@@ -80,7 +80,7 @@ class Maker:
 class Taken:
     """A call, at the end that answers."""
 
-    def __init__(self, origin: Origin[Taken], frame: Call) -> None:
+    def __init__(self, origin: IncomingLink[Taken], frame: Call) -> None:
         self.origin = origin
         self.number = frame.id
         self.name = frame.request.id
@@ -96,7 +96,7 @@ class Answerer:
         self.taken: dict[str, Taken] = {}
         self.cancels: list[str] = []
 
-    def called(self, origin: Origin[Taken], frame: Any) -> None:
+    def called(self, origin: IncomingLink[Taken], frame: Any) -> None:
         call = Taken(origin, frame)
         origin.open[call.number] = self.taken[call.name] = call
 

@@ -20,7 +20,7 @@ from servekit.wire.streams import Incoming, Outgoing
 class RemoteCall:
     """What was asked for, and what has come back. It lives on the caller's loop.
 
-    It is the `Source` of its own arguments, where these are long.
+    It is the `PieceSource` of its own arguments, where these are long.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class RemoteCall:
         if invoke.more:
             calls.upload(self).follow(self)
 
-    # -- Source: the rest of the arguments ---------------------------------------------------------------------------
+    # -- PieceSource: the rest of the arguments ---------------------------------------------------------------------------
 
     wake: Callable[[], None] | None = None
     ended = True

@@ -8,7 +8,7 @@ import struct
 _head = struct.Struct(">BQ")
 
 
-class Kind(enum.IntEnum):
+class RecordKind(enum.IntEnum):
     """What a record holds."""
 
     ITEM = 1
@@ -18,7 +18,7 @@ class Kind(enum.IntEnum):
     """The generator ended: the last record. A stream without one was broken off."""
 
 
-def record(kind: Kind, payload: bytes = b"") -> bytes:
+def record(kind: RecordKind, payload: bytes = b"") -> bytes:
     return _head.pack(kind, len(payload)) + payload
 
 
@@ -36,7 +36,7 @@ class RecordReader:
             self._at = 0
         self._buffer += piece
 
-    def next(self) -> tuple[Kind, bytearray] | None:
+    def next(self) -> tuple[RecordKind, bytearray] | None:
         """The next record; None where it is not there whole."""
         start = self._at + _head.size
         if len(self._buffer) < start:
@@ -45,4 +45,4 @@ class RecordReader:
         if len(self._buffer) < start + length:
             return None
         self._at = start + length
-        return Kind(kind), self._buffer[start : self._at]
+        return RecordKind(kind), self._buffer[start : self._at]

@@ -8,7 +8,7 @@ from typing import Any
 from servekit.errors import LinkError
 from servekit.handles.failures import unpack_failure
 from servekit.handles.payload import unpack
-from servekit.handles.records import Kind, RecordReader
+from servekit.handles.records import RecordKind, RecordReader
 from servekit.wire.streams import Incoming
 
 
@@ -71,9 +71,9 @@ class ResultStream(Iterator[Any], AsyncIterator[Any]):
         assert piece is not None, "the body of a stream ends with what broke it off"
         self._records.feed(piece)
 
-    def _item(self, kind: Kind, payload: bytearray, over: type[Exception]) -> Any:
+    def _item(self, kind: RecordKind, payload: bytearray, over: type[Exception]) -> Any:
         """What a record holds; raises what the generator raised, or ``over`` at its end."""
-        if kind is Kind.ITEM:
+        if kind is RecordKind.ITEM:
             return unpack(payload)
         self._leave = None
-        raise unpack_failure(payload) if kind is Kind.FAILURE else over
+        raise unpack_failure(payload) if kind is RecordKind.FAILURE else over

@@ -46,7 +46,7 @@ class Backend:
             self.ready.remove(replica)
 
 
-class Target:
+class TrafficTarget:
     """A backend with its weight in one endpoint's traffic. It is the `BackendView` of policies."""
 
     __slots__ = ("backend", "name", "replicas", "weight")

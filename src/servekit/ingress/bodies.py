@@ -43,7 +43,7 @@ def when_due(incoming: IncomingBody, dispatch: Callable[[], None]) -> None:
 
 
 class Upload:
-    """The part of a request's body that follows its `Call`, handed on as it comes: the `Source` of what a replica is
+    """The part of a request's body that follows its `Call`, handed on as it comes: the `PieceSource` of what a replica is
     sent.
 
     Until a replica grants credit, it has not begun, and what it was sent is kept: then the call can be sent again.
@@ -81,7 +81,7 @@ class Upload:
         self.kept = []
         self._incoming.discard()
 
-    # -- Source ------------------------------------------------------------------------------------------------------
+    # -- PieceSource ------------------------------------------------------------------------------------------------------
 
     @property
     def wake(self) -> Callable[[], None] | None:
@@ -113,7 +113,7 @@ class Upload:
 
 class WholeUpload:
     """The part of a request's body that follows its `Call`, taken in to its end before a replica is chosen. It is the
-    `Source` of what a replica is sent then.
+    `PieceSource` of what a replica is sent then.
 
     It is kept until an answer has begun: until then the call can be sent again.
     """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from servekit.ingress.exchange import HandleExchange
 from servekit.wire.data_frames import UNKNOWN, Answer, Credit, Invoke, Refusal
 from servekit.wire.data_links import DataLinks
-from servekit.wire.incoming_calls import IncomingCalls, Origin
+from servekit.wire.incoming_calls import IncomingCalls, IncomingLink
 from servekit.wire.link import Link
 from servekit.wire.streams import Incoming, Outgoing
 
@@ -59,7 +59,7 @@ class Callers:
 
     # -- CallsAnswerer -----------------------------------------------------------------------------------------------
 
-    def called(self, origin: Origin[CallerConnection], frame: Invoke) -> None:
+    def called(self, origin: IncomingLink[CallerConnection], frame: Invoke) -> None:
         if self.calls.over:
             return  # Its caller has yet to read that no call is begun any more, and will look elsewhere.
         if self.calls.leaving and not frame.chain:
@@ -96,7 +96,7 @@ class CallerConnection:
     def __init__(
         self,
         calls: IncomingCalls[CallerConnection],
-        origin: Origin[CallerConnection],
+        origin: IncomingLink[CallerConnection],
         invoke: Invoke,
         exchange: HandleExchange,
     ) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from servekit.ingress import refusals
-from servekit.ingress.backend import Backend, Target
+from servekit.ingress.backend import Backend, TrafficTarget
 from servekit.ingress.counters import Counters
 from servekit.ingress.cycles import open_to, way_of
 from servekit.ingress.endpoint import Endpoint
@@ -79,7 +79,7 @@ class Dispatcher:
         backend.waiting[exchange] = None
         return True
 
-    def _send(self, exchange: Exchange, target: Target) -> bool:
+    def _send(self, exchange: Exchange, target: TrafficTarget) -> bool:
         """Whether some replica had room and now has the call; or it has been refused."""
         ready = target.replicas
         if exchange.chain:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from servekit.ingress.backend import Backend, Target
+from servekit.ingress.backend import Backend, TrafficTarget
 from servekit.interfaces import RoutingPolicy
 from servekit.wire.control_frames import EndpointEntry
 
@@ -28,8 +28,8 @@ class Endpoint:
         self.strict = entry.strict
         self.methods = _answered_methods(entry.methods)
         """None: every method goes to the handler."""
-        self.targets: list[Target] = []
-        self.choices: list[Target] = []
+        self.targets: list[TrafficTarget] = []
+        self.choices: list[TrafficTarget] = []
         """What the policy chooses from: the targets that have a ready replica; under ``strict``, where any has one, all
         of them, for the share of what is down is to fail."""
         self.waiting: OrderedDict[Exchange, None] = OrderedDict()
@@ -42,7 +42,9 @@ class Endpoint:
     def set_targets(self, backends: Mapping[str, Backend]) -> None:
         """Take over the entry's weights, those of weight 0 left out."""
         self.drop_targets()
-        self.targets = [Target(backends[name], weight) for name, weight in self.entry.weights.items() if weight > 0]
+        self.targets = [
+            TrafficTarget(backends[name], weight) for name, weight in self.entry.weights.items() if weight > 0
+        ]
         for target in self.targets:
             target.backend.endpoints.add(self)
         self.refresh()

@@ -19,7 +19,7 @@ from servekit.wire.frames import extended
 from servekit.wire.streams import Incoming, Outgoing
 
 if TYPE_CHECKING:
-    from servekit.ingress.backend import Target
+    from servekit.ingress.backend import TrafficTarget
     from servekit.ingress.endpoint import Endpoint
     from servekit.ingress.replica import Replica
     from servekit.ingress.router import Router
@@ -63,7 +63,7 @@ class Exchange(HttpRequest):
     call_method: str | None
     expires: float
     """The deadline, in the loop's time."""
-    target: Target | None
+    target: TrafficTarget | None
     """The chosen backend."""
     replica: Replica | None
     """Where its call is, or was last."""

@@ -29,7 +29,7 @@ from servekit.replica.runners import InlineRunner, Runner, TaskRunner, ThreadRun
 from servekit.replica.target import Entry, Handlers, takes_body_as_it_comes
 from servekit.replica.threads import Threads
 from servekit.wire.data_frames import PIECE_BYTES, Answer, Call, Credit, Refusal
-from servekit.wire.incoming_calls import Origin
+from servekit.wire.incoming_calls import IncomingLink
 from servekit.wire.link import Link
 from servekit.wire.mailbox import Mailbox
 from servekit.wire.streams import Incoming, Outgoing, WholeBody
@@ -133,7 +133,7 @@ class Executor:
 
     # -- CallsAnswerer -----------------------------------------------------------------------------------------------
 
-    def called(self, origin: Origin[OpenCall], frame: Call) -> None:
+    def called(self, origin: IncomingLink[OpenCall], frame: Call) -> None:
         """A call has come; `calls_done` begins it."""
         request = frame.request
         if request.call_method is None:

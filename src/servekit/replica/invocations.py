@@ -15,7 +15,7 @@ from servekit.errors import HandlerError, InvalidInputError
 from servekit.handles import answers
 from servekit.handles.failures import pack_failure
 from servekit.handles.payload import PAYLOAD_BYTES, pack, unpack
-from servekit.handles.records import Kind, record
+from servekit.handles.records import RecordKind, record
 from servekit.interfaces import Handler, Request, RequestAdapter, Response
 from servekit.replica.flow import Flow, run, run_async
 from servekit.replica.render import aclose_body, close_body
@@ -135,9 +135,9 @@ def _unsendable(what: str, value: Any, error: Exception) -> HandlerError:
 
 def _records(items: Iterator[Any]) -> Iterator[bytes]:
     """Closed early, it closes ``items``, whose ``finally`` then runs."""
-    kind = Kind.ITEM
+    kind = RecordKind.ITEM
     try:
-        while kind is Kind.ITEM:
+        while kind is RecordKind.ITEM:
             try:
                 kind, piece = _record(next(items))
             except BaseException as error:
@@ -148,9 +148,9 @@ def _records(items: Iterator[Any]) -> Iterator[bytes]:
 
 
 async def _async_records(items: AsyncIterator[Any]) -> AsyncIterator[bytes]:
-    kind = Kind.ITEM
+    kind = RecordKind.ITEM
     try:
-        while kind is Kind.ITEM:
+        while kind is RecordKind.ITEM:
             try:
                 kind, piece = _record(await anext(items))
             except asyncio.CancelledError:
@@ -162,15 +162,17 @@ async def _async_records(items: AsyncIterator[Any]) -> AsyncIterator[bytes]:
         await aclose_body(items)
 
 
-def _last(error: BaseException) -> tuple[Kind, bytes]:
+def _last(error: BaseException) -> tuple[RecordKind, bytes]:
     """The record in the place of an item that did not come."""
     if isinstance(error, (StopIteration, StopAsyncIteration)):
-        return Kind.DONE, record(Kind.DONE)
-    return Kind.FAILURE, record(Kind.FAILURE, pack_failure(error))
+        return RecordKind.DONE, record(RecordKind.DONE)
+    return RecordKind.FAILURE, record(RecordKind.FAILURE, pack_failure(error))
 
 
-def _record(item: Any) -> tuple[Kind, bytes]:
+def _record(item: Any) -> tuple[RecordKind, bytes]:
     try:
-        return Kind.ITEM, record(Kind.ITEM, pack(item))
+        return RecordKind.ITEM, record(RecordKind.ITEM, pack(item))
     except Exception as error:
-        return Kind.FAILURE, record(Kind.FAILURE, pack_failure(_unsendable("an item of its stream", item, error)))
+        return RecordKind.FAILURE, record(
+            RecordKind.FAILURE, pack_failure(_unsendable("an item of its stream", item, error))
+        )

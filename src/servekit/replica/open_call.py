@@ -11,7 +11,7 @@ import msgspec
 from servekit.interfaces import Request
 from servekit.replica.arriving_body import GatheredBody
 from servekit.replica.target import Entry
-from servekit.wire.incoming_calls import Origin
+from servekit.wire.incoming_calls import IncomingLink
 from servekit.wire.streams import Incoming, Outgoing
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ class State(enum.Enum):
 
 
 class OpenCall(msgspec.Struct, eq=False):
-    """A call that an `Origin` has among its open ones. `msgspec` makes them at a third of the time of an `__init__`."""
+    """A call that an `IncomingLink` has among its open ones. `msgspec` makes them at a third of the time of an `__init__`."""
 
-    origin: Origin[OpenCall]
+    origin: IncomingLink[OpenCall]
     number: int
     request: Request
     entry: Entry

@@ -33,7 +33,7 @@ C = TypeVar("C", bound=IncomingCall)
 class CallsAnswerer(Protocol[C]):
     """Who answers calls. Called on the links' event loop; no method may raise or block."""
 
-    def called(self, origin: Origin[C], frame: Any) -> None:
+    def called(self, origin: IncomingLink[C], frame: Any) -> None:
         """A call has come: it is to be put into ``origin.open`` under its number, until it is over."""
 
     def cancelled(self, call: C) -> None:
@@ -43,7 +43,7 @@ class CallsAnswerer(Protocol[C]):
         """All that one read of a link has brought has been told."""
 
 
-class Origin(Generic[C]):
+class IncomingLink(Generic[C]):
     """One link, and the open calls that came by it. It is the `LinkOwner`."""
 
     __slots__ = ("_answerer", "_calls", "_kind", "link", "open", "quiet")
@@ -111,7 +111,7 @@ class IncomingCalls(Generic[C]):
         self._answerer = answerer
         self._links = links
         self._kind = kind
-        self.origins: set[Origin[C]] = set()
+        self.origins: set[IncomingLink[C]] = set()
         self.leaving = False
         """Whoever calls is asked to go elsewhere."""
         self.over = False
@@ -120,7 +120,7 @@ class IncomingCalls(Generic[C]):
 
     def new_link(self) -> Link:
         """For a listener: the protocol of a connection."""
-        return self._links.new(Origin(self, self._answerer, self._kind), dialing=False)
+        return self._links.new(IncomingLink(self, self._answerer, self._kind), dialing=False)
 
     def __iter__(self) -> Iterator[C]:
         """Every open call."""
@@ -177,7 +177,7 @@ class IncomingCalls(Generic[C]):
 
     # -- by the links ------------------------------------------------------------------------------------------------
 
-    def opened(self, origin: Origin[C]) -> None:
+    def opened(self, origin: IncomingLink[C]) -> None:
         self.origins.add(origin)
         if self.over:
             origin.link.send(Bye(last=True))
@@ -185,6 +185,6 @@ class IncomingCalls(Generic[C]):
         elif self.leaving:
             origin.link.send(Bye())
 
-    def lost(self, origin: Origin[C]) -> None:
+    def lost(self, origin: IncomingLink[C]) -> None:
         self.origins.discard(origin)
         self.check()

@@ -27,7 +27,7 @@ from servekit.wire.data_frames import BODY_WINDOW_BYTES, PIECE_BYTES, Chunk, End
 from servekit.wire.link import Link
 
 
-class Source(Protocol):
+class PieceSource(Protocol):
     """Where the pieces of a body come from."""
 
     wake: Callable[[], None] | None
@@ -46,7 +46,7 @@ class Source(Protocol):
 
 
 class WholeBody:
-    """A `Source` that is all there."""
+    """A `PieceSource` that is all there."""
 
     __slots__ = ("_rest", "ended", "size", "wake")
 
@@ -71,7 +71,7 @@ class Outgoing:
         """``sent_bytes``: the length of an `Answer`'s first part."""
         self._link = link
         self._number = number
-        self._source: Source | None = None
+        self._source: PieceSource | None = None
         self._pushing = False
         self.credit = BODY_WINDOW_BYTES - sent_bytes
         """Bytes that may yet be sent; below 0, what the last piece took beyond that."""
@@ -99,7 +99,7 @@ class Outgoing:
         if waited and self.credit > 0 and self.wake is not None:
             self.wake()
 
-    def follow(self, source: Source) -> None:
+    def follow(self, source: PieceSource) -> None:
         """Send what ``source`` has, as it comes and as there is credit, and then the end."""
         self._source = source
         self.wake = source.wake = self._push
@@ -124,7 +124,7 @@ class Outgoing:
 
 
 class Incoming:
-    """The receiving end of one body: what has come, and has not been taken yet. It is a `Source`.
+    """The receiving end of one body: what has come, and has not been taken yet. It is a `PieceSource`.
 
     It is fed on the link's event loop, and read by one reader at a time, in whichever thread or on whichever loop.
     """

@@ -92,7 +92,7 @@ class RemoteCall:
         if invoke.more:
             calls.upload(self).follow(self)
 
-    # -- PieceSource: the rest of the arguments ---------------------------------------------------------------------------
+    # -- PieceSource: the rest of the arguments ------------------------------------------------------------------------
 
     wake: Callable[[], None] | None = None
     ended = True

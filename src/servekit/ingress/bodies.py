@@ -43,8 +43,8 @@ def when_due(incoming: IncomingBody, dispatch: Callable[[], None]) -> None:
 
 
 class Upload:
-    """The part of a request's body that follows its `Call`, handed on as it comes: the `PieceSource` of what a replica is
-    sent.
+    """The part of a request's body that follows its `Call`, handed on as it comes. It is the `PieceSource` of what a
+    replica is sent.
 
     Until a replica grants credit, it has not begun, and what it was sent is kept: then the call can be sent again.
     """
@@ -81,7 +81,7 @@ class Upload:
         self.kept = []
         self._incoming.discard()
 
-    # -- PieceSource ------------------------------------------------------------------------------------------------------
+    # -- PieceSource ---------------------------------------------------------------------------------------------------
 
     @property
     def wake(self) -> Callable[[], None] | None:

@@ -37,7 +37,7 @@ class State(enum.Enum):
 
 
 class OpenCall(msgspec.Struct, eq=False):
-    """A call that an `IncomingLink` has among its open ones. `msgspec` makes them at a third of the time of an `__init__`."""
+    """A call that an `IncomingLink` has open. `msgspec` makes them at a third of the time of an `__init__`."""
 
     origin: IncomingLink[OpenCall]
     number: int

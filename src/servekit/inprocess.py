@@ -21,7 +21,7 @@ import uvloop
 
 from servekit.config import HttpLimits
 from servekit.control.directories import scratch_directory
-from servekit.control.resolve import Resolver
+from servekit.control.operations import Resolver
 from servekit.control.service import Service
 from servekit.control.setup import InstanceSetup
 from servekit.errors import InternalError, NotRunningError

@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 
 from servekit.control.autoscaler import Scaling, begin, decide, within
-from servekit.control.counts import Counts
 from servekit.control.ingresses import IngressFleet
 from servekit.control.plan import ReplicaState
-from servekit.control.replica import Replica
+from servekit.control.replica import ManagedReplica
 from servekit.control.replicas import ReplicaFleet
 from servekit.control.state import BackendRecord
 
@@ -25,7 +24,6 @@ class Autoscalers:
 
     def __init__(
         self,
-        counts: Counts,
         ingresses: IngressFleet,
         replicas: ReplicaFleet,
         *,
@@ -37,7 +35,6 @@ class Autoscalers:
             is_failing: whether a backend's replicas keep failing, so that nobody waits for them to become ready.
             changed: called when some backend is to have another number of replicas.
         """
-        self._counts = counts
         self._ingresses = ingresses
         self._replicas = replicas
         self._is_failing = is_failing
@@ -86,19 +83,18 @@ class Autoscalers:
         """Decide for all: about once a second, and as soon as requests wait."""
         if not self._records:
             return
-        own: dict[str, list[Replica]] = {name: [] for name in self._records}
+        own: dict[str, list[ManagedReplica]] = {name: [] for name in self._records}
         for replica in self._replicas.replicas.values():
             if replica.record.name in own and replica.state is not ReplicaState.DRAINING:
                 own[replica.record.name].append(replica)
-        linked = [worker.worker_id for worker in self._ingresses.workers.values() if worker.link is not None]
-        changes = [self._decide(record, own[name], linked) for name, record in self._records.items()]
+        changes = [self._decide(record, own[name]) for name, record in self._records.items()]
         if any(changes):
             self._changed()
 
-    def _decide(self, record: BackendRecord, own: list[Replica], linked: list[str]) -> bool:
+    def _decide(self, record: BackendRecord, own: list[ManagedReplica]) -> bool:
         """Whether the backend is to have another number. Without a report of each ingress worker, nothing changes."""
         config = record.config.autoscaling
-        load = self._counts.load(record.name, [replica.id for replica in own], linked)
+        load = self._ingresses.load(record.name, [replica.id for replica in own])
         if config is None or load is None:
             return False
         before, now = self.replicas(record), time.monotonic()

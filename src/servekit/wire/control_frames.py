@@ -73,9 +73,8 @@ class LinkAddresses(Frame, tag=24):
 
 
 class Reconfigured(Frame, tag=25):
-    """From a replica: its handler took over `Reconfigure` ``number``; ``error`` is the traceback where it raised."""
+    """The answer to `Reconfigure`: the handler has taken over; ``error`` is the traceback where it raised."""
 
-    number: int
     error: str = ""
 
 
@@ -149,9 +148,8 @@ class Snapshot(Frame, tag=44):
 
 
 class Reconfigure(Frame, tag=45):
-    """To a replica: a new ``user_config`` for its handler."""
+    """To a replica: a new ``user_config`` for its handler. A question: `Reconfigured` answers it, on the same link."""
 
-    number: int
     user_config: Any
 
 

@@ -23,7 +23,7 @@ from servekit.config import HttpLimits
 from servekit.control.directories import scratch_directory
 from servekit.control.operations import Resolver
 from servekit.control.service import Service
-from servekit.control.setup import InstanceSetup
+from servekit.control.setup import InstanceOptions, InstanceSetup
 from servekit.errors import InternalError, NotRunningError
 from servekit.factories import load_path
 from servekit.handles.caller import Caller
@@ -200,18 +200,15 @@ class InProcessInstance(Instance):
         self._ingress: IngressWorker
         directory = scratch_directory()
         setup = InstanceSetup(
-            name="in-process",
+            options=InstanceOptions(
+                name="in-process", runtime="process", limits=http_limits or HttpLimits(), debug=debug
+            ),
             instance_id="in-process",
             directory=directory,
             token=bytes(32),
-            runtime="process",
-            runtime_options={},
             http_url="http://servekit",
             http_fd=-1,
-            ingress_workers=1,
-            limits=http_limits or HttpLimits(),
             sys_path=[],
-            debug=debug,
         )
         try:
             service = self.submit(self._start(setup, registry), START_TIMEOUT_S)
@@ -229,7 +226,7 @@ class InProcessInstance(Instance):
                 self._end_loop(directory)
 
         client = _DirectClient(service, self.submit)
-        super().__init__(setup.name, setup.http_url, client, end, directory, setup.token.hex())
+        super().__init__(setup.options.name, setup.http_url, client, end, directory, setup.token.hex())
 
     @property
     def _is_here(self) -> bool:

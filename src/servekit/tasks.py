@@ -1,4 +1,4 @@
-"""Tasks that run beside their owner, and end with it."""
+"""Tasks that run beside their owner, and what they wait for."""
 
 from __future__ import annotations
 
@@ -36,3 +36,12 @@ class TaskSet:
         """Cancel all; return when they have ended."""
         self.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def came_within(event: asyncio.Event, timeout_s: float | None) -> bool:
+    """Wait for ``event``: whether it came within ``timeout_s``; None: however long that takes."""
+    try:
+        await asyncio.wait_for(event.wait(), timeout_s)
+    except asyncio.TimeoutError:
+        return False
+    return True

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from servekit.config import BackendConfig, config_digest
+from servekit.config import BackendConfig, EndpointOptions, config_digest
 from servekit.control import replica as replica_module
 from servekit.control.controller import Controller
 from servekit.control.events import WorkerEvents
@@ -17,25 +17,32 @@ from servekit.control.links import ControlServer
 from servekit.control.plan import ReplicaState
 from servekit.control.replica import ManagedReplica, ReplicaContext
 from servekit.control.replicas import ReplicaFleet
-from servekit.control.state import BackendRecord, Desired, EndpointRecord
+from servekit.control.state import BackendRecord, Desired
 from servekit.errors import ServekitError
 from servekit.interfaces import Exit, ReplicaEvent, WorkerHandle, WorkerSpec
-from servekit.wire.control_frames import Drain, PluginRef, Reconfigure, Reconfigured, Report, WorkerHello
+from servekit.wire.control_frames import (
+    Drain,
+    EndpointRecord,
+    PluginRef,
+    Reconfigure,
+    Reconfigured,
+    Report,
+    WorkerHello,
+)
 
 
 class Make:
     def endpoint(self, name: str = "e", **fields: Any) -> EndpointRecord:
+        """``fields``: of the record, or of its options."""
+        given = {"route": f"/{name}", **fields}
+        options = {key: given.pop(key) for key in EndpointOptions.__struct_fields__ if key in given}
         values: dict[str, Any] = {
-            "route": f"/{name}",
             "methods": ("GET",),
-            "mount": False,
             "policy": "weighted",
             "policy_ref": PluginRef("policies:Weighted"),
-            "timeout_s": 60.0,
-            "strict": False,
-            **fields,
+            **given,
         }
-        return EndpointRecord(name, **values)
+        return EndpointRecord(name, EndpointOptions(**options), **values)
 
     def backend(self, name: str = "b", *, config: dict[str, Any] | None = None, **fields: Any) -> BackendRecord:
         values: dict[str, Any] = {

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from servekit.config import Autoscaling
+from servekit.control import autoscalers
 from servekit.control import controller as module
-from servekit.control import scaling
 from servekit.control.plan import ReplicaState
 from servekit.errors import BackendStartError, DeadlineError, InvalidInputError, NotFoundError
 from servekit.interfaces import TrafficEvent
@@ -48,7 +48,7 @@ def test_a_change_is_saved_published_and_told(run: Any, make: Any) -> None:
         await control.controller.create_backend(make.backend("c"), wait=True)
         await control.controller.set_traffic("e", {"b": 0.5, "c": 0.5})
         assert control.store_thread.store.saved[-1] == control.controller.desired
-        assert control.ingresses.contents[-1].endpoints["e"].weights == {"b": 0.5, "c": 0.5}
+        assert control.ingresses.contents[-1].endpoints["e"].traffic == {"b": 0.5, "c": 0.5}
         assert control.told == [TrafficEvent("e", {"b": 0.5, "c": 0.5})]
 
     run(test)
@@ -309,7 +309,7 @@ SCALING = {"min_replicas": 0, "max_replicas": 5, "target_ongoing_requests": 2.0,
 @pytest.fixture
 def scaled(new_control: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Runs a test on a controller whose backend ``b`` autoscales from none, under one ingress worker."""
-    monkeypatch.setattr(scaling, "DECIDE_EVERY_S", 0.005)
+    monkeypatch.setattr(autoscalers, "DECIDE_EVERY_S", 0.005)
 
     def run(test: Callable[[Any], Any], **changes: Any) -> None:
         async def whole() -> None:
@@ -354,7 +354,7 @@ def test_without_reports_nothing_changes(scaled: Any) -> None:
 
 
 def test_requests_that_wait_need_not_wait_for_the_clock(scaled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaling, "DECIDE_EVERY_S", 1000.0)
+    monkeypatch.setattr(autoscalers, "DECIDE_EVERY_S", 1000.0)
 
     async def test(control: Any) -> None:
         control.ingresses.report({}, {"b": 1})

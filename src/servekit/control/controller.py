@@ -19,20 +19,20 @@ import msgspec
 from servekit.backoff import Backoff
 from servekit.config import DRAIN_TIMEOUT_S, REPLICA_FIELDS, backend_config
 from servekit.control import state
+from servekit.control.autoscalers import Autoscalers
 from servekit.control.events import WorkerEvents
 from servekit.control.ingresses import IngressFleet
 from servekit.control.plan import ReplicaState, make_plan
 from servekit.control.replica import ManagedReplica
 from servekit.control.replicas import ReplicaFleet
-from servekit.control.scaling import Autoscalers
 from servekit.control.snapshot import Content, content_of
-from servekit.control.state import BackendRecord, Desired, EndpointRecord
+from servekit.control.state import BackendRecord, Desired
 from servekit.control.store import StoreThread
 from servekit.errors import BackendStartError, DeadlineError, InUseError, ServekitError
 from servekit.interfaces import ReplicaEvent, TrafficEvent
 from servekit.plugins import Registry
-from servekit.tasks import TaskSet
-from servekit.wire.control_frames import ReplicaEntry
+from servekit.tasks import TaskSet, came_within
+from servekit.wire.control_frames import EndpointRecord, ReplicaEntry
 
 _log = logging.getLogger("servekit.control")
 
@@ -230,8 +230,7 @@ class Controller(WorkerEvents):
 
     async def _wait_progress(self, timeout_s: float | None = None) -> None:
         self._progress.clear()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._progress.wait(), timeout_s)
+        await came_within(self._progress, timeout_s)
 
     def _is_desired(self, record: BackendRecord) -> bool:
         return self.desired.backends.get(record.name) is record

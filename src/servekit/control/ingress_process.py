@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from servekit.private_folders import write_private
 from servekit.processes import ProcessIdentity, end_group, identify, is_alive, memory_file, module_command
 from servekit.wire.bootstrap import WorkerBootstrap, pack
 
@@ -51,7 +52,7 @@ async def launch(bootstrap: WorkerBootstrap) -> IngressSubprocess:
     child = _spawn(bootstrap)
     started = identify(child.pid)
     assert started is not None, "a child is in /proc until it is waited for"
-    record.write_bytes(msgspec.json.encode(started))
+    write_private(record, msgspec.json.encode(started))
     return IngressSubprocess(started, child)
 
 

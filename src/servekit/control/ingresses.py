@@ -15,7 +15,7 @@ from servekit.control.events import WorkerEvents
 from servekit.control.links import ControlServer, LinkedWorker
 from servekit.control.snapshot import Content, difference
 from servekit.errors import DeadlineError, InternalError
-from servekit.tasks import TaskSet
+from servekit.tasks import TaskSet, came_within
 from servekit.wire.control_frames import Applied, LinkAddresses, ListenOn, Report, Stop, WorkerHello
 from servekit.wire.link import Link
 
@@ -241,13 +241,8 @@ class IngressFleet:
                 raise DeadlineError(f"the ingress workers did not come up within {timeout_s:g} s")
 
     async def _has_moved(self, timeout_s: float) -> bool:
-        """Whether some worker has moved within ``timeout_s``."""
         self.moved.clear()
-        try:
-            await asyncio.wait_for(self.moved.wait(), timeout_s)
-        except asyncio.TimeoutError:
-            return False
-        return True
+        return await came_within(self.moved, timeout_s)
 
 
 def host_of(address: str) -> str:

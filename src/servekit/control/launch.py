@@ -10,14 +10,12 @@ import shutil
 import socket
 import subprocess
 import time
-from typing import Any
 
 import msgspec
 
 from servekit import errors
-from servekit.config import HttpLimits
 from servekit.control.directories import make_directory, standing_directory
-from servekit.control.setup import InstanceSetup, ProcessSetup, Ready
+from servekit.control.setup import InstanceOptions, InstanceSetup, ProcessSetup, StartReport
 from servekit.control.state import check_name
 from servekit.errors import InstanceStartError, InvalidInputError, PortInUseError
 from servekit.processes import (
@@ -37,21 +35,6 @@ MOST_BUSY_POLL_S = 0.01
 MOST_HEAD_BYTES = DATA_FRAME_BYTES // 4
 """A request's head, and the first part of its body, travel to its replica in one frame."""
 _BACKLOG = 1024
-
-
-class InstanceOptions(msgspec.Struct, frozen=True):
-    """What an instance is started with: the arguments of `servekit.init` and of ``servekit start``."""
-
-    name: str
-    runtime: str
-    runtime_options: dict[str, Any]
-    http_host: str
-    http_port: int
-    ingress_workers: int
-    admin_port: int | None
-    limits: HttpLimits
-    busy_poll_s: float
-    debug: bool
 
 
 class Launch:
@@ -86,21 +69,15 @@ class Launch:
             directory = standing_directory(options.name) if standing else make_directory(instance_id)
             undo.pop_all()
         self.setup = InstanceSetup(
-            name=options.name,
+            options=options,
             instance_id=instance_id,
             directory=directory,
             token=secrets.token_bytes(32),
-            runtime=options.runtime,
-            runtime_options=options.runtime_options,
             http_url=_url(self._http),
             http_fd=self._http.fileno(),
-            ingress_workers=options.ingress_workers,
-            limits=options.limits,
             sys_path=sys_path,
             admin_url="" if self._admin is None else _url(self._admin),
             standing=standing,
-            busy_poll_s=options.busy_poll_s,
-            debug=options.debug,
         )
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -108,7 +85,7 @@ class Launch:
         """Start a controller's process; `wait_up` follows."""
         self.process, self._ready = _spawn(self.setup, self._admin)
 
-    def wait_up(self) -> Ready:
+    def wait_up(self) -> StartReport:
         """Return when the instance is up. Raises what kept it from that, and nothing is left."""
         try:
             return self._hear()
@@ -116,12 +93,12 @@ class Launch:
             self.stop(START_FAILED_TIMEOUT_S)
             raise
 
-    def start_again(self) -> Ready:
+    def start_again(self) -> StartReport:
         """A controller in the place of one that crashed; when it does not come up, the workers go on."""
         self.begin()
         return self._hear()
 
-    def _hear(self) -> Ready:
+    def _hear(self) -> StartReport:
         assert self.process is not None
         try:
             return _wait_ready(self._ready, self.process)
@@ -169,7 +146,7 @@ def _spawn(setup: InstanceSetup, admin: socket.socket | None) -> tuple[subproces
     return process, ready_read
 
 
-def _wait_ready(ready: int, process: subprocess.Popen[bytes]) -> Ready:
+def _wait_ready(ready: int, process: subprocess.Popen[bytes]) -> StartReport:
     ends = time.monotonic() + START_TIMEOUT_S
     said = b""
     while not said.endswith(b"\n"):
@@ -182,7 +159,7 @@ def _wait_ready(ready: int, process: subprocess.Popen[bytes]) -> Ready:
                 f"the controller ended before it was up (exit code {process.wait()}); what it printed is above"
             )
         said += piece
-    answer = msgspec.json.decode(said, type=Ready)
+    answer = msgspec.json.decode(said, type=StartReport)
     if answer.error:
         raise errors.rebuild(answer.error, answer.message)
     return answer

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from servekit.tasks import TaskSet
+from servekit.wire.control import ControlLinkOwner
 from servekit.wire.control_frames import CONTROL_FRAME_BYTES, Drain, WorkerHello, control_codec
 from servekit.wire.frames import Frame
 from servekit.wire.handshake import Handshake
@@ -19,11 +20,8 @@ from servekit.wire.network import Listener, Network
 _log = logging.getLogger("servekit.control")
 
 
-class LinkedWorker:
-    """What the controller has of one worker: the id of its process, and its control link while there is one.
-
-    It is the `LinkOwner` of that link.
-    """
+class LinkedWorker(ControlLinkOwner):
+    """What the controller has of one worker: the id of its process, and its control link while there is one."""
 
     def __init__(self, worker_id: str) -> None:
         self.id = worker_id
@@ -58,25 +56,13 @@ class LinkedWorker:
             self.link.peer_ended()
             self.link_lost(self.link, None)
 
-    # -- LinkOwner ---------------------------------------------------------------------------------------------------
-
-    def link_opened(self, link: Link) -> None:
-        """Heard by `ControlServer`, which calls `dialled`."""
-
-    def frame_received(self, link: Link, frame: Any) -> None:
-        raise NotImplementedError
-
-    def frames_done(self, link: Link) -> None: ...
-
-    def link_writable(self, link: Link) -> None: ...
-
     def link_lost(self, link: Link, error: Exception | None) -> None:
         if link is self.link:
             self.link = self._answer = None
             self._link_tasks.cancel()
 
 
-class ControlServer:
+class ControlServer(ControlLinkOwner):
     """Listens for workers. It is the `LinkOwner` of a link until the hello says whose link that is."""
 
     def __init__(self, token: bytes, network: Network) -> None:
@@ -132,13 +118,6 @@ class ControlServer:
         else:
             link.owner = worker
             worker.dialled(link, hello)
-
-    def frame_received(self, link: Link, frame: Any) -> None:
-        """Of a worker that nobody knows, and that has been told to end."""
-
-    def frames_done(self, link: Link) -> None: ...
-
-    def link_writable(self, link: Link) -> None: ...
 
     def link_lost(self, link: Link, error: Exception | None) -> None:
         self._strangers.discard(link)

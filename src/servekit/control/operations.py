@@ -17,31 +17,27 @@ from servekit.config import (
     DEFAULT_ADAPTER,
     DEFAULT_METHODS,
     DEFAULT_POLICY,
-    DEFAULT_TIMEOUT_S,
     BackendConfig,
+    EndpointOptions,
     backend_config,
 )
 from servekit.control import state
 from servekit.control.controller import Controller
 from servekit.control.runtimes import Runtimes
-from servekit.control.state import BackendRecord, EndpointRecord
+from servekit.control.state import BackendRecord
 from servekit.control.store import StoreThread
 from servekit.errors import InvalidInputError, NotFoundError
 from servekit.interfaces import RoutingPolicy
 from servekit.plugins import Kind, Registry, build
-from servekit.wire.control_frames import PluginRef
+from servekit.wire.control_frames import EndpointRecord, PluginRef
 
 
-class CreateEndpoint(msgspec.Struct, forbid_unknown_fields=True):
+class CreateEndpoint(EndpointOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str
-    route: str | None = None
     methods: list[str] | None = None
     backend: str | None = None
     policy: str = DEFAULT_POLICY
-    policy_options: dict[str, Any] = {}
-    timeout_s: float = DEFAULT_TIMEOUT_S
-    mount: bool = False
-    strict: bool = False
+    policy_options: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class CreateBackend(msgspec.Struct, forbid_unknown_fields=True):
@@ -158,9 +154,10 @@ class Operations:
         methods = default if a.methods is None else tuple(dict.fromkeys(a.methods))
         if a.methods is not None and not methods:
             raise InvalidInputError(f"endpoint {a.name!r}: methods is empty; leave it out for GET, or name some")
-        traffic = {} if a.backend is None else {a.backend: 1.0}
+        options = msgspec.convert(a, EndpointOptions, from_attributes=True)
         policy_ref = self._resolver.policy(a.policy, a.policy_options)
-        record = EndpointRecord(a.name, a.route, methods, a.mount, a.policy, policy_ref, a.timeout_s, a.strict, traffic)
+        traffic = {} if a.backend is None else {a.backend: 1.0}
+        record = EndpointRecord(a.name, options, methods, a.policy, policy_ref, traffic)
         await self._controller.create_endpoint(record)
 
     async def _get_traffic(self, a: Named) -> dict[str, float]:
@@ -292,12 +289,9 @@ def _digest_of(data: bytes) -> str:
 
 def _endpoint_status(record: EndpointRecord) -> dict[str, Any]:
     return {
-        "route": record.route,
+        **msgspec.structs.asdict(record.options),
         "methods": list(record.methods) or ["*"],
-        "mount": record.mount,
         "policy": record.policy,
-        "timeout_s": record.timeout_s,
-        "strict": record.strict,
         "traffic": record.traffic,
     }
 

@@ -21,21 +21,9 @@ from servekit.control.state import BackendRecord
 from servekit.control.store import StoreThread, WorkerRecord
 from servekit.errors import BackendStartError, DeadlineError, ServekitError
 from servekit.interfaces import Exit, ReplicaEvent, ReplicaRuntime, WorkerHandle, WorkerSpec
-from servekit.wire.control_frames import (
-    BLOB_PIECE_BYTES,
-    Assign,
-    Blob,
-    Drain,
-    Ingresses,
-    Ready,
-    Reconfigure,
-    Reconfigured,
-    ReplicaEntry,
-    Report,
-    StartFailed,
-    Unhealthy,
-    WorkerHello,
-)
+from servekit.tasks import came_within
+from servekit.wire import control_frames as frames
+from servekit.wire.control_frames import ReplicaEntry, Report, WorkerHello
 from servekit.wire.link import Link
 
 _log = logging.getLogger("servekit.control")
@@ -153,7 +141,7 @@ class ManagedReplica(LinkedWorker):
     def tell_ingresses(self) -> None:
         """Tell it where its handles dial."""
         if self.link is not None:
-            self.link.send(Ingresses(self._ingresses(self.link)))
+            self.link.send(frames.Ingresses(self._ingresses(self.link)))
 
     def fail(self, error: ServekitError) -> None:
         """It cannot go on, for this reason."""
@@ -252,7 +240,7 @@ class ManagedReplica(LinkedWorker):
                 drained_by = time.monotonic() + self._drain_timeout_s + 1.0
                 if self.link is None or not self.ready_at or self._drain_timeout_s <= 0:
                     return "stopped"  # It has nothing that could be drained.
-                self.link.send(Drain(self._drain_timeout_s))
+                self.link.send(frames.Drain(self._drain_timeout_s))
             if time.monotonic() > drained_by:
                 self._overdue = True
                 return "not drained in time"
@@ -260,11 +248,7 @@ class ManagedReplica(LinkedWorker):
     async def _heard_or_ended(self) -> Exit | None:
         """Something was heard of it, or the runtime says that it ended, or it is time to look again."""
         is_quiet = self.link is not None and not self._told_to_go
-        try:
-            await asyncio.wait_for(self.moved.wait(), WATCH_S if is_quiet else self._polls.next())
-        except asyncio.TimeoutError:
-            pass
-        else:
+        if await came_within(self.moved, WATCH_S if is_quiet else self._polls.next()):
             self.moved.clear()
             self._polls.reset()
             if self.link is not None:
@@ -302,14 +286,14 @@ class ManagedReplica(LinkedWorker):
             return
         if isinstance(frame, Report):
             self.report = frame
-        elif isinstance(frame, Ready):
+        elif isinstance(frame, frames.Ready):
             self._built(frame.addresses, frame.slots)
-        elif isinstance(frame, Reconfigured):
+        elif isinstance(frame, frames.Reconfigured):
             self.answered(frame)
-        elif isinstance(frame, StartFailed) and self.failure is None:  # Or else it fails of being stopped.
+        elif isinstance(frame, frames.StartFailed) and self.failure is None:  # Or else it fails of being stopped.
             problem = f"its handler {self.record.target_text} could not be built"
             self.fail(BackendStartError(f"backend {self.record.name!r}: {problem}; in the replica:\n\n{frame.message}"))
-        elif isinstance(frame, Unhealthy) and self.state is ReplicaState.READY:
+        elif isinstance(frame, frames.Unhealthy) and self.state is ReplicaState.READY:
             self._context.events.replica_unhealthy(self, frame.reason)
 
     def link_lost(self, link: Link, error: Exception | None) -> None:
@@ -329,22 +313,22 @@ class ManagedReplica(LinkedWorker):
         if not self._user_config:  # One that lost its link as it was built goes on with the first.
             self._user_config = config_digest(record.config.user_config)
         link.send(
-            Assign(
-                record.name,
-                len(target),
-                list(record.sys_path),
-                record.cwd,
-                record.adapter_ref,
-                record.config,
-                self._context.debug,
-                self._ingresses(link),
-                record.code,
-                len(code),
+            frames.Assign(
+                backend=record.name,
+                target_bytes=len(target),
+                sys_path=list(record.sys_path),
+                cwd=record.cwd,
+                adapter=record.adapter_ref,
+                config=record.config,
+                debug=self._context.debug,
+                ingresses=self._ingresses(link),
+                code=record.code,
+                code_bytes=len(code),
             )
         )
         blob = target + code
-        for at in range(0, len(blob), BLOB_PIECE_BYTES):
-            link.send(Blob(blob[at : at + BLOB_PIECE_BYTES]))
+        for at in range(0, len(blob), frames.BLOB_PIECE_BYTES):
+            link.send(frames.Blob(blob[at : at + frames.BLOB_PIECE_BYTES]))
             link.flush()
 
     def _ingresses(self, link: Link) -> list[list[str]]:
@@ -396,7 +380,7 @@ class ManagedReplica(LinkedWorker):
             user_config = self.record.config.user_config
             digest = config_digest(user_config)
             self._user_config = b""
-            answer = await self.ask(Reconfigure(user_config))
+            answer = await self.ask(frames.Reconfigure(user_config))
             if not answer.error:
                 self._user_config = digest
             elif digest == config_digest(self.record.config.user_config):

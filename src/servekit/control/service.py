@@ -68,13 +68,13 @@ class Service:
             new_ingresses=lambda events: IngressFleet(self._launch_ingress, self._control, events),
             new_replicas=self._new_replicas,
         )
-        runtime = (setup.runtime, setup.runtime_options)
+        runtime = (setup.options.runtime, setup.options.runtime_options)
         self.operations = Operations(controller, self._resolver, self.runtimes, self._store, runtime, self._about)
         self.runtimes.check(*runtime)
         # Before anyone can dial: a worker that is not expected is told to end.
         await self._adopt(controller.replicas, desired.backends, workers)
         await self._control.listen(self._control_address)
-        controller.ingresses.start([f"ingress{n}" for n in range(1, setup.ingress_workers + 1)])
+        controller.ingresses.start([f"ingress{n}" for n in range(1, setup.options.ingress_workers + 1)])
         await self.runtimes.get(*runtime)
         await controller.replicas.wait_known(ADOPTION_TIMEOUT_S)
         controller.begin()
@@ -101,7 +101,7 @@ class Service:
     def _new_replicas(self, events: WorkerEvents, ingresses: IngressFleet) -> ReplicaFleet:
         setup = self._setup
         context = ReplicaContext(
-            self.runtimes, self._store, ingresses, events, self._replica_bootstrap, setup.directory, setup.debug
+            self.runtimes, self._store, ingresses, events, self._replica_bootstrap, setup.directory, setup.options.debug
         )
         return ReplicaFleet(context, self._control)
 
@@ -110,22 +110,14 @@ class Service:
     def _bootstrap(self, kind: str, worker_id: str, control: list[str]) -> WorkerBootstrap:
         setup = self._setup
         orphan_timeout_s = STANDING_ORPHAN_TIMEOUT_S if setup.standing else ORPHAN_TIMEOUT_S
-        return WorkerBootstrap(
-            kind,
-            worker_id,
-            setup.instance_id,
-            setup.token,
-            control,
-            setup.directory,
-            orphan_timeout_s,
-            setup.busy_poll_s,
-        )
+        identity = (kind, worker_id, setup.instance_id, setup.token)
+        return WorkerBootstrap(*identity, control, setup.directory, orphan_timeout_s, setup.options.busy_poll_s)
 
     async def _launch_ingress(self, worker_id: str) -> IngressProcess:
         setup = self._setup
         bootstrap = self._bootstrap("ingress", worker_id, [self._control_address])
         observers = [path for _, path in self._registry.observers("servekit_requests_finished")]
-        bootstrap.http = IngressBootstrap(setup.http_fd, setup.limits, setup.sys_path, observers)
+        bootstrap.http = IngressBootstrap(setup.http_fd, setup.options.limits, setup.sys_path, observers)
         return await self._launch(bootstrap)
 
     async def _replica_bootstrap(self, worker_id: str, host: str | None, runtime: ReplicaRuntime) -> bytes:
@@ -137,11 +129,11 @@ class Service:
     def _about(self) -> dict[str, Any]:
         setup = self._setup
         return {
-            "name": setup.name,
+            "name": setup.options.name,
             "instance_id": setup.instance_id,
             "url": setup.http_url,
             "admin_url": setup.admin_url,
-            "runtime": setup.runtime,
+            "runtime": setup.options.runtime,
             "standing": setup.standing,
             "plugins": self._registry.loaded,
             "plugin_problems": [str(problem) for problem in self._registry.problems],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
@@ -16,8 +15,10 @@ from typing import TypeVar
 import msgspec
 
 from servekit.code import bundle, place
-from servekit.control.state import BackendRecord, Desired, EndpointRecord
+from servekit.control.state import BackendRecord, Desired
 from servekit.errors import InternalError, NotFoundError
+from servekit.private_folders import write_private
+from servekit.wire.control_frames import EndpointRecord
 
 T = TypeVar("T")
 
@@ -75,11 +76,7 @@ class Store:
         """Keep the bytes of a target or of its code, whose SHA-256 is ``digest``."""
         path = self._blobs / digest
         if not path.exists():
-            part = path.with_suffix(".part")
-            part.unlink(missing_ok=True)
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(data)
-            os.replace(part, path)
+            write_private(path, data)
 
     def get_blob(self, digest: str) -> bytes:
         """Raises `NotFoundError`, and `InternalError` where the bytes are not those that were kept."""

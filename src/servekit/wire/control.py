@@ -12,6 +12,7 @@ import msgspec
 
 from servekit.backoff import Backoff
 from servekit.errors import AuthenticationError
+from servekit.tasks import came_within
 from servekit.wire.bootstrap import WorkerBootstrap
 from servekit.wire.control_frames import CONTROL_FRAME_BYTES, WorkerHello, control_codec
 from servekit.wire.handshake import Handshake
@@ -23,7 +24,21 @@ _log = logging.getLogger("servekit.control")
 REPORT_EVERY_S = 1.0
 
 
-class ControlClient:
+class ControlLinkOwner:
+    """A `LinkOwner` with nothing to do but what it overrides: no one waits for room in a control link."""
+
+    def link_opened(self, link: Link) -> None: ...
+
+    def frame_received(self, link: Link, frame: Any) -> None: ...
+
+    def frames_done(self, link: Link) -> None: ...
+
+    def link_writable(self, link: Link) -> None: ...
+
+    def link_lost(self, link: Link, error: Exception | None) -> None: ...
+
+
+class ControlClient(ControlLinkOwner):
     """Keeps one worker's control link up. Lives on one event loop; `send` may be called from others."""
 
     def __init__(
@@ -58,7 +73,7 @@ class ControlClient:
             except OSError as error:
                 if time.monotonic() - lost_at > self._bootstrap.orphan_timeout_s:
                     return f"the controller has been gone for {self._bootstrap.orphan_timeout_s:g} s ({error})"
-                await _either(self._ended, pauses.next())
+                await came_within(self._ended, pauses.next())
                 continue
             pauses.reset()
             await self._keep_reporting()
@@ -99,10 +114,6 @@ class ControlClient:
     def frame_received(self, link: Link, frame: Any) -> None:
         self._received(frame)
 
-    def frames_done(self, link: Link) -> None: ...
-
-    def link_writable(self, link: Link) -> None: ...
-
     def link_lost(self, link: Link, error: Exception | None) -> None:
         if self.link is link:
             self.link = None
@@ -121,19 +132,10 @@ class ControlClient:
         await dial(self._network, self._bootstrap.control, new_link)
 
     async def _keep_reporting(self) -> None:
-        while not await _either(self._gone, REPORT_EVERY_S):
+        while not await came_within(self._gone, REPORT_EVERY_S):
             self._send(self._report())
 
     def _send(self, frame: Any, link: Link | None = None) -> None:
         link = link or self.link
         if link is not None:
             link.send(frame)
-
-
-async def _either(event: asyncio.Event, timeout_s: float) -> bool:
-    """Whether ``event`` came within ``timeout_s``."""
-    try:
-        await asyncio.wait_for(event.wait(), timeout_s)
-    except asyncio.TimeoutError:
-        return False
-    return True

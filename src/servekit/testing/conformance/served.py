@@ -12,11 +12,10 @@ import httpx
 import msgspec
 import uvloop
 
-from servekit.config import HttpLimits
 from servekit.control import ingress_process
 from servekit.control.launch import bind_tcp
 from servekit.control.service import Service
-from servekit.control.setup import InstanceSetup
+from servekit.control.setup import InstanceOptions, InstanceSetup
 from servekit.instance import Instance
 from servekit.interfaces import ReplicaRuntime, RuntimeContext
 from servekit.plugins import disabled_by_environment, discover
@@ -93,16 +92,15 @@ def _instance(runtime: ReplicaRuntime, context: RuntimeContext, token: bytes) ->
         closing.callback(loop.call_soon_threadsafe, loop.stop)
         http = closing.enter_context(bind_tcp("127.0.0.1", 0, "http_port"))
         setup = InstanceSetup(
-            name="conformance",
+            options=InstanceOptions(
+                name="conformance",
+                runtime="process",  # A name that there is; every name gives `fixed_runtime`.
+            ),
             instance_id=context.instance_id,
             directory=context.directory,
             token=token,
-            runtime="process",  # A name that there is; every name gives `fixed_runtime`.
-            runtime_options={},
             http_url=f"http://127.0.0.1:{http.getsockname()[1]}",
             http_fd=http.fileno(),
-            ingress_workers=1,
-            limits=HttpLimits(),
             sys_path=own_sys_path(),
         )
 
@@ -124,7 +122,7 @@ def _instance(runtime: ReplicaRuntime, context: RuntimeContext, token: bytes) ->
 
         service = _on(loop, start())
         closing.callback(lambda: _on(loop, service.stop(DRAIN_S)))
-        yield Instance(setup.name, setup.http_url, _DirectClient(service, loop), lambda: None, setup.directory)
+        yield Instance(setup.options.name, setup.http_url, _DirectClient(service, loop), lambda: None, setup.directory)
 
 
 def _on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:

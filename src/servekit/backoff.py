@@ -11,8 +11,10 @@ class Backoff:
         self._longest_s = longest_s
         self._next_s = first_s
 
-    def next(self) -> float:
-        """The pause before the next try."""
+    def next(self, lasted_s: float = 0.0) -> float:
+        """The pause before the next try. A try that lasted for longer than the longest pause had succeeded."""
+        if lasted_s > self._longest_s:
+            self.reset()
         pause_s = min(self._next_s, self._longest_s)
         self._next_s = 2 * pause_s
         return pause_s

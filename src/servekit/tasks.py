@@ -43,5 +43,5 @@ async def came_within(event: asyncio.Event, timeout_s: float | None) -> bool:
     try:
         await asyncio.wait_for(event.wait(), timeout_s)
     except asyncio.TimeoutError:
-        return False
+        return event.is_set()
     return True

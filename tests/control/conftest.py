@@ -224,11 +224,14 @@ class FakeWorkers:
             return WorkerHandle(spec.worker_id, b"")
         if self.fails is not None:
             raise self.fails
-        replica = self.replicas[spec.worker_id]
+        self.dial(self.replicas[spec.worker_id])
+        return WorkerHandle(spec.worker_id, b"")
+
+    def dial(self, replica: ManagedReplica) -> None:
+        """Its worker says that it is ready."""
         link: Any = ReplicaLink(replica)
         digest = config_digest(replica.record.config.user_config)
         replica.dialled(link, WorkerHello(replica.id, replica.number, "node", ready=True, user_config=digest))
-        return WorkerHandle(spec.worker_id, b"")
 
     def poll(self, handle: WorkerHandle) -> Exit | None:
         link: Any = self.replicas[handle.worker_id].link

@@ -31,7 +31,7 @@ def run(new_control: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> Callabl
     def run(test: Callable[[Any], Any]) -> None:
         async def whole() -> None:
             control = new_control(make.desired(make.endpoint(traffic={"b": 1.0}), make.backend()))
-            control.controller.begin()
+            await control.controller.begin()
             await until(lambda: len(control.ready("b")) == 1)
             try:
                 await asyncio.wait_for(test(control), 10)
@@ -316,7 +316,7 @@ def scaled(new_control: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> Call
             config = {"num_replicas": 0, "autoscaling": Autoscaling(**{**SCALING, **changes})}
             control = new_control(make.desired(make.backend(config=config)))
             control.ingresses.linked()
-            control.controller.begin()
+            await control.controller.begin()
             try:
                 await asyncio.wait_for(test(control), 10)
             finally:
@@ -384,12 +384,12 @@ def test_a_new_controller_begins_with_what_runs(new_control: Any, make: Any) -> 
         control = new_control(make.desired(make.backend(config=config)))
         for _ in range(3):
             control.replicas.start(control.controller.desired.backend("b"))
-        control.controller.begin()
+        await control.controller.begin()
         await until(lambda: len(control.ready("b")) == 3)
         assert control.controller.autoscalers.replicas(control.controller.desired.backend("b")) == 3
         await control.end()
         none = new_control(make.desired(make.backend(config=config)))
-        none.controller.begin()
+        await none.controller.begin()
         assert none.replicas.of("b") == []
 
     asyncio.run(test())
@@ -400,11 +400,16 @@ def test_no_snapshot_is_published_before_all_replicas_of_an_earlier_controller_a
 ) -> None:
     async def test() -> None:
         control = new_control(make.desired(make.backend(config={"num_replicas": 2})))
+        control.workers.silent = 1
         for _ in range(2):
             control.replicas.start(control.controller.desired.backend("b"))
-            await until(lambda: all(replica.ready_at for replica in control.replicas.of("b")))
-            assert control.ingresses.contents == []
-        control.controller.begin()
+        beginning = asyncio.ensure_future(control.controller.begin())
+        await until(lambda: len(control.ready("b")) == 1)
+        assert control.ingresses.contents == []
+        assert not beginning.done()
+        (silent,) = (replica for replica in control.replicas.of("b") if replica.state is ReplicaState.STARTING)
+        control.workers.dial(silent)
+        await beginning
         assert [len(content.backends["b"].replicas) for content in control.ingresses.contents] == [2]
         await control.end()
 

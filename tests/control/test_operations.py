@@ -68,7 +68,7 @@ def run(new_control: Any) -> Callable[..., None]:
     def run(test: Callable[[Bench], Any]) -> None:
         async def whole() -> None:
             control = new_control(Desired())
-            control.controller.begin()
+            await control.controller.begin()
             try:
                 await asyncio.wait_for(test(Bench(control)), 10)
             finally:

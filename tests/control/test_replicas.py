@@ -460,14 +460,38 @@ WORKER = WorkerRecord("r9", "b", 2, b"found", 9, 1.5)
 def test_a_replica_of_an_earlier_controller_is_taken_over(run: Any) -> None:
     async def test(bench: Bench) -> None:
         bench.fleet.attach(bench.make.backend(), WORKER)
+        bench.fleet.resume()
         (replica,) = bench.fleet.replicas.values()
         await until(lambda: replica.handle is not None)
         assert replica.handle == WorkerHandle("r9", b"found")
         await bench.link(replica, ready=True, addresses=("unix:/r",))
-        await asyncio.wait_for(bench.fleet.wait_known(10), 10)
         assert replica.state is ReplicaState.READY
         bench.fleet.start(bench.make.backend())
         assert [each.number for each in bench.fleet.of("b")] == [9, 10]
+
+    run(test)
+
+
+def test_one_that_dials_before_it_is_taken_over_is_told_what_has_changed_since(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        bench.fleet.attach(bench.make.backend(), WORKER)
+        link = bench.new_link()
+        bench.dial(link, WorkerHello("r9", 42, "here", True, ["unix:/r"], user_config=config_digest(None)))
+        assert link.of(Drain) == []
+        bench.ingresses.link_addresses = TWO
+        bench.fleet.resume()
+        assert link.of(Ingresses)[-1].addresses == TWO
+        assert [replica.state for replica in bench.fleet.of("b")] == [ReplicaState.READY]
+        assert bench.states == ["starting", "ready"]
+
+    run(test)
+
+
+def test_one_that_is_not_taken_over_is_left_alone(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        bench.fleet.attach(bench.make.backend(), WORKER)
+        await bench.fleet.stop(0.0)
+        assert bench.runtime.stopped == []
 
     run(test)
 
@@ -476,8 +500,8 @@ def test_one_that_is_gone_is_not(run: Any) -> None:
     async def test(bench: Bench) -> None:
         bench.runtime.fault = LookupError("no such process")
         bench.fleet.attach(bench.make.backend(), WORKER)
+        bench.fleet.resume()
         (replica,) = bench.fleet.replicas.values()
-        await asyncio.wait_for(bench.fleet.wait_known(10), 10)
         await bench.gone()
         assert bench.ended == [replica]
         assert "no such process" in str(replica.failure)

@@ -20,7 +20,7 @@ DECIDE_EVERY_S = 1.0
 
 
 class Autoscalers:
-    """Holds the state of every decision. A backend without one is to have the ``num_replicas`` that it begins with."""
+    """Holds the last decision for each backend. Before the first, a backend is to have its ``num_replicas``."""
 
     def __init__(
         self,

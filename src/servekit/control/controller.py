@@ -36,12 +36,12 @@ from servekit.wire.control_frames import EndpointRecord, ReplicaEntry
 
 _log = logging.getLogger("servekit.control")
 
+ADOPTION_TIMEOUT_S = 5.0
+"""How long a controller waits for the replicas of its predecessor, which dial it at least once a second."""
 TAKEN_BACK_TIMEOUT_S = 10.0
 """How long a change that failed waits for replicas to have their old ``user_config`` again."""
 FIRST_RETRY_S = 0.1
 LONGEST_RETRY_S = 30.0
-STABLE_S = 30.0
-"""A replica that was ready for so long ends its backend's row of failures."""
 
 
 class Failures:
@@ -59,9 +59,7 @@ class Failures:
 
     def add(self, error: ServekitError | None, ready_s: float) -> float:
         """One more; returns the pause in seconds."""
-        if ready_s > STABLE_S:
-            self._pauses.reset()
-        pause_s = self._pauses.next()
+        pause_s = self._pauses.next(ready_s)
         self.not_before = time.monotonic() + pause_s
         self.last = error
         if not ready_s:
@@ -134,7 +132,7 @@ class Controller(WorkerEvents):
             raise
 
     async def delete_backend(self, name: str) -> None:
-        """Returns when its replicas have ended."""
+        """Returns when the backend's replicas have ended."""
         await self._change(lambda desired: state.remove_backend(desired, name))
         self.failures.pop(name, None)
         self._slots.pop(name, None)
@@ -244,12 +242,16 @@ class Controller(WorkerEvents):
 
     # -- making the world match ----------------------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Make the world match what was loaded.
+    async def begin(self) -> None:
+        """Make the world match what was loaded, once the attached replicas are known to be ready or gone.
 
-        Call it once the replicas of an earlier controller are known: a snapshot without them would make the ingress
-        workers let go of replicas that serve.
+        A snapshot without replicas that serve would make the ingress workers let go of them. Bounded by
+        `ADOPTION_TIMEOUT_S`.
         """
+        ends = time.monotonic() + ADOPTION_TIMEOUT_S
+        attached = self.replicas.replicas.values()
+        while any(replica.state is ReplicaState.STARTING for replica in attached) and time.monotonic() < ends:
+            await self._wait_progress(ends - time.monotonic())
         self._running = True
         for record in self.desired.backends.values():
             self.autoscalers.adopt(record)
@@ -320,12 +322,12 @@ class Controller(WorkerEvents):
         self.registry.notify("servekit_replica_state_changed", event=event)
 
     def replica_ended(self, replica: ManagedReplica) -> None:
-        """Another follows, later and later when they keep failing."""
+        """Another replica follows, later and later where the backend's replicas keep failing."""
         if replica.record.name in self.desired.backends and self._running:
             self._failed(replica)
 
     def replica_unhealthy(self, replica: ManagedReplica, reason: str) -> None:
-        """It gets no more requests, and another takes its place."""
+        """The replica gets no more requests, and another takes its place."""
         name = replica.record.name
         if name not in self.desired.backends or not self._running:
             return
@@ -333,7 +335,7 @@ class Controller(WorkerEvents):
         self._failed(replica)
         replica.mark_draining()
         version = self._reconcile()
-        # What it has may end, in the time that its next check would have had; one that hangs ends nothing.
+        # The requests that the replica has may end, in the time that its next check would have had.
         timeout_s = min(DRAIN_TIMEOUT_S, replica.record.config.health_check_timeout_s)
         self._tasks.spawn(self._let_go([replica], version, timeout_s))
 

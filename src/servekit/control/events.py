@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class WorkerEvents(Protocol):
-    """The controller implements it; the fleets and their workers are given it at construction. Called on its loop."""
+    """Implemented by the controller; given to the fleets at construction, and called on the controller's loop."""
 
     def changed(self) -> None:
         """A worker is in another state: the controller may have to do something."""

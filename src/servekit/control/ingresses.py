@@ -1,4 +1,4 @@
-"""The ingress workers: started, pushed every change, and asked whether they have it."""
+"""The ingress workers: started, sent every change, and waited for until they have applied it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class IngressProcess(Protocol):
     pid: int
 
     async def wait(self) -> str:
-        """Return when it has ended, how."""
+        """Return when the worker has ended, and how."""
 
     def kill(self) -> None: ...
 
@@ -44,19 +44,19 @@ class ManagedIngress(LinkedWorker):
         super().__init__(worker_id)
         self.process: IngressProcess | None = None
         self.addresses: list[str] = []
-        """Where handles dial it: what it said last."""
+        """Where handles dial the worker: what it said last."""
         self.applied = 0
         self.errors: dict[int, str] = {}
-        """What it could not apply, by version: of the last few."""
+        """What the worker could not apply, by version: of the last few."""
         self.report: Report | None = None
-        """The last one on this link."""
+        """The worker's last, on this link."""
         self._fleet = fleet
         self._content: Content | None = None
-        """What it was last sent."""
+        """What the worker was last sent, of the version `_sent`."""
         self._sent = 0
 
     async def keep(self) -> None:
-        """Start it, and start it again whenever it ends, until the fleet stops."""
+        """Start the worker, and start it again whenever it ends, until the fleet stops."""
         fleet, pauses = self._fleet, Backoff(_FIRST_RESTART_S, _LONGEST_RESTART_S)
         while not fleet.stopping:
             began = time.monotonic()
@@ -69,10 +69,8 @@ class ManagedIngress(LinkedWorker):
                 ended = await self.process.wait()
             self.process = None
             self.process_ended()
-            if time.monotonic() - began > _LONGEST_RESTART_S:
-                pauses.reset()
             if not fleet.stopping:
-                pause_s = pauses.next()
+                pause_s = pauses.next(time.monotonic() - began)
                 _log.error("ingress worker %s ended (%s); starting it again in %g s", self.id, ended, pause_s)
                 await asyncio.sleep(pause_s)
 
@@ -81,7 +79,7 @@ class ManagedIngress(LinkedWorker):
             self.process.kill()
 
     def push(self) -> None:
-        """Send it what of the fleet's content it does not have."""
+        """Send the worker what differs between the fleet's content and what the worker was last sent."""
         if self.link is not None:
             fleet = self._fleet
             self.link.send(difference(self._content, self._sent, fleet.content, fleet.version))
@@ -92,7 +90,7 @@ class ManagedIngress(LinkedWorker):
     def dialled(self, link: Link, hello: WorkerHello) -> None:
         super().dialled(link, hello)
         self._set_addresses(hello.addresses)
-        # Those that an earlier controller asked for: another worker may have to know.
+        # The hosts that an earlier controller asked for: another worker may have to know.
         self._fleet.hosts.update(host_of(address) for address in hello.addresses if address.startswith("tcp:"))
         for host in self._fleet.hosts:
             link.send(ListenOn(host))
@@ -143,12 +141,12 @@ class IngressFleet:
         self.launch = launch
         self.events = events
         self.content = Content()
-        """What all are to have applied, and its version."""
+        """What all workers are to have applied, of the version `version`."""
         self.version = 0
         self.hosts: set[str] = set()
         """Where handles on other machines dial."""
         self.moved = asyncio.Event()
-        """Some worker has applied something, or its link is lost."""
+        """Some worker has applied a snapshot, or lost its link."""
         self.stopping = False
         self._control = control
         self._tasks = TaskSet()
@@ -156,7 +154,7 @@ class IngressFleet:
     # -- life ------------------------------------------------------------------------------------------------------
 
     def start(self, worker_ids: list[str]) -> None:
-        """Start them, and start again whichever ends before `stop`."""
+        """Start the workers, and start again whichever ends before `stop`."""
         for worker_id in worker_ids:
             self.workers[worker_id] = self._control.workers[worker_id] = ManagedIngress(worker_id, self)
             self._tasks.spawn(self.workers[worker_id].keep())

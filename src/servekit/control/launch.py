@@ -20,9 +20,8 @@ from servekit.control.state import check_name
 from servekit.errors import InstanceStartError, InvalidInputError, PortInUseError
 from servekit.processes import (
     fill_standard_descriptors,
-    memory_file,
-    module_command,
     own_sys_path,
+    start_module,
     working_directory,
 )
 from servekit.wire.data_frames import DATA_FRAME_BYTES
@@ -99,11 +98,26 @@ class Launch:
         return self._hear()
 
     def _hear(self) -> StartReport:
+        """What the controller says once it is up. Raises what it says kept it from that, and closes the pipe."""
         assert self.process is not None
-        try:
-            return _wait_ready(self._ready, self.process)
-        finally:
-            os.close(self._ready)
+        ends = time.monotonic() + START_TIMEOUT_S
+        said = b""
+        with open(self._ready, "rb", buffering=0) as ready:
+            while not said.endswith(b"\n"):
+                left_s = ends - time.monotonic()
+                if left_s <= 0 or not select.select([ready], [], [], left_s)[0]:
+                    raise InstanceStartError(f"the instance was not up within {START_TIMEOUT_S:g} s")
+                piece = ready.read(65536)
+                if not piece:
+                    code = self.process.wait()
+                    raise InstanceStartError(
+                        f"the controller ended before it was up (exit code {code}); what it printed is above"
+                    )
+                said += piece
+        report = msgspec.json.decode(said, type=StartReport)
+        if report.error:
+            raise errors.rebuild(report.error, report.message)
+        return report
 
     def close_sockets(self) -> None:
         """Leave the sockets to the controller."""
@@ -129,40 +143,14 @@ def _spawn(setup: InstanceSetup, admin: socket.socket | None) -> tuple[subproces
     ready_read, ready_write = os.pipe()
     told = ProcessSetup(setup, os.getpid(), None if admin is None else admin.fileno(), ready_write)
     passed = [setup.http_fd, ready_write, *([] if admin is None else [admin.fileno()])]
-    memory = memory_file(msgspec.msgpack.encode(told))
     try:
-        process = subprocess.Popen(
-            module_command("servekit.control.process"),
-            stdin=memory,
-            pass_fds=passed,
-            start_new_session=True,  # Ctrl-C is for the owner; the instance ends with it.
-        )
+        process = start_module("servekit.control.process", msgspec.msgpack.encode(told), pass_fds=passed)
     except BaseException:
         os.close(ready_read)
         raise
     finally:
-        os.close(memory)
         os.close(ready_write)
     return process, ready_read
-
-
-def _wait_ready(ready: int, process: subprocess.Popen[bytes]) -> StartReport:
-    ends = time.monotonic() + START_TIMEOUT_S
-    said = b""
-    while not said.endswith(b"\n"):
-        left_s = ends - time.monotonic()
-        if left_s <= 0 or not select.select([ready], [], [], left_s)[0]:
-            raise InstanceStartError(f"the instance was not up within {START_TIMEOUT_S:g} s")
-        piece = os.read(ready, 65536)
-        if not piece:
-            raise InstanceStartError(
-                f"the controller ended before it was up (exit code {process.wait()}); what it printed is above"
-            )
-        said += piece
-    answer = msgspec.json.decode(said, type=StartReport)
-    if answer.error:
-        raise errors.rebuild(answer.error, answer.message)
-    return answer
 
 
 def bind_tcp(host: str, port: int, option: str) -> socket.socket:

@@ -28,7 +28,7 @@ class LinkedWorker(ControlLinkOwner):
         self.pid = 0
         self.link: Link | None = None
         self._link_tasks = TaskSet()
-        """What is done on the link; it ends with the link."""
+        """What is done on the link, and ends with the link."""
         self._answer: asyncio.Future[Any] | None = None
 
     def dialled(self, link: Link, hello: WorkerHello) -> None:
@@ -51,7 +51,7 @@ class LinkedWorker(ControlLinkOwner):
             self._answer = None
 
     def process_ended(self) -> None:
-        """The link is lost, whoever else holds the worker's socket."""
+        """The worker's process has ended: the link is lost, whoever else holds the worker's socket."""
         if self.link is not None:
             self.link.peer_ended()
             self.link_lost(self.link, None)
@@ -63,7 +63,7 @@ class LinkedWorker(ControlLinkOwner):
 
 
 class ControlServer(ControlLinkOwner):
-    """Listens for workers. It is the `LinkOwner` of a link until the hello says whose link that is."""
+    """Listens for workers, and owns each link until the hello says whose link that is."""
 
     def __init__(self, token: bytes, network: Network) -> None:
         self.workers: dict[str, LinkedWorker] = {}

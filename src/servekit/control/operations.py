@@ -50,7 +50,7 @@ class CreateBackend(msgspec.Struct, forbid_unknown_fields=True):
     adapter: str = DEFAULT_ADAPTER
     adapter_options: dict[str, Any] = {}
     runtime: str | None = None
-    """None: the instance's; likewise its options."""
+    """None: the runtime of the instance; likewise the options."""
     runtime_options: dict[str, Any] | None = None
     worker_options: dict[str, Any] = {}
     wait: bool = True
@@ -92,7 +92,7 @@ class Resolver:
         return PluginRef(provided.path, dict(options))
 
     def adapter(self, name: str, options: Mapping[str, Any]) -> PluginRef:
-        """Raises as `policy` does. Not built: it may import what only replicas need."""
+        """Raises as `policy` does. The adapter is not built: its module may import what only replicas need."""
         provided = self._registry.get(Kind.ADAPTER, name)
         self._registry.check_options(provided, options)
         return PluginRef(provided.path, dict(options))
@@ -250,7 +250,7 @@ class Operations:
         return self._config(self._controller.desired.backend(a.name))
 
     def _config(self, record: BackendRecord) -> BackendConfig:
-        """As it is in effect."""
+        """The backend's config, as it is in effect."""
         return msgspec.structs.replace(record.config, max_concurrent_queries=self._controller.slots(record))
 
     async def _list_backends(self, _: Nothing) -> dict[str, Any]:

@@ -30,8 +30,6 @@ from servekit.plugins import Registry, disabled_by_environment, discover
 from servekit.processes import begin_process, extend_sys_path
 from servekit.wire.network import SocketNetwork, bind_unix
 
-_log = logging.getLogger("servekit.control")
-
 ADMIN_LIMITS = HttpLimits(body_bytes=2**30, body_timeout_s=60.0, idle_timeout_s=600.0)
 """A pickled target may be large."""
 SHUTDOWN_TIMEOUT_S = 10.0

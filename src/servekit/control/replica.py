@@ -45,7 +45,7 @@ class ReplicaContext:
     """Where the handles in replicas dial."""
     events: WorkerEvents
     bootstrap: Callable[[str, str | None, ReplicaRuntime], Awaitable[bytes]]
-    """What a worker is started with, by its id, the host that reaches this machine from its own, and its runtime."""
+    """What a worker is started with, by its id, the host at which its machine reaches this one, and its runtime."""
     directory: str
     """Of the instance."""
     debug: bool
@@ -62,7 +62,7 @@ class ManagedReplica(LinkedWorker):
         context: ReplicaContext,
         earlier: WorkerRecord | None = None,
     ) -> None:
-        """``earlier``: an earlier controller started it, and wrote this down."""
+        """``earlier``: what an earlier controller, which started the replica, wrote down of it."""
         super().__init__(replica_id)
         self.record = record
         self.number = number
@@ -70,9 +70,7 @@ class ManagedReplica(LinkedWorker):
         self.runtime: ReplicaRuntime
         self.handle: WorkerHandle | None = None
         self.moved = asyncio.Event()
-        """Something was heard of it: a state, or the loss of its link."""
-        self.known = asyncio.Event()
-        """It is ready, or gone."""
+        """Something was heard of the replica, or its link is lost."""
         self.failure: ServekitError | None = None
         self.node = ""
         self.slots = 1
@@ -86,14 +84,14 @@ class ManagedReplica(LinkedWorker):
         self._earlier = earlier
         self._addresses: tuple[str, ...] = ()
         self._is_built = False
-        """It listens. It is ready once it has the record's ``user_config`` as well."""
+        """The worker listens. The replica is ready once its handler has the record's ``user_config`` as well."""
         self._user_config = b""
-        """Digest of the one that the handler has; empty: that is not known."""
+        """Digest of the ``user_config`` that the handler has; empty: nobody knows."""
         self._reconfiguring: asyncio.Task[None] | None = None
         self._told_to_go = False
         self._drain_timeout_s = 0.0
         self._overdue = False
-        """It was told to go and did not within that time."""
+        """The replica was told to go, and was not drained within that time."""
         self._polls = Backoff(FIRST_POLL_S, POLL_S)
 
     # -- what others know of it ----------------------------------------------------------------------------------
@@ -104,7 +102,7 @@ class ManagedReplica(LinkedWorker):
 
     @property
     def may_have_calls(self) -> bool:
-        """Whether ingress workers may have links to it, now or from an earlier controller's time."""
+        """Whether ingress workers may have links to the replica, now or from an earlier controller's time."""
         return bool(self.ready_at) or self._earlier is not None
 
     @property
@@ -125,7 +123,7 @@ class ManagedReplica(LinkedWorker):
         }
 
     def tell(self, state: str = "", reason: str = "") -> None:
-        """Let plugins know that it is in another state."""
+        """Let plugins know that the replica is in another state."""
         event = ReplicaEvent(self.record.name, self.id, state or self.state.value, reason)
         self._context.events.replica_state_changed(event)
 
@@ -139,22 +137,22 @@ class ManagedReplica(LinkedWorker):
         self._reconfigure()
 
     def tell_ingresses(self) -> None:
-        """Tell it where its handles dial."""
+        """Tell the worker where its handles dial."""
         if self.link is not None:
             self.link.send(frames.Ingresses(self._ingresses(self.link)))
 
     def fail(self, error: ServekitError) -> None:
-        """It cannot go on, for this reason."""
+        """The replica cannot go on, for this reason."""
         self.failure = error
         self.moved.set()
 
     def mark_draining(self) -> None:
-        """It gets no more requests; `let_go` follows, when every ingress worker knows."""
+        """The replica gets no more requests; `let_go` follows, when every ingress worker knows."""
         self.state = ReplicaState.DRAINING
         self.tell()
 
     def let_go(self, drain_timeout_s: float) -> None:
-        """End it, once it has answered what it has."""
+        """End the replica, once it has answered what it has."""
         self._drain_timeout_s = drain_timeout_s
         self._told_to_go = True
         self.moved.set()
@@ -162,9 +160,9 @@ class ManagedReplica(LinkedWorker):
     # -- its life ---------------------------------------------------------------------------------------------------
 
     async def live(self) -> str:
-        """Start it, or find it again, and watch it until it has ended; returns how it ended.
+        """Start the replica, or find it again, and watch it until it has ended; returns how it ended.
 
-        Where it failed, its ``failure`` says why.
+        Where the replica failed, its ``failure`` says why.
         """
         how = ""
         try:
@@ -184,7 +182,6 @@ class ManagedReplica(LinkedWorker):
             self.ended_unasked = not self._told_to_go
             await asyncio.shield(self._end())
             self.process_ended()
-            self.known.set()
         return how
 
     async def _begin(self) -> None:
@@ -211,7 +208,7 @@ class ManagedReplica(LinkedWorker):
             raise BackendStartError(f"replica {self.id} is gone: {error}") from error
 
     async def _await_ready(self) -> None:
-        """Until it is ready, or told to go. Raises when it will not be."""
+        """Until the replica is ready, or told to go. Raises where it will not be ready."""
         record = self.record
         ends = time.monotonic() + record.config.startup_timeout_s
         while self.state is ReplicaState.STARTING and not self._told_to_go:
@@ -230,7 +227,7 @@ class ManagedReplica(LinkedWorker):
                 )
 
     async def _watch(self) -> str:
-        """Until it ends, or is told to go and drained; returns how it ended."""
+        """Until the replica ends, or is told to go and drained; returns how it ended."""
         drained_by = float("inf")
         while True:
             ended = await self._heard_or_ended()
@@ -239,14 +236,14 @@ class ManagedReplica(LinkedWorker):
             if self._told_to_go and drained_by == float("inf"):
                 drained_by = time.monotonic() + self._drain_timeout_s + 1.0
                 if self.link is None or not self.ready_at or self._drain_timeout_s <= 0:
-                    return "stopped"  # It has nothing that could be drained.
+                    return "stopped"  # The replica has nothing that could be drained.
                 self.link.send(frames.Drain(self._drain_timeout_s))
             if time.monotonic() > drained_by:
                 self._overdue = True
                 return "not drained in time"
 
     async def _heard_or_ended(self) -> Exit | None:
-        """Something was heard of it, or the runtime says that it ended, or it is time to look again."""
+        """Wait for news of the replica, or until it is time to ask the runtime whether its process has ended."""
         is_quiet = self.link is not None and not self._told_to_go
         if await came_within(self.moved, WATCH_S if is_quiet else self._polls.next()):
             self.moved.clear()
@@ -259,7 +256,7 @@ class ManagedReplica(LinkedWorker):
     async def _end(self) -> None:
         if self.handle is None:
             return
-        # One that hangs has had its time.
+        # A worker that hangs has had its time.
         grace_s = 1.0 if self.link is None or self._overdue else STOP_GRACE_S
         try:
             await self._context.runtimes.call(self.runtime.stop, self.handle, grace_s)
@@ -290,7 +287,7 @@ class ManagedReplica(LinkedWorker):
             self._built(frame.addresses, frame.slots)
         elif isinstance(frame, frames.Reconfigured):
             self.answered(frame)
-        elif isinstance(frame, frames.StartFailed) and self.failure is None:  # Or else it fails of being stopped.
+        elif isinstance(frame, frames.StartFailed) and self.failure is None:  # Else the worker fails of being stopped.
             problem = f"its handler {self.record.target_text} could not be built"
             self.fail(BackendStartError(f"backend {self.record.name!r}: {problem}; in the replica:\n\n{frame.message}"))
         elif isinstance(frame, frames.Unhealthy) and self.state is ReplicaState.READY:
@@ -303,14 +300,14 @@ class ManagedReplica(LinkedWorker):
         super().link_lost(link, error)
 
     async def _assign(self, link: Link) -> None:
-        """Tell it what to serve."""
+        """Tell the worker what to serve."""
         record, is_remote = self.record, _is_remote(link)
         try:
             target, code = await self._context.store.call(lambda store: store.get_target(record, is_remote))
         except ServekitError as error:
             self.fail(error)
             return
-        if not self._user_config:  # One that lost its link as it was built goes on with the first.
+        if not self._user_config:  # A worker that lost its link as it built goes on with its first Assign.
             self._user_config = config_digest(record.config.user_config)
         link.send(
             frames.Assign(
@@ -332,7 +329,7 @@ class ManagedReplica(LinkedWorker):
             link.flush()
 
     def _ingresses(self, link: Link) -> list[list[str]]:
-        """Where its handles dial: the addresses of each ingress worker."""
+        """Where the worker's handles dial: the addresses of each ingress worker."""
         addresses = self._context.ingresses.link_addresses
         if not _is_remote(link):
             return addresses
@@ -347,7 +344,6 @@ class ManagedReplica(LinkedWorker):
             self._advance()
 
     def _advance(self) -> None:
-        self.known.set()
         if self.state is ReplicaState.STARTING:
             self.state = ReplicaState.READY
             self.ready_at = time.monotonic()
@@ -370,7 +366,7 @@ class ManagedReplica(LinkedWorker):
         )
 
     def _reconfigure(self) -> None:
-        """Have the handler take over the record's ``user_config``, unless it has that, or raised on it."""
+        """Have the handler take over the record's ``user_config``, unless the handler has that, or raised on it."""
         needed = self._is_built and not self.has_user_config and not self.refusal
         if needed and self.link is not None and self._reconfiguring is None:
             self._reconfiguring = self._link_tasks.spawn(self._ask_to_reconfigure())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 
 from servekit.config import STOP_GRACE_S
@@ -16,34 +15,32 @@ from servekit.tasks import TaskSet
 
 
 class ReplicaFleet:
-    """Has a task for the life of each replica."""
+    """Holds every replica while it lives, and the task of that life."""
 
     def __init__(self, context: ReplicaContext, control: ControlServer) -> None:
         self.replicas: dict[str, ManagedReplica] = {}
         self._context = context
         self._control = control
+        self._attached: list[ManagedReplica] = []
         self._numbers = 0
         self._tasks = TaskSet()
 
     def start(self, record: BackendRecord) -> None:
         """Begin one more replica."""
         self._numbers += 1
-        self._add(
-            ManagedReplica(f"r{self._numbers}-{os.urandom(3).hex()}", record, self._numbers, self._context),
-        )
+        self._follow(self._new(f"r{self._numbers}-{os.urandom(3).hex()}", record, self._numbers))
 
     def attach(self, record: BackendRecord, worker: WorkerRecord) -> None:
-        """Take over a replica that an earlier controller started."""
+        """Let a replica dial that an earlier controller started; `resume` takes it over."""
         self._numbers = max(self._numbers, worker.number)
-        self._add(ManagedReplica(worker.worker_id, record, worker.number, self._context, worker))
+        self._attached.append(self._new(worker.worker_id, record, worker.number, worker))
 
-    async def wait_known(self, timeout_s: float) -> None:
-        """Until each replica there is now is ready or gone, or for ``timeout_s``."""
-        waiting = [asyncio.ensure_future(replica.known.wait()) for replica in self.replicas.values()]
-        if waiting:
-            _, late = await asyncio.wait(waiting, timeout=timeout_s)
-            for waiter in late:
-                waiter.cancel()
+    def resume(self) -> None:
+        """Take over what was attached. A controller that ends before this leaves those replicas alone."""
+        for replica in self._attached:
+            self._follow(replica)
+            replica.tell_ingresses()  # Of what has changed since the replica dialled.
+        self._attached.clear()
 
     def of(self, backend: str) -> list[ManagedReplica]:
         return [replica for replica in self.replicas.values() if replica.record.name == backend]
@@ -57,10 +54,17 @@ class ReplicaFleet:
         await self._tasks.wait(timeout_s + STOP_GRACE_S + 5.0)
         await self._tasks.close()
 
-    def _add(self, replica: ManagedReplica) -> None:
-        self.replicas[replica.id] = self._control.workers[replica.id] = replica
-        self._tasks.spawn(self._live(replica))
+    def _new(
+        self, replica_id: str, record: BackendRecord, number: int, earlier: WorkerRecord | None = None
+    ) -> ManagedReplica:
+        replica = ManagedReplica(replica_id, record, number, self._context, earlier)
+        self._control.workers[replica_id] = replica
         replica.tell()
+        return replica
+
+    def _follow(self, replica: ManagedReplica) -> None:
+        self.replicas[replica.id] = replica
+        self._tasks.spawn(self._live(replica))
 
     async def _live(self, replica: ManagedReplica) -> None:
         events, how = self._context.events, ""

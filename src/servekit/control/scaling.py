@@ -31,7 +31,7 @@ class Scaling(msgspec.Struct, frozen=True):
     rising_since: float | None = None
     """Since when the load has asked for more, each time."""
     falling_since: float | None = None
-    """Since when it has asked for fewer, each time; and for how many at the most."""
+    """Since when the load has asked for fewer, each time; `falling_to` is for how many at the most."""
     falling_to: int = 0
 
 

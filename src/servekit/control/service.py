@@ -27,8 +27,6 @@ from servekit.wire.network import Network
 STANDING_ORPHAN_TIMEOUT_S = 300.0
 """How long a worker of a standing instance goes on without a controller: longer than any restart of one."""
 INGRESS_START_TIMEOUT_S = 30.0
-ADOPTION_TIMEOUT_S = 5.0
-"""How long a controller waits for the replicas of its predecessor: they dial at least once a second."""
 
 
 class Service:
@@ -71,13 +69,13 @@ class Service:
         runtime = (setup.options.runtime, setup.options.runtime_options)
         self.operations = Operations(controller, self._resolver, self.runtimes, self._store, runtime, self._about)
         self.runtimes.check(*runtime)
-        # Before anyone can dial: a worker that is not expected is told to end.
+        # Before a worker can dial: one without a record is told to end.
         await self._adopt(controller.replicas, desired.backends, workers)
         await self._control.listen(self._control_address)
         controller.ingresses.start([f"ingress{n}" for n in range(1, setup.options.ingress_workers + 1)])
         await self.runtimes.get(*runtime)
-        await controller.replicas.wait_known(ADOPTION_TIMEOUT_S)
-        controller.begin()
+        controller.replicas.resume()
+        await controller.begin()
         await controller.ingresses.wait_linked(INGRESS_START_TIMEOUT_S)
 
     async def stop(self, timeout_s: float) -> None:

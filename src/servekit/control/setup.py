@@ -57,7 +57,7 @@ class StartReport(msgspec.Struct):
     """The class of an error; empty when all is well."""
     message: str = ""
     plugins: list[str] = []
-    """Those in use, and what each gives."""
+    """The plugins in use, and what each gives."""
     runtimes: list[str] = []
     """Where the workers of those that are open live."""
     problems: list[str] = []

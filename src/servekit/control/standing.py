@@ -99,9 +99,7 @@ def _watch(launch: Launch, ending: threading.Event) -> None:
         while launch.process.poll() is None:
             if ending.wait(0.05):
                 return
-        if time.monotonic() - began > _LONGEST_RESTART_S:
-            pauses.reset()
-        pause_s = pauses.next()
+        pause_s = pauses.next(time.monotonic() - began)
         _log.error("the controller ended (%s); starting it again in %g s", launch.process.returncode, pause_s)
         ending.wait(pause_s)
         began = time.monotonic()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,13 +18,11 @@ from servekit.wire.handshake import Handshake
 from servekit.wire.link import Link
 from servekit.wire.network import FIRST_REDIAL_S, LONGEST_REDIAL_S, Network, dial
 
-_log = logging.getLogger("servekit.control")
-
 REPORT_EVERY_S = 1.0
 
 
 class ControlLinkOwner:
-    """A `LinkOwner` with nothing to do but what it overrides: no one waits for room in a control link."""
+    """The base of what owns a control link: a `LinkOwner` in which a subclass overrides what it is to hear of."""
 
     def link_opened(self, link: Link) -> None: ...
 

@@ -16,9 +16,9 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeAlias, TypeVar
 
-import msgspec
 import uvloop
 
+from servekit.client import DirectClient
 from servekit.config import HttpLimits
 from servekit.control.directories import scratch_directory
 from servekit.control.operations import Resolver
@@ -156,20 +156,6 @@ class _InProcessIngress:
         self._task.cancel()
 
 
-class _DirectClient:
-    """Calls the operations of the admin API without HTTP; arguments and results are encoded all the same."""
-
-    def __init__(self, service: Service, submit: Callable[[Coroutine[Any, Any, bytes]], bytes]) -> None:
-        self._service = service
-        self._submit = submit
-
-    def call(self, operation: str, **arguments: Any) -> Any:
-        body = msgspec.msgpack.encode(arguments)
-        return msgspec.json.decode(self._submit(self._service.operations.call(operation, body)))
-
-    def close(self) -> None: ...
-
-
 class InProcessInstance(Instance):
     """An instance without processes and sockets. It has no port: `connect` gives what a client would dial."""
 
@@ -225,7 +211,7 @@ class InProcessInstance(Instance):
                 self._close_caller()
                 self._end_loop(directory)
 
-        client = _DirectClient(service, self.submit)
+        client = DirectClient(lambda operation, body: self.submit(service.operations.call(operation, body)))
         super().__init__(setup.options.name, setup.http_url, client, end, directory, setup.token.hex())
 
     @property

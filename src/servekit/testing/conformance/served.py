@@ -9,9 +9,9 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import httpx
-import msgspec
 import uvloop
 
+from servekit.client import DirectClient
 from servekit.control import ingress_process
 from servekit.control.launch import bind_tcp
 from servekit.control.service import Service
@@ -38,20 +38,6 @@ class Served(NamedTuple):
     """One request over HTTP; the text of its answer."""
     pids: Callable[[], set[int]]
     """Of the replicas that are ready."""
-
-
-class _DirectClient:
-    """Calls the operations of the admin API in the controller's loop."""
-
-    def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
-        self._service = service
-        self._loop = loop
-
-    def call(self, operation: str, **arguments: Any) -> Any:
-        answer = self._service.operations.call(operation, msgspec.msgpack.encode(arguments))
-        return msgspec.json.decode(_on(self._loop, answer))
-
-    def close(self) -> None: ...
 
 
 @contextlib.contextmanager
@@ -122,7 +108,8 @@ def _instance(runtime: ReplicaRuntime, context: RuntimeContext, token: bytes) ->
 
         service = _on(loop, start())
         closing.callback(lambda: _on(loop, service.stop(DRAIN_S)))
-        yield Instance(setup.options.name, setup.http_url, _DirectClient(service, loop), lambda: None, setup.directory)
+        client = DirectClient(lambda operation, body: _on(loop, service.operations.call(operation, body)))
+        yield Instance(setup.options.name, setup.http_url, client, lambda: None, setup.directory)
 
 
 def _on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:

@@ -16,7 +16,7 @@ import pytest
 import servekit
 import servekit_asgi
 from servekit import logs
-from servekit.processes import extend_sys_path, module_command, own_sys_path
+from servekit.processes import extend_sys_path, module_command, own_sys_path, start_module
 
 LIBRARY = [sysconfig.get_path("stdlib"), os.path.join(sysconfig.get_path("stdlib"), "lib-dynload")]
 PROBE = """
@@ -83,3 +83,13 @@ def test_every_logger_of_servekits_is_kept_on():
     assert len(found) > 5
     assert found | {"servekit.plugins"} == {f"servekit{name}" for name in logs.LOGGERS}
     assert logging.getLogger("servekit.replica").__class__ is logging.Logger, "this process is the user's"
+
+
+def test_a_module_is_started_in_a_session_of_its_own_with_what_it_is_told(tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "told.py").write_text(
+        f"import os, sys\nopen({str(out)!r}, 'w').write(f'{{sys.stdin.read()}} {{os.getpid() == os.getsid(0)}}')"
+    )
+    child = start_module("told", b"a secret", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert child.wait(60) == 0
+    assert out.read_text() == "a secret True"

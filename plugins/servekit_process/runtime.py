@@ -18,12 +18,12 @@ from servekit.interfaces import Exit, ReplicaRuntime, WorkerHandle, WorkerSpec
 from servekit.processes import (
     ProcessIdentity,
     end_group,
+    exit_reason,
     has_ended,
     identify,
     is_alive,
-    memory_file,
-    module_command,
     opened,
+    start_module,
 )
 
 KILL_WAIT_S = 10.0
@@ -65,20 +65,13 @@ class ProcessRuntime(ReplicaRuntime):
         self._python = python or sys.executable
 
     def start(self, spec: WorkerSpec) -> WorkerHandle:
-        bootstrap = memory_file(spec.bootstrap)
+        env = {**os.environ, **self._env}
         try:
-            child = subprocess.Popen(
-                module_command(self.worker_module, python=self._python),
-                stdin=bootstrap,
-                env={**os.environ, **self._env},
-                start_new_session=True,
-            )
+            child = start_module(self.worker_module, spec.bootstrap, python=self._python, env=env)
         except OSError as error:
             raise BackendStartError(
                 f"a worker of {spec.backend!r} could not be started with {self._python!r}: {error}"
             ) from error
-        finally:
-            os.close(bootstrap)
         identity = identify(child.pid)
         assert identity is not None  # a child stays in /proc until it is reaped, and nobody else reaps this one
         state = _State(spec.worker_id, identity.pid, identity.start_ticks)
@@ -116,16 +109,6 @@ class ProcessRuntime(ReplicaRuntime):
         if not is_alive(ProcessIdentity(found.pid, found.start_ticks)):
             raise LookupError(f"worker {found.worker_id} (pid {found.pid}) is gone")
         return WorkerHandle(found.worker_id, state)
-
-
-def exit_reason(code: int) -> str:
-    """In words, what `subprocess.Popen.returncode` says: ``exit code 1``, ``killed by SIGKILL``."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:  # a real-time signal has no name
-        return f"killed by signal {-code}"
 
 
 def _identity(handle: WorkerHandle) -> ProcessIdentity:

@@ -16,7 +16,7 @@ from servekit.handles import callers
 from servekit.instance import Instance, mapping
 
 if TYPE_CHECKING:
-    from servekit.control.launch import InstanceOptions
+    from servekit.control.setup import InstanceOptions
     from servekit.handles.caller import Caller
     from servekit.handles.handle import Handle
 
@@ -67,7 +67,7 @@ def init(
         raise AlreadyRunningError(f"{_current!r} is current; call servekit.shutdown() first")
     if address is not None:
         return make_current(_attach(name, address))
-    from servekit.control.launch import InstanceOptions
+    from servekit.control.setup import InstanceOptions
     from servekit.runtime_options import complete
 
     options = InstanceOptions(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import httpx
@@ -61,3 +62,16 @@ class AdminClient:
         http = self._http.made()
         if http is not None:
             http.close()
+
+
+class DirectClient:
+    """A `Client` of a controller in this process. Arguments and results are encoded all the same."""
+
+    def __init__(self, run: Callable[[str, bytes], bytes]) -> None:
+        """``run`` runs an operation of `servekit.control.operations` on the controller's loop."""
+        self._run = run
+
+    def call(self, operation: str, **arguments: Any) -> Any:
+        return msgspec.json.decode(self._run(operation, msgspec.msgpack.encode(arguments)))
+
+    def close(self) -> None: ...

@@ -35,6 +35,19 @@ HELLO_TIMEOUT_S = 5.0
 """How long the two ends of a new link may take to know each other."""
 
 
+class EndpointOptions(msgspec.Struct, frozen=True):
+    """What a user may set of an endpoint, as it travels from the admin API to the store and to the ingress workers."""
+
+    route: str | None = None
+    """None: it is not reachable over HTTP."""
+    mount: bool = False
+    """Whether the whole subtree under the route belongs to it."""
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    """How long a request may take."""
+    strict: bool = False
+    """Whether a request whose chosen version has no live replica fails, rather than go to another version."""
+
+
 class Autoscaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many replicas a backend has, by its load: requests that its replicas have or that wait for them."""
 

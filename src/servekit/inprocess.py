@@ -16,14 +16,14 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeAlias, TypeVar
 
-import msgspec
 import uvloop
 
+from servekit.client import DirectClient
 from servekit.config import HttpLimits
 from servekit.control.directories import scratch_directory
-from servekit.control.resolve import Resolver
+from servekit.control.operations import Resolver
 from servekit.control.service import Service
-from servekit.control.setup import InstanceSetup
+from servekit.control.setup import InstanceOptions, InstanceSetup
 from servekit.errors import InternalError, NotRunningError
 from servekit.factories import load_path
 from servekit.handles.caller import Caller
@@ -156,20 +156,6 @@ class _InProcessIngress:
         self._task.cancel()
 
 
-class _DirectClient:
-    """Calls the operations of the admin API without HTTP; arguments and results are encoded all the same."""
-
-    def __init__(self, service: Service, submit: Callable[[Coroutine[Any, Any, bytes]], bytes]) -> None:
-        self._service = service
-        self._submit = submit
-
-    def call(self, operation: str, **arguments: Any) -> Any:
-        body = msgspec.msgpack.encode(arguments)
-        return msgspec.json.decode(self._submit(self._service.operations.call(operation, body)))
-
-    def close(self) -> None: ...
-
-
 class InProcessInstance(Instance):
     """An instance without processes and sockets. It has no port: `connect` gives what a client would dial."""
 
@@ -200,18 +186,15 @@ class InProcessInstance(Instance):
         self._ingress: IngressWorker
         directory = scratch_directory()
         setup = InstanceSetup(
-            name="in-process",
+            options=InstanceOptions(
+                name="in-process", runtime="process", limits=http_limits or HttpLimits(), debug=debug
+            ),
             instance_id="in-process",
             directory=directory,
             token=bytes(32),
-            runtime="process",
-            runtime_options={},
             http_url="http://servekit",
             http_fd=-1,
-            ingress_workers=1,
-            limits=http_limits or HttpLimits(),
             sys_path=[],
-            debug=debug,
         )
         try:
             service = self.submit(self._start(setup, registry), START_TIMEOUT_S)
@@ -228,8 +211,8 @@ class InProcessInstance(Instance):
                 self._close_caller()
                 self._end_loop(directory)
 
-        client = _DirectClient(service, self.submit)
-        super().__init__(setup.name, setup.http_url, client, end, directory, setup.token.hex())
+        client = DirectClient(lambda operation, body: self.submit(service.operations.call(operation, body)))
+        super().__init__(setup.options.name, setup.http_url, client, end, directory, setup.token.hex())
 
     @property
     def _is_here(self) -> bool:

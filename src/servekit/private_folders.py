@@ -1,10 +1,11 @@
-"""Folders of this user's alone, for sockets, state and code: others may not enter them, nor make them first."""
+"""Folders and files of this user's alone: others may not enter or read them, nor make them first."""
 
 from __future__ import annotations
 
 import os
 import stat
 import tempfile
+from pathlib import Path
 
 from servekit.errors import InstanceStartError
 from servekit.processes import tellable
@@ -50,3 +51,12 @@ def make_private(path: str) -> None:
     except FileExistsError:
         return
     os.chmod(path, 0o700)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file of mode 0600, in the place of one that is there. Who reads it finds either of them whole."""
+    part = path.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+    part.replace(path)

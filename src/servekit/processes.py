@@ -7,9 +7,10 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
@@ -85,6 +86,16 @@ def end_group(leader: ProcessIdentity) -> None:
         os.killpg(leader.pid, signal.SIGKILL)
 
 
+def exit_reason(code: int) -> str:
+    """In words, what `subprocess.Popen.returncode` says: ``exit code 1``, ``killed by SIGKILL``."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"killed by signal {-code}"
+
+
 def has_ended(child_pid: int) -> bool:
     """Whether a child of this process has ended; it is not reaped."""
     try:
@@ -131,6 +142,27 @@ def module_command(module: str, *arguments: str, python: str | None = None) -> l
     ``python``: the interpreter; default, the one that runs here.
     """
     return [python or sys.executable, "-c", _RUN_MODULE.format(module), *arguments]
+
+
+def start_module(
+    module: str,
+    told: bytes,
+    *,
+    python: str | None = None,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    """A process that runs ``module``, as `module_command` has it, and can read ``told`` from its standard input.
+
+    It has a session of its own: Ctrl-C in a terminal is not for it, and its process group can be ended. Raises
+    ``OSError``.
+    """
+    memory = memory_file(told)
+    command = module_command(module, python=python)
+    try:
+        return subprocess.Popen(command, stdin=memory, env=env, pass_fds=pass_fds, start_new_session=True)
+    finally:
+        os.close(memory)
 
 
 def begin_process() -> None:

@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from servekit.config import BackendConfig, config_digest
-from servekit.control import user_config
+from servekit.config import BackendConfig, EndpointOptions, config_digest
+from servekit.control import replica as replica_module
 from servekit.control.controller import Controller
-from servekit.control.counts import Counts
-from servekit.control.plan import ReplicaFacts, ReplicaState
-from servekit.control.replica import Taken
-from servekit.control.state import BackendRecord, Desired, EndpointRecord
+from servekit.control.events import WorkerEvents
+from servekit.control.ingresses import IngressFleet, ManagedIngress
+from servekit.control.links import ControlServer
+from servekit.control.plan import ReplicaState
+from servekit.control.replica import ManagedReplica, ReplicaContext
+from servekit.control.replicas import ReplicaFleet
+from servekit.control.state import BackendRecord, Desired
 from servekit.errors import ServekitError
-from servekit.wire.control_frames import Capabilities, PluginRef, Reconfigured, ReplicaEntry, Report
+from servekit.interfaces import Exit, ReplicaEvent, WorkerHandle, WorkerSpec
+from servekit.wire.control_frames import (
+    Drain,
+    EndpointRecord,
+    PluginRef,
+    Reconfigure,
+    Reconfigured,
+    Report,
+    WorkerHello,
+)
 
 
 class Make:
     def endpoint(self, name: str = "e", **fields: Any) -> EndpointRecord:
+        """``fields``: of the record, or of its options."""
+        given = {"route": f"/{name}", **fields}
+        options = {key: given.pop(key) for key in EndpointOptions.__struct_fields__ if key in given}
         values: dict[str, Any] = {
-            "route": f"/{name}",
             "methods": ("GET",),
-            "mount": False,
             "policy": "weighted",
             "policy_ref": PluginRef("policies:Weighted"),
-            "timeout_s": 60.0,
-            "strict": False,
-            **fields,
+            **given,
         }
-        return EndpointRecord(name, **values)
+        return EndpointRecord(name, EndpointOptions(**options), **values)
 
     def backend(self, name: str = "b", *, config: dict[str, Any] | None = None, **fields: Any) -> BackendRecord:
         values: dict[str, Any] = {
@@ -62,8 +72,17 @@ class FakeLink:
     """As a Unix socket's; a pair where the worker is on another machine."""
 
     def __init__(self) -> None:
+        self.owner: Any = ControlServer(b"", Any)  # type: ignore[arg-type]
+        self.peer_hello = b""
         self.sent: list[Any] = []
         self.peer_has_ended = False
+
+    def receive(self, frame: Any) -> None:
+        """The worker has sent ``frame``."""
+        self.owner.frame_received(self, frame)
+
+    def lose(self) -> None:
+        self.owner.link_lost(self, None)
 
     def peer_ended(self) -> None:
         self.peer_has_ended = True
@@ -84,7 +103,10 @@ def make() -> Make:
 
 @pytest.fixture
 def new_link() -> type[FakeLink]:
-    return FakeLink
+    class Link(FakeLink):
+        """One test's."""
+
+    return Link
 
 
 class FakeStore:
@@ -98,6 +120,10 @@ class FakeStore:
             raise self.fault
         self.saved.append(after)
 
+    def save_worker(self, record: Any) -> None: ...
+
+    def forget_worker(self, worker_id: str) -> None: ...
+
     def put_blob(self, data: bytes, digest: str) -> None:
         self.targets[digest] = data
 
@@ -105,7 +131,9 @@ class FakeStore:
         self.targets = {digest: data for digest, data in self.targets.items() if digest in digests}
 
 
-class FakeWriter:
+class FakeStoreThread:
+    """In the place of a `StoreThread`; ``store`` is a `FakeStore`, or what the test puts there."""
+
     def __init__(self) -> None:
         self.store: Any = FakeStore()
 
@@ -114,14 +142,25 @@ class FakeWriter:
         return work(self.store)
 
 
-class FakeIngresses:
+@pytest.fixture
+def store_thread() -> FakeStoreThread:
+    return FakeStoreThread()
+
+
+class FakeIngresses(IngressFleet):
     """Every ingress worker has applied everything, always."""
 
-    def __init__(self) -> None:
-        self.version = 0
+    def __init__(self, events: WorkerEvents) -> None:
+        super().__init__(self._never, ControlServer(b"", Any), events)  # type: ignore[arg-type]
         self.contents: list[Any] = []
-        self.workers: dict[str, Any] = {}
-        self.link_addresses: list[list[str]] = []
+        self.addresses: list[list[str]] = []
+
+    async def _never(self, worker_id: str) -> Any:
+        raise NotImplementedError
+
+    @property
+    def link_addresses(self) -> list[list[str]]:
+        return self.addresses
 
     def publish(self, content: Any) -> int:
         if not self.contents or self.contents[-1] != content:
@@ -129,114 +168,149 @@ class FakeIngresses:
             self.version += 1
         return self.version
 
-    async def wait_applied(self, version: int) -> None: ...
+    async def wait_applied(self, version: int, timeout_s: float = 0.0) -> None: ...
+
+    def linked(self, name: str = "ingress1") -> ManagedIngress:
+        """An ingress worker that has dialled."""
+        if name not in self.workers:
+            self.workers[name] = ManagedIngress(name, self)
+            self.workers[name].dialled(FakeLink(), WorkerHello(name, 1, "node"))  # type: ignore[arg-type]
+        return self.workers[name]
+
+    def report(self, outstanding: dict[str, int], waiting: dict[str, int], name: str = "ingress1") -> None:
+        """It says how many requests it has at each replica, and how many wait for each backend."""
+        self.linked(name).report = Report(replica_outstanding=outstanding, waiting=waiting)
 
 
-class FakeReplica:
-    """What the controller asks of `servekit.control.replicas.Replica`."""
+class FakeWorkers:
+    """In the place of `Runtimes` and of the workers that they start: ready at once, unless ``fails`` says why not; what
+    is let go is gone, unless ``linger``."""
 
-    def __init__(self, record: BackendRecord, number: int) -> None:
-        self.id = f"r{number}"
-        self.record = record
-        self.number = number
-        self.state = ReplicaState.STARTING
-        self.user_config = Taken()
-        self.user_config.digest = config_digest(record.config.user_config)
-        self.link: Any = None
-        self.capabilities = Capabilities()
-        self.ready_at = 0.0
-        self.failure: Any = None
-        self.may_have_calls = True
-        self.entry = ReplicaEntry(self.id, "node", ())
-        self.pid, self.node, self.started_at, self.report = number, "node", 0.0, Report()
-
-    @property
-    def facts(self) -> ReplicaFacts:
-        return ReplicaFacts(self.id, self.record.name, self.record.revision, self.state, self.number)
-
-
-class FakeReplicas:
-    """Replicas that are ready at once, unless ``fails`` says why not; what is let go is gone, unless ``linger``."""
+    local_links = True
 
     def __init__(self) -> None:
-        self.replicas: dict[str, Any] = {}
+        self.replicas: dict[str, ManagedReplica]
         self.fails: ServekitError | None = None
-        self.linger = False
-        self.wake: Callable[[], None] = lambda: None
-        self.ended: Callable[[Any], None] = lambda replica: None
-        self.unhealthy: Callable[[Any, str], None] = lambda replica, reason: None
-        self.started = 0
-        self.link: Any = None
+        self._let_end = asyncio.Event()
+        self._let_end.set()
+        self.silent = 0
+        """So many of the next to start say nothing."""
+        self._exits: dict[str, Exit] = {}
 
-    def of(self, name: str) -> list[Any]:
-        return [replica for replica in self.replicas.values() if replica.record.name == name]
+    @property
+    def linger(self) -> bool:
+        return not self._let_end.is_set()
 
-    def start(self, record: BackendRecord) -> None:
-        self.started += 1
-        replica = FakeReplica(record, self.started)
-        replica.link = self.link
-        self.replicas[replica.id] = replica
-        asyncio.get_running_loop().call_soon(self._get_ready, replica)
-
-    def update(self, replica: Any, record: BackendRecord) -> None:
-        if replica.record.config.user_config != record.config.user_config:
-            replica.user_config.refused = None
-        replica.record = record
-        user_config.bring(replica)
-
-    def reconfigured(self, replica: Any, error: str = "") -> None:
-        """It answers what it was sent last."""
-        user_config.answered(replica, Reconfigured(replica.user_config.sent[0], error))
-        self.wake()
-
-    def _get_ready(self, replica: FakeReplica) -> None:
-        if self.fails is None:
-            if replica.state is ReplicaState.STARTING:
-                replica.state, replica.ready_at = ReplicaState.READY, time.monotonic()
-            self.wake()
+    @linger.setter
+    def linger(self, value: bool) -> None:
+        if value:
+            self._let_end.clear()
         else:
-            self.end(replica, self.fails)
+            self._let_end.set()
 
-    def end(self, replica: Any, why: ServekitError) -> None:
+    async def get(self, name: str, options: Any) -> FakeWorkers:
+        return self
+
+    async def call(self, function: Callable[..., Any], *arguments: Any, **_: Any) -> Any:
+        result = function(*arguments)
+        return await result if asyncio.iscoroutine(result) else result
+
+    def advertise_host(self) -> None:
+        return None
+
+    async def start(self, runtime: Any, spec: WorkerSpec) -> WorkerHandle:
+        if self.silent:
+            self.silent -= 1
+            return WorkerHandle(spec.worker_id, b"")
+        if self.fails is not None:
+            raise self.fails
+        self.dial(self.replicas[spec.worker_id])
+        return WorkerHandle(spec.worker_id, b"")
+
+    def dial(self, replica: ManagedReplica) -> None:
+        """Its worker says that it is ready."""
+        link: Any = ReplicaLink(replica)
+        digest = config_digest(replica.record.config.user_config)
+        replica.dialled(link, WorkerHello(replica.id, replica.number, "node", ready=True, user_config=digest))
+
+    def poll(self, handle: WorkerHandle) -> Exit | None:
+        link: Any = self.replicas[handle.worker_id].link
+        if link is not None and link.of(Drain) and not self.linger:
+            return Exit("drained")
+        return self._exits.get(handle.worker_id)
+
+    async def stop(self, handle: WorkerHandle, grace_s: float) -> None:
+        if handle.worker_id not in self._exits:
+            await self._let_end.wait()
+
+    def end(self, replica: ManagedReplica, why: ServekitError) -> None:
         """It ends by itself."""
         replica.failure = why
-        self.replicas.pop(replica.id, None)
-        self.ended(replica)
-        self.wake()
+        self._exits[replica.id] = Exit("ended by the test")
+        replica.process_ended()
 
-    def mark_draining(self, replica_id: str) -> None:
-        self.replicas[replica_id].state = ReplicaState.DRAINING
 
-    def let_go(self, replica_id: str, drain_timeout_s: float) -> None:
-        if not self.linger:
-            self.replicas.pop(replica_id, None)
-            asyncio.get_running_loop().call_soon(self.wake)
+class ReplicaLink(FakeLink):
+    """To a replica that takes over each ``user_config`` that it is sent, unless it is what ``refuse`` says."""
+
+    def __init__(self, owner: ManagedReplica) -> None:
+        super().__init__()
+        self.owner = owner
+        self.refuse: object = None
+        self.silent = False
+
+    def send(self, frame: Any) -> None:
+        super().send(frame)
+        if isinstance(frame, Reconfigure) and not self.silent:
+            error = "Traceback: no" if frame.user_config == self.refuse else ""
+            asyncio.get_running_loop().call_soon(self.owner.frame_received, self, Reconfigured(error))
 
 
 class Control:
-    """A real controller on fakes. Make it inside a running loop."""
+    """A real controller, with real records of its replicas, on fakes. Make it inside a running loop."""
 
     def __init__(self, desired: Desired) -> None:
-        self.writer, self.ingresses, self.replicas = FakeWriter(), FakeIngresses(), FakeReplicas()
-        self.counts = Counts()
+        self.store_thread, self.workers = FakeStoreThread(), FakeWorkers()
         self.told: list[Any] = []
         parts: dict[str, Any] = {
-            "writer": self.writer,
+            "store": self.store_thread,
             "registry": self,
-            "ingresses": self.ingresses,
-            "replicas": self.replicas,
-            "counts": self.counts,
+            "new_ingresses": FakeIngresses,
+            "new_replicas": self._new_replicas,
         }
         self.controller = Controller(desired, **parts)
-        self.replicas.wake = self.controller.wake
+        self.ingresses: Any = self.controller.ingresses
+        self.replicas = self.controller.replicas
+        self.workers.replicas = self.replicas.replicas
+
+    def _new_replicas(self, events: WorkerEvents, ingresses: IngressFleet) -> ReplicaFleet:
+        fakes: Any = self.workers, self.store_thread
+        context = ReplicaContext(*fakes, ingresses, events, self._bootstrap, "/instance", False)
+        return ReplicaFleet(context, ControlServer(b"", Any))  # type: ignore[arg-type]
+
+    async def _bootstrap(self, *_: Any) -> bytes:
+        return b""
 
     def notify(self, hook: str, *, event: Any) -> None:
-        self.told.append(event)
+        if not isinstance(event, ReplicaEvent):
+            self.told.append(event)
 
-    def ready(self, name: str) -> list[Any]:
+    def user_configs(self) -> list[Any]:
+        """What replicas were sent."""
+        links: list[Any] = [replica.link for replica in self.replicas.replicas.values()]
+        return [frame.user_config for link in links for frame in link.of(Reconfigure)]
+
+    def ready(self, name: str) -> list[ManagedReplica]:
         return [replica for replica in self.replicas.of(name) if replica.state is ReplicaState.READY]
+
+    async def end(self) -> None:
+        """Nothing of it goes on."""
+        self.workers.linger = False
+        await self.controller.stop(0.0)
 
 
 @pytest.fixture
-def new_control() -> type[Control]:
+def new_control(monkeypatch: pytest.MonkeyPatch) -> type[Control]:
+    for name in ("POLL_S", "WATCH_S"):
+        monkeypatch.setattr(replica_module, name, 0.002)
     return Control

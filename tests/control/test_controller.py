@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from servekit.config import Autoscaling
-from servekit.control import failures as module
-from servekit.control import scaling
+from servekit.control import autoscalers
+from servekit.control import controller as module
 from servekit.control.plan import ReplicaState
 from servekit.errors import BackendStartError, DeadlineError, InvalidInputError, NotFoundError
 from servekit.interfaces import TrafficEvent
@@ -31,9 +31,12 @@ def run(new_control: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> Callabl
     def run(test: Callable[[Any], Any]) -> None:
         async def whole() -> None:
             control = new_control(make.desired(make.endpoint(traffic={"b": 1.0}), make.backend()))
-            control.controller.wake()
+            await control.controller.begin()
             await until(lambda: len(control.ready("b")) == 1)
-            await asyncio.wait_for(test(control), 10)
+            try:
+                await asyncio.wait_for(test(control), 10)
+            finally:
+                await control.end()
 
         asyncio.run(whole())
 
@@ -44,8 +47,8 @@ def test_a_change_is_saved_published_and_told(run: Any, make: Any) -> None:
     async def test(control: Any) -> None:
         await control.controller.create_backend(make.backend("c"), wait=True)
         await control.controller.set_traffic("e", {"b": 0.5, "c": 0.5})
-        assert control.writer.store.saved[-1] == control.controller.desired
-        assert control.ingresses.contents[-1].endpoints["e"].weights == {"b": 0.5, "c": 0.5}
+        assert control.store_thread.store.saved[-1] == control.controller.desired
+        assert control.ingresses.contents[-1].endpoints["e"].traffic == {"b": 0.5, "c": 0.5}
         assert control.told == [TrafficEvent("e", {"b": 0.5, "c": 0.5})]
 
     run(test)
@@ -54,7 +57,7 @@ def test_a_change_is_saved_published_and_told(run: Any, make: Any) -> None:
 def test_a_change_that_cannot_be_saved_is_not_made(run: Any, make: Any) -> None:
     async def test(control: Any) -> None:
         before, published = control.controller.desired, list(control.ingresses.contents)
-        control.writer.store.fault = OSError("the disk is full")
+        control.store_thread.store.fault = OSError("the disk is full")
         with pytest.raises(OSError, match="full"):
             await control.controller.create_endpoint(make.endpoint("f"))
         assert control.controller.desired is before
@@ -74,13 +77,13 @@ def test_a_backend_is_ready_when_create_backend_returns(run: Any, make: Any) -> 
 
 def test_a_backend_that_cannot_start_is_gone_again(run: Any, make: Any) -> None:
     async def test(control: Any) -> None:
-        control.replicas.fails = FAULT
+        control.workers.fails = FAULT
         for _ in range(3):
             with pytest.raises(BackendStartError, match="__init__ raised"):
                 await control.controller.create_backend(make.backend("c", config={"num_replicas": 2}), wait=True)
             assert "c" not in control.controller.desired.backends
             assert control.replicas.of("c") == []
-        control.replicas.fails = None
+        control.workers.fails = None
         await control.controller.create_backend(make.backend("c"), wait=True)
 
     run(test)
@@ -90,10 +93,10 @@ def test_a_name_that_failed_before_is_not_held_back(run: Any, make: Any, monkeyp
     monkeypatch.setattr(module, "FIRST_RETRY_S", 1000.0)
 
     async def test(control: Any) -> None:
-        control.replicas.fails = FAULT
+        control.workers.fails = FAULT
         with pytest.raises(BackendStartError):
             await control.controller.create_backend(make.backend("c"), wait=True)
-        control.replicas.fails = None
+        control.workers.fails = None
         await control.controller.create_backend(make.backend("c"), wait=True)
 
     run(test)
@@ -102,9 +105,8 @@ def test_a_name_that_failed_before_is_not_held_back(run: Any, make: Any, monkeyp
 def test_a_replica_that_ends_is_replaced(run: Any) -> None:
     async def test(control: Any) -> None:
         (first,) = control.ready("b")
-        control.replicas.end(first, FAULT)
-        await until(lambda: len(control.ready("b")) == 1)
-        assert control.ready("b")[0].id != first.id
+        control.workers.end(first, FAULT)
+        await until(lambda: [replica.id != first.id for replica in control.ready("b")] == [True])
         assert control.controller.failures["b"].start_error is None  # It had been ready.
 
     run(test)
@@ -113,11 +115,11 @@ def test_a_replica_that_ends_is_replaced(run: Any) -> None:
 def test_ingress_workers_are_told_which_replicas_are_on_their_way_out(run: Any) -> None:
     async def test(control: Any) -> None:
         (first,) = control.ready("b")
-        control.replicas.linger = True
+        control.workers.linger = True
         await control.controller.update_backend_config("b", {"num_replicas": 0})
         assert control.ingresses.contents[-1].leaving == (first.id,)
-        control.replicas.end(first, FAULT)
-        assert control.ingresses.contents[-1].leaving == ()
+        control.workers.end(first, FAULT)
+        await until(lambda: control.ingresses.contents[-1].leaving == ())
 
     run(test)
 
@@ -128,13 +130,13 @@ def test_they_are_replaced_later_and_later_when_they_keep_failing(
     monkeypatch.setattr(module, "LONGEST_RETRY_S", 0.005)
 
     async def test(control: Any) -> None:
-        pauses = pauses_before(control.controller.wake)
-        control.replicas.fails = FAULT
+        pauses = pauses_before(control.controller.changed)
+        control.workers.fails = FAULT
         await control.controller.create_backend(make.backend("c"), wait=False)
         await until(lambda: len(pauses) >= 5)
         assert pauses[:5] == pytest.approx([0.002, 0.003, 0.005, 0.006, 0.006])
         assert str(control.controller.failures["c"].start_error) == "its __init__ raised"
-        control.replicas.fails = None
+        control.workers.fails = None
         await until(lambda: len(control.ready("c")) == 1)
 
     run(test)
@@ -183,7 +185,7 @@ def test_a_config_that_cannot_start_is_taken_back(run: Any) -> None:
     async def test(control: Any) -> None:
         before = control.ready("b")
         old = control.controller.desired.backend("b")
-        control.replicas.fails = FAULT
+        control.workers.fails = FAULT
         with pytest.raises(BackendStartError):
             await control.controller.update_backend_config("b", {"max_concurrent_queries": 4})
         assert control.controller.desired.backend("b") == old
@@ -196,12 +198,14 @@ def test_what_a_failed_change_has_left_does_not_pass_for_the_next(run: Any, monk
     monkeypatch.setattr(module, "FIRST_RETRY_S", 0.0)
 
     async def test(control: Any) -> None:
-        control.replicas.linger = True  # They take their time to end.
-        control.replicas.fails = FAULT
+        control.workers.linger = True  # They take their time to end.
+        control.workers.silent = 1
+        control.workers.fails = FAULT
         with pytest.raises(BackendStartError):
             await control.controller.update_backend_config("b", {"max_concurrent_queries": 4, "num_replicas": 2})
-        control.replicas.fails = None
+        control.workers.fails = None
         left = [replica.record.revision for replica in control.replicas.of("b")]
+        assert set(left) == {1, 2}
         await control.controller.update_backend_config("b", {"max_concurrent_queries": 5})
         current = control.controller.desired.backend("b")
         assert current.revision > max(left)
@@ -237,38 +241,16 @@ def test_a_bad_config_changes_nothing(run: Any) -> None:
 # -- user_config -------------------------------------------------------------------------------------------------
 
 
-class Link:
-    """To replicas that take over what they are sent, unless it is what ``refuse`` says."""
-
-    def __init__(self, control: Any, refuse: object = None, *, silent: bool = False) -> None:
-        self.control, self.refuse, self.silent = control, refuse, silent
-        self.sent: list[Any] = []
-
-    def send(self, frame: Any) -> None:
-        self.sent.append(frame.user_config)
-        if not self.silent:
-            asyncio.get_running_loop().call_soon(self._answer, frame)
-
-    def _answer(self, frame: Any) -> None:
-        for replica in self.control.replicas.replicas.values():
-            sent = replica.user_config.sent
-            if sent is not None and sent[0] == frame.number:
-                self.control.replicas.reconfigured(replica, "Traceback: no" if frame.user_config == self.refuse else "")
-
-
 def test_a_user_config_reaches_every_replica_and_replaces_none(run: Any) -> None:
     async def test(control: Any) -> None:
-        link = control.replicas.link = Link(control)
         await control.controller.update_backend_config("b", {"num_replicas": 3})
         before = control.ready("b")
-        for replica in before:
-            replica.link = link
         await control.controller.update_backend_config("b", {"user_config": {"a": 1}})
-        assert link.sent == [{"a": 1}] * 3
+        assert control.user_configs() == [{"a": 1}] * 3
         assert control.ready("b") == before
         assert control.ingresses.contents[-1].backends["b"].config.user_config is None
         await control.controller.update_backend_config("b", {"user_config": {"a": 1}})
-        assert link.sent == [{"a": 1}] * 3
+        assert control.user_configs() == [{"a": 1}] * 3
 
     run(test)
 
@@ -276,13 +258,13 @@ def test_a_user_config_reaches_every_replica_and_replaces_none(run: Any) -> None
 def test_a_user_config_that_a_handler_raises_on_is_taken_back(run: Any) -> None:
     async def test(control: Any) -> None:
         (replica,) = control.ready("b")
-        link = replica.link = Link(control, refuse="bad")
+        replica.link.refuse = "bad"
         await control.controller.update_backend_config("b", {"user_config": "good"})
         for _ in range(2):
             with pytest.raises(BackendStartError, match="Traceback: no"):
                 await control.controller.update_backend_config("b", {"user_config": "bad"})
             assert control.controller.desired.backend("b").config.user_config == "good"
-        assert link.sent == ["good", "bad", "good", "bad", "good"]
+        assert control.user_configs() == ["good", "bad", "good", "bad", "good"]
         assert control.ready("b") == [replica]
 
     run(test)
@@ -291,7 +273,7 @@ def test_a_user_config_that_a_handler_raises_on_is_taken_back(run: Any) -> None:
 def test_a_reconfigure_that_does_not_end_has_its_replica_replaced(run: Any) -> None:
     async def test(control: Any) -> None:
         (replica,) = control.ready("b")
-        replica.link = Link(control, silent=True)
+        replica.link.silent = True
         with pytest.raises(DeadlineError, match=r"did not return within 0.05 s"):
             await control.controller.update_backend_config("b", {"user_config": 1, "startup_timeout_s": 0.05})
         await until(lambda: [each.id != replica.id for each in control.ready("b")] == [True])
@@ -307,8 +289,8 @@ def test_a_reconfigure_that_does_not_end_has_its_replica_replaced(run: Any) -> N
 def test_an_unhealthy_replica_gets_no_more_requests_and_is_replaced(run: Any) -> None:
     async def test(control: Any) -> None:
         (replica,) = control.ready("b")
-        control.replicas.linger = True
-        control.replicas.unhealthy(replica, "it fell off the bus")
+        control.workers.linger = True
+        control.controller.replica_unhealthy(replica, "it fell off the bus")
         assert replica.state is ReplicaState.DRAINING
         assert control.ingresses.contents[-1].backends["b"].replicas == ()
         await until(lambda: len(control.ready("b")) == 1)
@@ -324,23 +306,21 @@ def test_an_unhealthy_replica_gets_no_more_requests_and_is_replaced(run: Any) ->
 SCALING = {"min_replicas": 0, "max_replicas": 5, "target_ongoing_requests": 2.0, "upscale_delay_s": 0.0}
 
 
-class Worker:
-    worker_id = "ingress1"
-    link = object()
-
-
 @pytest.fixture
 def scaled(new_control: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Runs a test on a controller whose backend ``b`` autoscales from none, under one ingress worker."""
-    monkeypatch.setattr(scaling, "DECIDE_EVERY_S", 0.005)
+    monkeypatch.setattr(autoscalers, "DECIDE_EVERY_S", 0.005)
 
     def run(test: Callable[[Any], Any], **changes: Any) -> None:
         async def whole() -> None:
             config = {"num_replicas": 0, "autoscaling": Autoscaling(**{**SCALING, **changes})}
             control = new_control(make.desired(make.backend(config=config)))
-            control.ingresses.workers["ingress1"] = Worker()
-            control.controller.begin()
-            await asyncio.wait_for(test(control), 10)
+            control.ingresses.linked()
+            await control.controller.begin()
+            try:
+                await asyncio.wait_for(test(control), 10)
+            finally:
+                await control.end()
 
         asyncio.run(whole())
 
@@ -349,12 +329,12 @@ def scaled(new_control: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> Call
 
 def test_replicas_follow_what_ingress_workers_report(scaled: Any) -> None:
     async def test(control: Any) -> None:
-        control.counts.set_load("ingress1", {}, {"b": 1})
+        control.ingresses.report({}, {"b": 1})
         await until(lambda: len(control.ready("b")) == 1)
-        control.counts.set_load("ingress1", {control.ready("b")[0].id: 6}, {"b": 1})
+        control.ingresses.report({control.ready("b")[0].id: 6}, {"b": 1})
         await until(lambda: len(control.ready("b")) == 4)
         assert control.controller.autoscalers.load("b") == 7.0
-        control.counts.set_load("ingress1", {}, {})
+        control.ingresses.report({}, {})
         await until(lambda: not control.replicas.of("b"))
 
     scaled(test, downscale_delay_s=0.01)
@@ -362,9 +342,9 @@ def test_replicas_follow_what_ingress_workers_report(scaled: Any) -> None:
 
 def test_without_reports_nothing_changes(scaled: Any) -> None:
     async def test(control: Any) -> None:
-        control.counts.set_load("ingress1", {}, {"b": 4})
+        control.ingresses.report({}, {"b": 4})
         await until(lambda: len(control.ready("b")) == 2)
-        control.counts.forget_load("ingress1")
+        control.ingresses.linked().report = None
         for _ in range(10):
             control.controller.autoscalers.decide()
             await asyncio.sleep(0.002)
@@ -374,10 +354,10 @@ def test_without_reports_nothing_changes(scaled: Any) -> None:
 
 
 def test_requests_that_wait_need_not_wait_for_the_clock(scaled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaling, "DECIDE_EVERY_S", 1000.0)
+    monkeypatch.setattr(autoscalers, "DECIDE_EVERY_S", 1000.0)
 
     async def test(control: Any) -> None:
-        control.counts.set_load("ingress1", {}, {"b": 1})
+        control.ingresses.report({}, {"b": 1})
         control.controller.autoscalers.decide()
         await until(lambda: len(control.ready("b")) == 1)
 
@@ -404,12 +384,34 @@ def test_a_new_controller_begins_with_what_runs(new_control: Any, make: Any) -> 
         control = new_control(make.desired(make.backend(config=config)))
         for _ in range(3):
             control.replicas.start(control.controller.desired.backend("b"))
-        control.controller.begin()
+        await control.controller.begin()
         await until(lambda: len(control.ready("b")) == 3)
         assert control.controller.autoscalers.replicas(control.controller.desired.backend("b")) == 3
+        await control.end()
         none = new_control(make.desired(make.backend(config=config)))
-        none.controller.begin()
+        await none.controller.begin()
         assert none.replicas.of("b") == []
+
+    asyncio.run(test())
+
+
+def test_no_snapshot_is_published_before_all_replicas_of_an_earlier_controller_are_known(
+    new_control: Any, make: Any
+) -> None:
+    async def test() -> None:
+        control = new_control(make.desired(make.backend(config={"num_replicas": 2})))
+        control.workers.silent = 1
+        for _ in range(2):
+            control.replicas.start(control.controller.desired.backend("b"))
+        beginning = asyncio.ensure_future(control.controller.begin())
+        await until(lambda: len(control.ready("b")) == 1)
+        assert control.ingresses.contents == []
+        assert not beginning.done()
+        (silent,) = (replica for replica in control.replicas.of("b") if replica.state is ReplicaState.STARTING)
+        control.workers.dial(silent)
+        await beginning
+        assert [len(content.backends["b"].replicas) for content in control.ingresses.contents] == [2]
+        await control.end()
 
     asyncio.run(test())
 
@@ -417,14 +419,12 @@ def test_a_new_controller_begins_with_what_runs(new_control: Any, make: Any) -> 
 def test_delete_backend_returns_when_its_replicas_have_ended(run: Any) -> None:
     async def test(control: Any) -> None:
         await control.controller.delete_endpoint("e")
-        control.replicas.linger = True
+        control.workers.linger = True
         deleting = asyncio.ensure_future(control.controller.delete_backend("b"))
         await until(lambda: "b" not in control.controller.desired.backends)
         await asyncio.sleep(0.01)
         assert not deleting.done()
-        control.replicas.linger = False
-        for replica in control.replicas.of("b"):
-            control.replicas.let_go(replica.id, 0.0)
+        control.workers.linger = False
         await deleting
 
     run(test)
@@ -433,13 +433,11 @@ def test_delete_backend_returns_when_its_replicas_have_ended(run: Any) -> None:
 def test_a_name_may_be_used_again_while_its_replicas_are_still_ending(run: Any, make: Any) -> None:
     async def test(control: Any) -> None:
         await control.controller.delete_endpoint("e")
-        (old,) = control.ready("b")
-        control.replicas.linger = True
+        control.workers.linger = True
         deleting = asyncio.ensure_future(control.controller.delete_backend("b"))
         await until(lambda: "b" not in control.controller.desired.backends)
         await control.controller.create_backend(make.backend(), wait=True)
-        control.replicas.linger = False
-        control.replicas.let_go(old.id, 0.0)
+        control.workers.linger = False
         await deleting
         assert len(control.ready("b")) == 1
 

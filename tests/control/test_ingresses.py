@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from servekit.control import ingresses as module
 from servekit.control.ingresses import IngressFleet
+from servekit.control.links import ControlServer
 from servekit.control.snapshot import Content, content_of
 from servekit.errors import DeadlineError, InternalError
 from servekit.wire.control_frames import Applied, LinkAddresses, ListenOn, Snapshot, Stop, WorkerHello
@@ -31,14 +33,27 @@ class Process:
         self.ended.set()
 
 
+class Events:
+    """In the place of the controller."""
+
+    def __init__(self) -> None:
+        self.addresses_told = 0
+
+    def addresses_changed(self) -> None:
+        self.addresses_told += 1
+
+
 class Fleet:
     """A fleet with fake processes; ``link`` connects one."""
 
     def __init__(self, new_link: Any, workers: int) -> None:
         self.processes: list[Process] = []
-        self.fleet = IngressFleet(self._launch)
+        self.events: Any = Events()
+        self.control = ControlServer(b"", Any)  # type: ignore[arg-type]
+        self.fleet = IngressFleet(self._launch, self.control, self.events)
         self.fails = 0
         self.new_link = new_link
+        self.links: dict[str, Any] = {}
         self.names = [f"i{n}" for n in range(1, workers + 1)]
         self.fleet.start(self.names)
 
@@ -49,13 +64,14 @@ class Fleet:
         self.processes.append(Process())
         return self.processes[-1]
 
-    def link(self, name: str = "i1") -> Any:
-        link = self.new_link()
-        self.fleet.link_opened(link, WorkerHello(name, 11, "node"))
+    def link(self, name: str = "i1", addresses: Sequence[str] = ()) -> Any:
+        link = self.links[name] = self.new_link()
+        link.peer_hello = msgspec.msgpack.encode(WorkerHello(name, 11, "node", addresses=list(addresses)))
+        self.control.link_opened(link)
         return link
 
     def applied(self, version: int, name: str = "i1", error: str = "") -> None:
-        self.fleet.frame_received(name, Applied(version, error))
+        self.links[name].receive(Applied(version, error))
 
 
 @pytest.fixture
@@ -184,7 +200,7 @@ def test_a_worker_that_is_lost_is_not_waited_for(run: Any, contents: list[Conten
         fleet.link()
         waiting = asyncio.ensure_future(fleet.fleet.wait_applied(fleet.fleet.publish(contents[2])))
         await settle()
-        fleet.fleet.link_lost(fleet.fleet.workers["i1"])
+        fleet.links["i1"].lose()
         await asyncio.wait_for(waiting, 10)
 
     run(test)
@@ -253,24 +269,21 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def test_workers_say_where_handles_dial_them(run: Any) -> None:
     async def test(fleet: Fleet) -> None:
-        told: list[list[list[str]]] = []
-        fleet.fleet.addresses_changed = lambda: told.append(fleet.fleet.link_addresses)
         for name in ("i1", "i2"):
-            fleet.fleet.link_opened(fleet.new_link(), WorkerHello(name, 11, "node", addresses=[f"unix:{name}"]))
+            fleet.link(name, [f"unix:{name}"])
         assert fleet.fleet.link_addresses == [["unix:i1"], ["unix:i2"]]
-        fleet.fleet.frame_received("i2", LinkAddresses(["unix:i2", "tcp:h:1"]))
-        assert told[-1] == [["unix:i1"], ["unix:i2", "tcp:h:1"]]
-        assert len(told) == 3
-        fleet.fleet.link_opened(fleet.new_link(), WorkerHello("i1", 11, "node", addresses=["unix:i1"]))
-        assert len(told) == 3, "what is known already is no change"
+        fleet.links["i2"].receive(LinkAddresses(["unix:i2", "tcp:h:1"]))
+        assert fleet.fleet.link_addresses == [["unix:i1"], ["unix:i2", "tcp:h:1"]]
+        assert fleet.events.addresses_told == 3
+        fleet.link("i1", ["unix:i1"])
+        assert fleet.events.addresses_told == 3, "what is known already is no change"
 
     run(test, workers=2)
 
 
 def test_a_worker_that_is_away_is_still_where_it_was(run: Any) -> None:
     async def test(fleet: Fleet) -> None:
-        fleet.fleet.link_opened(fleet.new_link(), WorkerHello("i1", 11, "node", addresses=["unix:i1"]))
-        fleet.fleet.link_lost(fleet.fleet.workers["i1"])
+        fleet.link("i1", ["unix:i1"]).lose()
         assert fleet.fleet.link_addresses == [["unix:i1"]]
 
     run(test)
@@ -290,7 +303,7 @@ def test_every_worker_listens_for_other_machines_those_that_come_later_too(run: 
 def test_what_an_earlier_controller_asked_for_is_asked_of_all(run: Any) -> None:
     async def test(fleet: Fleet) -> None:
         addresses = ["unix:i1", "tcp:10.0.0.1:4711", "tcp:[::1]:4712"]
-        fleet.fleet.link_opened(fleet.new_link(), WorkerHello("i1", 11, "node", addresses=addresses))
+        fleet.link("i1", addresses)
         assert {frame.host for frame in fleet.link("i2").of(ListenOn)} == {"10.0.0.1", "[::1]"}
 
     run(test, workers=2)

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from servekit.control.counts import Counts
 from servekit.control.operations import Operations
 from servekit.control.state import Desired
 from servekit.errors import BackendStartError, InvalidInputError, NotFoundError, ServekitError
@@ -47,13 +46,11 @@ class Bench:
     def __init__(self, control: Any) -> None:
         self.control = control
         self.plugins: Any = Plugins()
-        self.counts = Counts()
         self.operations = Operations(
             control.controller,
             self.plugins,
             self.plugins,
-            control.writer,
-            self.counts,
+            control.store_thread,
             ("process", {"python": "x"}),
             lambda: {"name": "n"},
         )
@@ -70,7 +67,12 @@ class Bench:
 def run(new_control: Any) -> Callable[..., None]:
     def run(test: Callable[[Bench], Any]) -> None:
         async def whole() -> None:
-            await asyncio.wait_for(test(Bench(new_control(Desired()))), 10)
+            control = new_control(Desired())
+            await control.controller.begin()
+            try:
+                await asyncio.wait_for(test(Bench(control)), 10)
+            finally:
+                await control.end()
 
         asyncio.run(whole())
 
@@ -199,7 +201,7 @@ def test_a_runtime_is_not_opened_for_a_backend_that_cannot_be(run: Any) -> None:
 
 def test_targets_are_kept_while_a_backend_needs_them(run: Any) -> None:
     async def test(bench: Bench) -> None:
-        store = bench.control.writer.store
+        store = bench.control.store_thread.store
         await bench.create_backend("a", target_data=b"same")
         await bench.create_backend("b", target_data=b"same")
         await bench.call("delete_backend", name="a")
@@ -217,10 +219,10 @@ def test_nothing_is_left_of_a_backend_that_fails(run: Any, early: bool) -> None:
         if early:
             bench.plugins.refused = fault
         else:
-            bench.control.replicas.fails = fault
+            bench.control.workers.fails = fault
         with pytest.raises(BackendStartError, match="oh"):
             await bench.create_backend()
-        assert bench.control.writer.store.targets == {}
+        assert bench.control.store_thread.store.targets == {}
         assert bench.control.controller.desired == Desired()
 
     run(test)
@@ -229,16 +231,18 @@ def test_nothing_is_left_of_a_backend_that_fails(run: Any, early: bool) -> None:
 def test_status_and_stat(run: Any) -> None:
     async def test(bench: Bench) -> None:
         await bench.create_backend(config={"num_replicas": 2})
-        bench.counts.set_load("ingress1", {"r1": 3}, {})
-        bench.counts.set_load("ingress2", {"r1": 2, "r2": 1}, {})
-        bench.counts.add([RequestCount("e", "b", 200, 3, 0.3), RequestCount("e", "b", 500, 1, 0.5)], {"e": 1})
-        bench.counts.add([RequestCount("", "", 404, 2, 0.0), RequestCount("e", "", 503, 1, 0.0)], {"e": 1})
+        counts = bench.control.ingresses.counts
+        first, second = (replica.id for replica in bench.control.ready("b"))
+        bench.control.ingresses.report({first: 3}, {}, "ingress1")
+        bench.control.ingresses.report({first: 2, second: 1}, {}, "ingress2")
+        counts.add([RequestCount("e", "b", 200, 3, 0.3), RequestCount("e", "b", 500, 1, 0.5)], {"e": 1})
+        counts.add([RequestCount("", "", 404, 2, 0.0), RequestCount("e", "", 503, 1, 0.0)], {"e": 1})
         status = await bench.call("status")
         assert status["name"] == "n"
         replicas = status["backends"]["b"]["replicas"]
         assert [(one["id"], one["state"], one["outstanding"]) for one in replicas] == [
-            ("r1", "ready", 5),
-            ("r2", "ready", 1),
+            (first, "ready", 5),
+            (second, "ready", 1),
         ]
         stat = await bench.call("stat")
         assert stat["unrouted"] == 2
@@ -252,7 +256,7 @@ def test_status_and_stat(run: Any) -> None:
 def test_where_the_handles_of_an_endpoint_dial(run: Any) -> None:
     async def test(bench: Bench) -> None:
         await bench.call("create_endpoint", name="e")
-        bench.control.controller.ingresses.link_addresses = [["unix:i1"], ["unix:i2", "tcp:h:1"]]
+        bench.control.ingresses.addresses = [["unix:i1"], ["unix:i2", "tcp:h:1"]]
         assert await bench.call("link_addresses", name="e") == [["unix:i1"], ["unix:i2", "tcp:h:1"]]
         with pytest.raises(NotFoundError, match="'f'"):
             await bench.call("link_addresses", name="f")

@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
 import pytest
 
 from servekit.config import config_digest
-from servekit.control import replicas as module
+from servekit.control import replica as module
+from servekit.control.links import ControlServer
 from servekit.control.plan import ReplicaState
-from servekit.control.replica import Replica
+from servekit.control.replica import ManagedReplica, ReplicaContext
 from servekit.control.replicas import ReplicaFleet
 from servekit.control.store import WorkerRecord
 from servekit.errors import BackendStartError, DeadlineError, InternalError, ServekitError
@@ -35,13 +37,14 @@ from servekit.wire.control_frames import (
 class Runtime:
     """Starts what the test then ends."""
 
-    local_links = True
-
     def __init__(self) -> None:
         self.started: list[WorkerSpec] = []
         self.exits: dict[str, Exit] = {}
         self.stopped: list[str] = []
         self.fault: Exception | None = None
+
+    def advertise_host(self) -> str | None:
+        return None
 
     def start(self, spec: WorkerSpec) -> WorkerHandle:
         if self.fault is not None:
@@ -77,71 +80,97 @@ class Runtimes:
         return function(*arguments)
 
 
+class FakeIngresses:
+    """In the place of an `IngressFleet`."""
+
+    def __init__(self) -> None:
+        self.link_addresses: list[list[str]] = []
+
+
 class Bench:
-    def __init__(self, make: Any, new_link: Any) -> None:
+    """The fleet's surroundings: it is the `WorkerEvents`, and the store."""
+
+    def __init__(self, make: Any, new_link: Any, store_thread: Any) -> None:
         self.runtime = Runtime()
+        self.ingresses = FakeIngresses()
         self.events: list[tuple[str, str]] = []
         self.saved: list[WorkerRecord] = []
         self.forgotten: list[str] = []
-        self.ended: list[Replica] = []
+        self.ended: list[ManagedReplica] = []
+        self.unhealthy: list[str] = []
         self.changes = 0
         self.target: bytes | ServekitError = b"x" * (BLOB_PIECE_BYTES + 1)
-        runtimes: Any = Runtimes(self.runtime)
-        self.fleet = ReplicaFleet(
-            runtimes,
+        store_thread.store = self
+        me: Any = self
+        context = ReplicaContext(
+            runtimes=Runtimes(self.runtime),  # type: ignore[arg-type]
+            store=store_thread,
+            ingresses=self.ingresses,  # type: ignore[arg-type]
+            events=me,
             bootstrap=self._bootstrap,
-            blobs=self._blobs,
-            save=self._save,
-            forget=self._forget,
-            changed=self._changed,
-            observe=self._observe,
-            debug=False,
             directory="/instance",
+            debug=False,
         )
-        self.fleet.ended = self.ended.append
+        self.control = ControlServer(b"", me)
+        self.fleet = ReplicaFleet(context, self.control)
         self.make = make
         self.new_link = new_link
 
-    async def _bootstrap(self, worker_id: str, runtime: Any) -> bytes:
+    async def _bootstrap(self, worker_id: str, host: str | None, runtime: Any) -> bytes:
         return b"secret"
 
-    async def _blobs(self, record: Any, remote: bool) -> tuple[bytes, bytes]:
+    # -- Store
+
+    def get_target(self, record: Any, is_remote: bool) -> tuple[bytes, bytes]:
         if isinstance(self.target, ServekitError):
             raise self.target
         return self.target, b""
 
-    async def _save(self, record: WorkerRecord) -> None:
+    def save_worker(self, record: WorkerRecord) -> None:
         self.saved.append(record)
 
-    async def _forget(self, worker_id: str) -> None:
+    def forget_worker(self, worker_id: str) -> None:
         self.forgotten.append(worker_id)
 
-    def _changed(self) -> None:
+    # -- WorkerEvents
+
+    def changed(self) -> None:
         self.changes += 1
 
-    def _observe(self, event: ReplicaEvent) -> None:
+    def replica_state_changed(self, event: ReplicaEvent) -> None:
         self.events.append((event.state, event.reason))
+
+    def replica_ended(self, replica: ManagedReplica) -> None:
+        self.ended.append(replica)
+
+    def replica_unhealthy(self, replica: ManagedReplica, reason: str) -> None:
+        self.unhealthy.append(reason)
 
     @property
     def states(self) -> list[str]:
         return [state for state, _ in self.events]
 
-    async def start(self, **fields: Any) -> Replica:
+    async def start(self, **fields: Any) -> ManagedReplica:
         self.fleet.start(self.make.backend(**fields))
         (replica,) = self.fleet.replicas.values()
         await until(lambda: replica.handle is not None or bool(self.ended))
         return replica
 
-    async def link(self, replica: Replica, *, ready: bool = False, addresses: tuple[str, ...] = ()) -> Any:
+    async def link(self, replica: ManagedReplica, *, ready: bool = False, addresses: tuple[str, ...] = ()) -> Any:
         link = self.new_link()
-        hello = WorkerHello(replica.id, 42, "here", ready, list(addresses), user_config=config_digest(None))
-        await self.fleet.link_opened(link, hello)
+        self.dial(link, WorkerHello(replica.id, 42, "here", ready, list(addresses), user_config=config_digest(None)))
+        if not ready and isinstance(self.target, bytes):
+            await until(lambda: sum(len(blob.data) for blob in link.of(Blob)) == len(self.target))
         return link
 
-    async def ready(self) -> tuple[Replica, Any]:
+    def dial(self, link: Any, hello: WorkerHello) -> None:
+        link.peer_hello = msgspec.msgpack.encode(hello)
+        self.control.link_opened(link)
+
+    async def ready(self) -> tuple[ManagedReplica, Any]:
         replica = await self.start()
         link = await self.link(replica)
-        self.fleet.frame_received(replica.id, Ready(["unix:/r"]))
+        link.receive(Ready(["unix:/r"]))
         await until(lambda: not replica.moved.is_set())
         return replica, link
 
@@ -157,13 +186,13 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def run(make: Any, new_link: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def run(make: Any, new_link: Any, store_thread: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     for name in ("POLL_S", "WATCH_S"):
         monkeypatch.setattr(module, name, 0.002)
 
     def run(test: Callable[[Bench], Coroutine[Any, Any, None]]) -> None:
         async def whole() -> None:
-            bench = Bench(make, new_link)
+            bench = Bench(make, new_link, store_thread)
             try:
                 await test(bench)
             finally:
@@ -185,12 +214,12 @@ def test_a_replica_is_started_told_what_to_serve_and_ready(run: Any) -> None:
         assert (assign.backend, assign.target_bytes) == ("b", BLOB_PIECE_BYTES + 1)
         assert [len(blob.data) for blob in link.of(Blob)] == [BLOB_PIECE_BYTES, 1]
         assert (replica.pid, replica.node, replica.state) == (42, "here", ReplicaState.STARTING)
-        bench.fleet.frame_received(replica.id, Ready(["unix:/r"]))
+        link.receive(Ready(["unix:/r"]))
         assert replica.state is ReplicaState.READY
         assert replica.entry.addresses == ("unix:/r",)
         assert bench.states == ["starting", "ready"]
         assert bench.changes == 1
-        bench.fleet.frame_received(replica.id, Report(outstanding=5))
+        link.receive(Report(outstanding=5))
         assert replica.report.outstanding == 5
 
     run(test)
@@ -210,16 +239,14 @@ def test_one_that_was_built_with_a_user_config_of_yesterday_takes_over_todays_fi
     async def test(bench: Bench) -> None:
         replica = await bench.start(config={"user_config": 1})
         link = await bench.link(replica)
-        bench.fleet.update(replica, bench.make.backend(config={"user_config": 2}))
+        replica.update(bench.make.backend(config={"user_config": 2}))
         assert link.of(Reconfigure) == []  # It is not built yet.
-        bench.fleet.frame_received(replica.id, Ready(["unix:/r"]))
-        (sent,) = link.of(Reconfigure)
-        assert sent.user_config == 2
+        link.receive(Ready(["unix:/r"]))
+        await until(lambda: bool(link.of(Reconfigure)))
+        assert [frame.user_config for frame in link.of(Reconfigure)] == [2]
         assert replica.state is ReplicaState.STARTING
-        bench.fleet.frame_received(replica.id, Reconfigured(sent.number + 1))
-        assert replica.state is ReplicaState.STARTING
-        bench.fleet.frame_received(replica.id, Reconfigured(sent.number))
-        assert replica.state is ReplicaState.READY
+        link.receive(Reconfigured())
+        await until(lambda: replica.state is ReplicaState.READY)
 
     run(test)
 
@@ -228,9 +255,10 @@ def test_one_that_raises_on_todays_fails_its_start(run: Any) -> None:
     async def test(bench: Bench) -> None:
         replica = await bench.start(config={"user_config": 1})
         link = await bench.link(replica)
-        bench.fleet.update(replica, bench.make.backend(config={"user_config": 2}))
-        bench.fleet.frame_received(replica.id, Ready(["unix:/r"]))
-        bench.fleet.frame_received(replica.id, Reconfigured(link.of(Reconfigure)[0].number, "Traceback: no"))
+        replica.update(bench.make.backend(config={"user_config": 2}))
+        link.receive(Ready(["unix:/r"]))
+        await until(lambda: bool(link.of(Reconfigure)))
+        link.receive(Reconfigured("Traceback: no"))
         await bench.gone()
         assert "did not take over user_config" in str(replica.failure)
         assert "Traceback: no" in str(replica.failure)
@@ -243,13 +271,16 @@ def test_one_that_dials_again_is_sent_only_what_it_has_not(run: Any) -> None:
         replica = await bench.start(config={"user_config": 1})
         link = bench.new_link()
         hello = WorkerHello(replica.id, 42, "here", True, ["unix:/r"], user_config=config_digest(1))
-        await bench.fleet.link_opened(link, hello)
+        bench.dial(link, hello)
         assert link.of(Reconfigure) == []
-        bench.fleet.update(replica, bench.make.backend(config={"user_config": 2}))
-        assert len(link.of(Reconfigure)) == 1
-        bench.fleet.link_lost(replica.id, link)
+        replica.update(bench.make.backend(config={"user_config": 2}))
+        await until(lambda: len(link.of(Reconfigure)) == 1)
+        link.lose()
         again = bench.new_link()
-        await bench.fleet.link_opened(again, hello)  # What was sent did not arrive.
+        bench.dial(again, hello)  # What was sent did not arrive.
+        await until(lambda: bool(again.of(Reconfigure)))
+        link.receive(Reconfigured())  # Late, and an answer to nothing that was asked on the new link.
+        assert not replica.has_user_config
         assert [frame.user_config for frame in again.of(Reconfigure)] == [2]
         assert replica.state is ReplicaState.READY
 
@@ -258,13 +289,11 @@ def test_one_that_dials_again_is_sent_only_what_it_has_not(run: Any) -> None:
 
 def test_only_one_that_serves_is_unhealthy(run: Any) -> None:
     async def test(bench: Bench) -> None:
-        told: list[str] = []
-        bench.fleet.unhealthy = lambda replica, reason: told.append(reason)
-        replica, _ = await bench.ready()
-        bench.fleet.frame_received(replica.id, Unhealthy("it fell off the bus"))
-        bench.fleet.mark_draining(replica.id)
-        bench.fleet.frame_received(replica.id, Unhealthy("it fell off the bus"))
-        assert told == ["it fell off the bus"]
+        replica, link = await bench.ready()
+        link.receive(Unhealthy("it fell off the bus"))
+        replica.mark_draining()
+        link.receive(Unhealthy("it fell off the bus"))
+        assert bench.unhealthy == ["it fell off the bus"]
 
     run(test)
 
@@ -272,8 +301,8 @@ def test_only_one_that_serves_is_unhealthy(run: Any) -> None:
 def test_a_handler_that_cannot_be_built(run: Any) -> None:
     async def test(bench: Bench) -> None:
         replica = await bench.start()
-        await bench.link(replica)
-        bench.fleet.frame_received(replica.id, StartFailed("Traceback: ZeroDivisionError"))
+        link = await bench.link(replica)
+        link.receive(StartFailed("Traceback: ZeroDivisionError"))
         await bench.gone()
         assert bench.ended == [replica]
         assert isinstance(replica.failure, BackendStartError)
@@ -335,7 +364,7 @@ def test_a_ready_replica_whose_process_ends(run: Any) -> None:
     async def test(bench: Bench) -> None:
         replica, link = await bench.ready()
         bench.runtime.exits[replica.id] = Exit("exit code 1")
-        bench.fleet.link_lost(replica.id, link)
+        link.lose()
         await bench.gone()
         assert bench.ended == [replica]
         assert "ended: exit code 1" in str(replica.failure)
@@ -360,11 +389,11 @@ def test_a_process_that_ends_while_its_link_is_held_open(run: Any, monkeypatch: 
 def test_a_lost_link_alone_kills_nobody(run: Any) -> None:
     async def test(bench: Bench) -> None:
         replica, link = await bench.ready()
-        bench.fleet.link_lost(replica.id, link)
+        link.lose()
         await asyncio.sleep(0.02)
         assert replica.state is ReplicaState.READY
         again = await bench.link(replica, ready=True, addresses=("unix:/r",))
-        bench.fleet.link_lost(replica.id, link)  # The old one, late.
+        link.lose()  # The old one, late.
         assert replica.link is again
 
     run(test)
@@ -373,11 +402,11 @@ def test_a_lost_link_alone_kills_nobody(run: Any) -> None:
 def test_one_that_is_let_go_is_drained_and_then_stopped(run: Any) -> None:
     async def test(bench: Bench) -> None:
         replica, link = await bench.ready()
-        bench.fleet.mark_draining(replica.id)
+        replica.mark_draining()
         assert replica.state is ReplicaState.DRAINING
         await asyncio.sleep(0.01)
         assert link.of(Drain) == []
-        bench.fleet.let_go(replica.id, 30.0)
+        replica.let_go(30.0)
         await until(lambda: link.of(Drain) == [Drain(30.0)])
         assert bench.runtime.stopped == []
         bench.runtime.exits[replica.id] = Exit("exit code 0")
@@ -393,8 +422,8 @@ def test_one_that_is_let_go_while_it_starts_is_stopped(run: Any) -> None:
     async def test(bench: Bench) -> None:
         replica = await bench.start()
         link = await bench.link(replica)
-        bench.fleet.mark_draining(replica.id)
-        bench.fleet.let_go(replica.id, 30.0)
+        replica.mark_draining()
+        replica.let_go(30.0)
         await bench.gone()
         assert link.of(Drain) == []
         assert bench.runtime.stopped == [replica.id]
@@ -406,9 +435,9 @@ def test_one_that_is_let_go_while_it_starts_is_stopped(run: Any) -> None:
 def test_ready_from_one_that_drains_does_not_bring_it_back(run: Any) -> None:
     async def test(bench: Bench) -> None:
         replica = await bench.start()
-        await bench.link(replica)
-        bench.fleet.mark_draining(replica.id)
-        bench.fleet.frame_received(replica.id, Ready(["unix:/r"]))
+        link = await bench.link(replica)
+        replica.mark_draining()
+        link.receive(Ready(["unix:/r"]))
         assert replica.state is ReplicaState.DRAINING
 
     run(test)
@@ -417,10 +446,10 @@ def test_ready_from_one_that_drains_does_not_bring_it_back(run: Any) -> None:
 def test_a_worker_that_nobody_knows_is_told_to_end(run: Any) -> None:
     async def test(bench: Bench) -> None:
         link = bench.new_link()
-        await bench.fleet.link_opened(link, WorkerHello("stranger", 1, "here"))
+        bench.dial(link, WorkerHello("stranger", 1, "here"))
         assert link.sent == [Drain(0.0)]
-        bench.fleet.frame_received("stranger", Ready([]))
-        bench.fleet.link_lost("stranger", link)
+        link.receive(Ready([]))
+        link.lose()
 
     run(test)
 
@@ -431,14 +460,38 @@ WORKER = WorkerRecord("r9", "b", 2, b"found", 9, 1.5)
 def test_a_replica_of_an_earlier_controller_is_taken_over(run: Any) -> None:
     async def test(bench: Bench) -> None:
         bench.fleet.attach(bench.make.backend(), WORKER)
+        bench.fleet.resume()
         (replica,) = bench.fleet.replicas.values()
         await until(lambda: replica.handle is not None)
         assert replica.handle == WorkerHandle("r9", b"found")
         await bench.link(replica, ready=True, addresses=("unix:/r",))
-        await asyncio.wait_for(bench.fleet.wait_known(10), 10)
         assert replica.state is ReplicaState.READY
         bench.fleet.start(bench.make.backend())
         assert [each.number for each in bench.fleet.of("b")] == [9, 10]
+
+    run(test)
+
+
+def test_one_that_dials_before_it_is_taken_over_is_told_what_has_changed_since(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        bench.fleet.attach(bench.make.backend(), WORKER)
+        link = bench.new_link()
+        bench.dial(link, WorkerHello("r9", 42, "here", True, ["unix:/r"], user_config=config_digest(None)))
+        assert link.of(Drain) == []
+        bench.ingresses.link_addresses = TWO
+        bench.fleet.resume()
+        assert link.of(Ingresses)[-1].addresses == TWO
+        assert [replica.state for replica in bench.fleet.of("b")] == [ReplicaState.READY]
+        assert bench.states == ["starting", "ready"]
+
+    run(test)
+
+
+def test_one_that_is_not_taken_over_is_left_alone(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        bench.fleet.attach(bench.make.backend(), WORKER)
+        await bench.fleet.stop(0.0)
+        assert bench.runtime.stopped == []
 
     run(test)
 
@@ -447,8 +500,8 @@ def test_one_that_is_gone_is_not(run: Any) -> None:
     async def test(bench: Bench) -> None:
         bench.runtime.fault = LookupError("no such process")
         bench.fleet.attach(bench.make.backend(), WORKER)
+        bench.fleet.resume()
         (replica,) = bench.fleet.replicas.values()
-        await asyncio.wait_for(bench.fleet.wait_known(10), 10)
         await bench.gone()
         assert bench.ended == [replica]
         assert "no such process" in str(replica.failure)
@@ -472,16 +525,16 @@ def test_stop_ends_all(run: Any) -> None:
 TWO = [["unix:i1", "tcp:h:1"], ["unix:i2"]]
 
 
-@pytest.mark.parametrize(("local", "expected"), [(True, TWO), (False, [["tcp:h:1"]])])
-def test_a_replica_is_told_where_its_handles_dial(run: Any, local: bool, expected: list[list[str]]) -> None:
+@pytest.mark.parametrize(("local_address", "expected"), [("", TWO), (("10.0.0.1", 1), [["tcp:h:1"]])])
+def test_a_replica_is_told_where_its_handles_dial(run: Any, local_address: Any, expected: list[list[str]]) -> None:
     async def test(bench: Bench) -> None:
-        bench.runtime.local_links = local
         replica = await bench.start()
-        bench.fleet.tell_ingresses()  # It has not dialled yet.
-        bench.fleet.ingresses = lambda: TWO
+        replica.tell_ingresses()  # It has not dialled yet.
+        bench.ingresses.link_addresses = TWO
+        bench.new_link.local_address = local_address
         link = await bench.link(replica)
         assert [assign.ingresses for assign in link.of(Assign)] == [expected]
-        bench.fleet.tell_ingresses()
+        replica.tell_ingresses()
         assert [frame.addresses for frame in link.of(Ingresses)] == [expected]
 
     run(test)
@@ -489,7 +542,7 @@ def test_a_replica_is_told_where_its_handles_dial(run: Any, local: bool, expecte
 
 def test_one_that_serves_already_is_told_too(run: Any) -> None:
     async def test(bench: Bench) -> None:
-        bench.fleet.ingresses = lambda: TWO
+        bench.ingresses.link_addresses = TWO
         replica = await bench.start()
         link = await bench.link(replica, ready=True, addresses=("unix:/r",))
         assert [frame.addresses for frame in link.of(Ingresses)] == [TWO]

@@ -5,9 +5,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servekit.config import BackendConfig
+from servekit.config import BackendConfig, EndpointOptions
 from servekit.control.snapshot import Content, content_of, difference
-from servekit.wire.control_frames import BackendEntry, EndpointEntry, PluginRef, ReplicaEntry, Snapshot, control_codec
+from servekit.wire.control_frames import BackendEntry, EndpointRecord, PluginRef, ReplicaEntry, Snapshot, control_codec
 
 NAMES = st.sampled_from("abcd")
 WEIGHTS = st.dictionaries(NAMES, st.sampled_from([0.0, 0.5, 1.0]), max_size=2)
@@ -23,8 +23,8 @@ CONTENTS = st.builds(
 )
 
 
-def endpoint(name: str, route: str | None, weights: dict[str, float]) -> EndpointEntry:
-    return EndpointEntry(name, route, ("GET",), False, 60.0, False, PluginRef("p:P", {"a": 1}), weights)
+def endpoint(name: str, route: str | None, weights: dict[str, float]) -> EndpointRecord:
+    return EndpointRecord(name, EndpointOptions(route), ("GET",), "p", PluginRef("p:P", {"a": 1}), weights)
 
 
 def backend(name: str, num_replicas: int, replicas: list[str]) -> BackendEntry:
@@ -72,8 +72,9 @@ def test_the_content_of_the_desired_state(make: Any) -> None:
     desired = make.desired(make.endpoint(traffic={"b": 1.0}, strict=True), make.backend(), make.backend("c"))
     entry = ReplicaEntry("r1", "node", ("unix:/r1",))
     content = content_of(desired, {"b": [entry], "gone": [entry]})
+    options = EndpointOptions("/e", mount=False, timeout_s=60.0, strict=True)
     assert content.endpoints == {
-        "e": EndpointEntry("e", "/e", ("GET",), False, 60.0, True, PluginRef("policies:Weighted"), {"b": 1.0})
+        "e": EndpointRecord("e", options, ("GET",), "weighted", PluginRef("policies:Weighted"), {"b": 1.0})
     }
     assert content.backends == {
         "b": BackendEntry("b", BackendConfig(), (entry,)),

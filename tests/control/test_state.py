@@ -300,5 +300,5 @@ def test_traffic_always_sums_to_one_and_names_what_is_there(make: Any, changes: 
             assert record.traffic.keys() <= desired.backends.keys()
             assert all(0 <= weight <= 1 + 1e-6 for weight in record.traffic.values())
             assert not record.traffic or abs(math.fsum(record.traffic.values()) - 1) <= 1e-6
-        routes = [canonical(record.route) for record in desired.endpoints.values() if record.route is not None]
+        routes = [canonical(e.options.route) for e in desired.endpoints.values() if e.options.route is not None]
         assert len(routes) == len(set(routes))

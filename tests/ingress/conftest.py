@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from servekit.config import BackendConfig, HttpLimits
+from servekit.config import BackendConfig, EndpointOptions, HttpLimits
 from servekit.http1.body import IncomingBody
 from servekit.ingress.apply import Applier
 from servekit.ingress.exchange import Exchange
@@ -19,7 +19,7 @@ from servekit.ingress.replica import Replica
 from servekit.ingress.router import Router
 from servekit.ingress.spool import SpoolSpace
 from servekit.interfaces import BackendView, Outcome, ReplicaView, RequestInfo, RequestRecord, RoutingPolicy
-from servekit.wire.control_frames import BackendEntry, Capabilities, EndpointEntry, PluginRef, ReplicaEntry, Snapshot
+from servekit.wire.control_frames import BackendEntry, Capabilities, EndpointRecord, PluginRef, ReplicaEntry, Snapshot
 from servekit.wire.data_frames import Answer, Call, Cancel
 
 
@@ -226,13 +226,13 @@ class World:
 
     def apply(
         self,
-        *entries: EndpointEntry | BackendEntry,
+        *entries: EndpointRecord | BackendEntry,
         gone: Sequence[str] = (),
         whole: bool = False,
         leaving: tuple[str, ...] = (),
     ) -> str:
         """``gone``: names of endpoints and backends, as in ``endpoint:e`` and ``backend:b``."""
-        endpoints: dict[str, Any] = {entry.name: entry for entry in entries if isinstance(entry, EndpointEntry)}
+        endpoints: dict[str, Any] = {entry.name: entry for entry in entries if isinstance(entry, EndpointRecord)}
         backends: dict[str, Any] = {entry.name: entry for entry in entries if isinstance(entry, BackendEntry)}
         for name in gone:
             kind, _, bare = name.partition(":")
@@ -314,7 +314,7 @@ class World:
         link.not_written = list(unsent)
         calls.link_lost(link, ConnectionResetError())
 
-    def endpoint(self, name: str = "e", **fields: Any) -> EndpointEntry:
+    def endpoint(self, name: str = "e", **fields: Any) -> EndpointRecord:
         return endpoint(name, **fields)
 
     def backend(self, name: str = "b", replicas: Sequence[str] = ("r1",), **config: Any) -> BackendEntry:
@@ -333,15 +333,13 @@ def finish(work: Coroutine[Any, Any, Any]) -> Any:
 def endpoint(
     name: str = "e", *, route: str | None = "/x", weights: dict[str, float] | None = None, **fields: Any
 ) -> Any:
-    values: dict[str, Any] = {
-        "methods": ("GET", "POST"),
-        "mount": False,
-        "timeout_s": 60.0,
-        "strict": False,
-        "policy": PluginRef("first"),
-        **fields,
-    }
-    return EndpointEntry(name=name, route=route, weights={"b": 1.0} if weights is None else weights, **values)
+    options = EndpointOptions(
+        route, **{key: fields.pop(key) for key in EndpointOptions.__struct_fields__ if key in fields}
+    )
+    values: dict[str, Any] = {"methods": ("GET", "POST"), "policy": PluginRef("first"), **fields}
+    ref = values.pop("policy")
+    traffic = {"b": 1.0} if weights is None else weights
+    return EndpointRecord(name, options, policy=ref.path, policy_ref=ref, traffic=traffic, **values)
 
 
 def backend(name: str, replicas: Sequence[str], *, streams_bodies: bool = True, **config: Any) -> BackendEntry:

@@ -15,9 +15,8 @@ import pytest
 
 from servekit.errors import BackendStartError
 from servekit.interfaces import Exit, RuntimeContext, WorkerHandle, WorkerSpec
-from servekit.processes import identify, is_alive
+from servekit.processes import exit_reason, identify, is_alive
 from servekit_process import ProcessRuntime
-from servekit_process.runtime import exit_reason
 
 pytestmark = pytest.mark.processes
 

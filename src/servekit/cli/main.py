@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from servekit import api, config
 from servekit.control import standing
-from servekit.control.launch import InstanceOptions, Launch
+from servekit.control.launch import Launch
+from servekit.control.setup import InstanceOptions
 from servekit.errors import ServekitError
 
 
@@ -77,8 +78,8 @@ def _start(given: argparse.Namespace) -> None:
 
 def _say_up(launch: Launch) -> None:
     setup = launch.setup
-    print(f"servekit: instance {setup.name!r} answers at {setup.http_url}; attach with", flush=True)
-    print(f'    servekit.init(name={setup.name!r}, address="auto")', flush=True)
+    print(f"servekit: instance {setup.options.name!r} answers at {setup.http_url}; attach with", flush=True)
+    print(f'    servekit.init(name={setup.options.name!r}, address="auto")', flush=True)
 
 
 def _status(given: argparse.Namespace) -> None:

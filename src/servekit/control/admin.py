@@ -6,7 +6,6 @@ token is asked for; on TCP the Host must be this machine, against DNS rebinding.
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import logging
 
@@ -16,6 +15,7 @@ from servekit.control.operations import Operations
 from servekit.errors import InternalError, NotFoundError, ServekitError
 from servekit.http1.body import gather
 from servekit.http1.request import HttpRequest
+from servekit.tasks import TaskSet
 
 _log = logging.getLogger("servekit.control")
 
@@ -32,7 +32,7 @@ class AdminApp:
     def __init__(self, operations: Operations, token: bytes) -> None:
         self._operations = operations
         self._authorization = b"Bearer " + token.hex().encode()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSet()
 
     def handle(self, request: HttpRequest) -> None:
         refused = self._refused(request)
@@ -45,18 +45,14 @@ class AdminApp:
         """No answer here goes out in pieces."""
 
     def _begin(self, request: HttpRequest) -> None:
-        task = asyncio.ensure_future(self._answer(request))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.spawn(self._answer(request))
 
     def abandoned(self, request: HttpRequest) -> None:
         """A change that has begun is made to its end, whoever waits for it."""
 
     async def close(self) -> None:
         """Cancel the operations that are under way."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     async def _answer(self, request: HttpRequest) -> None:
         name = request.path.removeprefix(PREFIX)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from servekit.wire.control_frames import RequestCount
@@ -15,8 +15,6 @@ class Counts:
     def __init__(self) -> None:
         self._requests: dict[tuple[str, str, int], list[float]] = {}
         self._failovers: Counter[str] = Counter()
-        self._outstanding: dict[str, dict[str, int]] = {}
-        self._waiting: dict[str, dict[str, int]] = {}
 
     def add(self, counts: Iterable[RequestCount], failovers: Mapping[str, int]) -> None:
         self._failovers.update(failovers)
@@ -24,27 +22,6 @@ class Counts:
             entry = self._requests.setdefault((count.endpoint, count.backend, count.status), [0, 0.0])
             entry[0] += count.requests
             entry[1] += count.latency_s
-
-    def set_load(self, ingress: str, by_replica: dict[str, int], waiting: dict[str, int]) -> None:
-        """What an ingress worker has at each replica, and what waits there, by backend."""
-        self._outstanding[ingress] = by_replica
-        self._waiting[ingress] = waiting
-
-    def forget_load(self, ingress: str) -> None:
-        """The ingress worker is gone, or has just come: what it has is not known."""
-        self._outstanding.pop(ingress, None)
-        self._waiting.pop(ingress, None)
-
-    def load(self, backend: str, replicas: Iterable[str], ingresses: Collection[str]) -> int | None:
-        """Requests that wait for the backend or are at these replicas of it; None until each of ``ingresses`` said."""
-        if not ingresses or any(ingress not in self._outstanding for ingress in ingresses):
-            return None
-        waiting = sum(by_backend.get(backend, 0) for by_backend in self._waiting.values())
-        return waiting + sum(self.outstanding(replica_id) for replica_id in replicas)
-
-    def outstanding(self, replica_id: str) -> int:
-        """Requests that the replica has, as the ingress workers last reported."""
-        return sum(by_replica.get(replica_id, 0) for by_replica in self._outstanding.values())
 
     def stat(self) -> dict[str, Any]:
         """For `servekit.stat()`: by endpoint and by backend, what was answered, how, and in what mean time."""

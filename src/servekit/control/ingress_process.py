@@ -10,12 +10,13 @@ from pathlib import Path
 
 import msgspec
 
-from servekit.processes import ProcessIdentity, end_group, identify, is_alive, memory_file, module_command
+from servekit.private_folders import write_private
+from servekit.processes import ProcessIdentity, end_group, exit_reason, identify, is_alive, start_module
 from servekit.wire.bootstrap import WorkerBootstrap, pack
 
 
 class IngressSubprocess:
-    """Held by a pidfd, so that it need not be a child."""
+    """A started worker, held by a pidfd: after an earlier controller it is no child of this one."""
 
     def __init__(self, identity: ProcessIdentity, child: subprocess.Popen[bytes] | None = None) -> None:
         self.pid = identity.pid
@@ -33,8 +34,7 @@ class IngressSubprocess:
         end_group(self._identity)  # What a routing policy has started, say.
         if self._child is None:
             return "ended"
-        code = self._child.wait()
-        return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+        return exit_reason(self._child.wait())
 
     def kill(self) -> None:
         if self._pidfd >= 0:
@@ -48,22 +48,9 @@ async def launch(bootstrap: WorkerBootstrap) -> IngressSubprocess:
         identity = msgspec.json.decode(record.read_bytes(), type=ProcessIdentity)
         if is_alive(identity):
             return IngressSubprocess(identity)
-    child = _spawn(bootstrap)
+    assert bootstrap.http is not None
+    child = start_module("servekit.worker", pack(bootstrap), pass_fds=[bootstrap.http.listen_fd])
     started = identify(child.pid)
     assert started is not None, "a child is in /proc until it is waited for"
-    record.write_bytes(msgspec.json.encode(started))
+    write_private(record, msgspec.json.encode(started))
     return IngressSubprocess(started, child)
-
-
-def _spawn(bootstrap: WorkerBootstrap) -> subprocess.Popen[bytes]:
-    assert bootstrap.http is not None
-    memory = memory_file(pack(bootstrap))
-    try:
-        return subprocess.Popen(
-            module_command("servekit.worker"),
-            stdin=memory,
-            pass_fds=[bootstrap.http.listen_fd],
-            start_new_session=True,
-        )
-    finally:
-        os.close(memory)

@@ -10,21 +10,18 @@ import shutil
 import socket
 import subprocess
 import time
-from typing import Any
 
 import msgspec
 
 from servekit import errors
-from servekit.config import HttpLimits
 from servekit.control.directories import check_spool_directory, make_directory, standing_directory
-from servekit.control.setup import InstanceSetup, ProcessSetup, Ready
+from servekit.control.setup import InstanceOptions, InstanceSetup, ProcessSetup, StartReport
 from servekit.control.state import check_name
 from servekit.errors import InstanceStartError, InvalidInputError, PortInUseError
 from servekit.processes import (
     fill_standard_descriptors,
-    memory_file,
-    module_command,
     own_sys_path,
+    start_module,
     working_directory,
 )
 from servekit.wire.data_frames import DATA_FRAME_BYTES
@@ -37,21 +34,6 @@ MOST_BUSY_POLL_S = 0.01
 MOST_HEAD_BYTES = DATA_FRAME_BYTES // 4
 """A request's head, and the first part of its body, travel to its replica in one frame."""
 _BACKLOG = 1024
-
-
-class InstanceOptions(msgspec.Struct, frozen=True):
-    """What an instance is started with: the arguments of `servekit.init` and of ``servekit start``."""
-
-    name: str
-    runtime: str
-    runtime_options: dict[str, Any]
-    http_host: str
-    http_port: int
-    ingress_workers: int
-    admin_port: int | None
-    limits: HttpLimits
-    busy_poll_s: float
-    debug: bool
 
 
 class Launch:
@@ -87,21 +69,15 @@ class Launch:
             directory = standing_directory(options.name) if standing else make_directory(instance_id)
             undo.pop_all()
         self.setup = InstanceSetup(
-            name=options.name,
+            options=options,
             instance_id=instance_id,
             directory=directory,
             token=secrets.token_bytes(32),
-            runtime=options.runtime,
-            runtime_options=options.runtime_options,
             http_url=_url(self._http),
             http_fd=self._http.fileno(),
-            ingress_workers=options.ingress_workers,
-            limits=options.limits,
             sys_path=sys_path,
             admin_url="" if self._admin is None else _url(self._admin),
             standing=standing,
-            busy_poll_s=options.busy_poll_s,
-            debug=options.debug,
         )
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -109,7 +85,7 @@ class Launch:
         """Start a controller's process; `wait_up` follows."""
         self.process, self._ready = _spawn(self.setup, self._admin)
 
-    def wait_up(self) -> Ready:
+    def wait_up(self) -> StartReport:
         """Return when the instance is up. Raises what kept it from that, and nothing is left."""
         try:
             return self._hear()
@@ -117,17 +93,32 @@ class Launch:
             self.stop(START_FAILED_TIMEOUT_S)
             raise
 
-    def start_again(self) -> Ready:
+    def start_again(self) -> StartReport:
         """A controller in the place of one that crashed; when it does not come up, the workers go on."""
         self.begin()
         return self._hear()
 
-    def _hear(self) -> Ready:
+    def _hear(self) -> StartReport:
+        """What the controller says once it is up. Raises what it says kept it from that, and closes the pipe."""
         assert self.process is not None
-        try:
-            return _wait_ready(self._ready, self.process)
-        finally:
-            os.close(self._ready)
+        ends = time.monotonic() + START_TIMEOUT_S
+        said = b""
+        with open(self._ready, "rb", buffering=0) as ready:
+            while not said.endswith(b"\n"):
+                left_s = ends - time.monotonic()
+                if left_s <= 0 or not select.select([ready], [], [], left_s)[0]:
+                    raise InstanceStartError(f"the instance was not up within {START_TIMEOUT_S:g} s")
+                piece = ready.read(65536)
+                if not piece:
+                    code = self.process.wait()
+                    raise InstanceStartError(
+                        f"the controller ended before it was up (exit code {code}); what it printed is above"
+                    )
+                said += piece
+        report = msgspec.json.decode(said, type=StartReport)
+        if report.error:
+            raise errors.rebuild(report.error, report.message)
+        return report
 
     def close_sockets(self) -> None:
         """Leave the sockets to the controller."""
@@ -153,40 +144,14 @@ def _spawn(setup: InstanceSetup, admin: socket.socket | None) -> tuple[subproces
     ready_read, ready_write = os.pipe()
     told = ProcessSetup(setup, os.getpid(), None if admin is None else admin.fileno(), ready_write)
     passed = [setup.http_fd, ready_write, *([] if admin is None else [admin.fileno()])]
-    memory = memory_file(msgspec.msgpack.encode(told))
     try:
-        process = subprocess.Popen(
-            module_command("servekit.control.process"),
-            stdin=memory,
-            pass_fds=passed,
-            start_new_session=True,  # Ctrl-C is for the owner; the instance ends with it.
-        )
+        process = start_module("servekit.control.process", msgspec.msgpack.encode(told), pass_fds=passed)
     except BaseException:
         os.close(ready_read)
         raise
     finally:
-        os.close(memory)
         os.close(ready_write)
     return process, ready_read
-
-
-def _wait_ready(ready: int, process: subprocess.Popen[bytes]) -> Ready:
-    ends = time.monotonic() + START_TIMEOUT_S
-    said = b""
-    while not said.endswith(b"\n"):
-        left_s = ends - time.monotonic()
-        if left_s <= 0 or not select.select([ready], [], [], left_s)[0]:
-            raise InstanceStartError(f"the instance was not up within {START_TIMEOUT_S:g} s")
-        piece = os.read(ready, 65536)
-        if not piece:
-            raise InstanceStartError(
-                f"the controller ended before it was up (exit code {process.wait()}); what it printed is above"
-            )
-        said += piece
-    answer = msgspec.json.decode(said, type=Ready)
-    if answer.error:
-        raise errors.rebuild(answer.error, answer.message)
-    return answer
 
 
 def bind_tcp(host: str, port: int, option: str) -> socket.socket:

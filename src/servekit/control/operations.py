@@ -6,7 +6,7 @@ Each has a struct for its arguments; a body that does not fit is refused before 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -17,31 +17,27 @@ from servekit.config import (
     DEFAULT_ADAPTER,
     DEFAULT_METHODS,
     DEFAULT_POLICY,
-    DEFAULT_TIMEOUT_S,
     BackendConfig,
+    EndpointOptions,
     backend_config,
 )
 from servekit.control import state
 from servekit.control.controller import Controller
-from servekit.control.counts import Counts
-from servekit.control.replica import replica_status
-from servekit.control.resolve import Resolver
 from servekit.control.runtimes import Runtimes
-from servekit.control.state import BackendRecord, EndpointRecord
-from servekit.control.writer import Writer
+from servekit.control.state import BackendRecord
+from servekit.control.store import StoreThread
 from servekit.errors import InvalidInputError, NotFoundError
+from servekit.interfaces import RoutingPolicy
+from servekit.plugins import Kind, Registry, build
+from servekit.wire.control_frames import EndpointRecord, PluginRef
 
 
-class CreateEndpoint(msgspec.Struct, forbid_unknown_fields=True):
+class CreateEndpoint(EndpointOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str
-    route: str | None = None
     methods: list[str] | None = None
     backend: str | None = None
     policy: str = DEFAULT_POLICY
-    policy_options: dict[str, Any] = {}
-    timeout_s: float = DEFAULT_TIMEOUT_S
-    mount: bool = False
-    strict: bool = False
+    policy_options: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class CreateBackend(msgspec.Struct, forbid_unknown_fields=True):
@@ -54,7 +50,7 @@ class CreateBackend(msgspec.Struct, forbid_unknown_fields=True):
     adapter: str = DEFAULT_ADAPTER
     adapter_options: dict[str, Any] = {}
     runtime: str | None = None
-    """None: the instance's; likewise its options."""
+    """None: the runtime of the instance; likewise the options."""
     runtime_options: dict[str, Any] | None = None
     worker_options: dict[str, Any] = {}
     wait: bool = True
@@ -81,6 +77,27 @@ class Nothing(msgspec.Struct, forbid_unknown_fields=True):
     pass
 
 
+class Resolver:
+    """Resolves the plugins that endpoints and backends name. The in-process instance has one that takes instances."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def policy(self, name: str, options: Mapping[str, Any]) -> PluginRef:
+        """Raises `UnknownPluginError`, `PluginOptionsError` and what else `build` raises."""
+        provided = self._registry.get(Kind.POLICY, name)
+        # Built once here, so that a policy that cannot be built fails the call and not every request.
+        policy: RoutingPolicy = build(provided, options)
+        policy.close()
+        return PluginRef(provided.path, dict(options))
+
+    def adapter(self, name: str, options: Mapping[str, Any]) -> PluginRef:
+        """Raises as `policy` does. The adapter is not built: its module may import what only replicas need."""
+        provided = self._registry.get(Kind.ADAPTER, name)
+        self._registry.check_options(provided, options)
+        return PluginRef(provided.path, dict(options))
+
+
 class Operations:
     """One instance's operations."""
 
@@ -89,16 +106,14 @@ class Operations:
         controller: Controller,
         resolver: Resolver,
         runtimes: Runtimes,
-        writer: Writer,
-        counts: Counts,
+        store: StoreThread,
         default_runtime: tuple[str, dict[str, Any]],
         about: Callable[[], dict[str, Any]],
     ) -> None:
         self._controller = controller
         self._resolver = resolver
         self._runtimes = runtimes
-        self._writer = writer
-        self._counts = counts
+        self._store = store
         self._default_runtime = default_runtime
         self._about = about
         self._pending: list[BackendRecord] = []
@@ -139,9 +154,10 @@ class Operations:
         methods = default if a.methods is None else tuple(dict.fromkeys(a.methods))
         if a.methods is not None and not methods:
             raise InvalidInputError(f"endpoint {a.name!r}: methods is empty; leave it out for GET, or name some")
-        traffic = {} if a.backend is None else {a.backend: 1.0}
+        options = msgspec.convert(a, EndpointOptions, from_attributes=True)
         policy_ref = self._resolver.policy(a.policy, a.policy_options)
-        record = EndpointRecord(a.name, a.route, methods, a.mount, a.policy, policy_ref, a.timeout_s, a.strict, traffic)
+        traffic = {} if a.backend is None else {a.backend: 1.0}
+        record = EndpointRecord(a.name, options, methods, a.policy, policy_ref, traffic)
         await self._controller.create_endpoint(record)
 
     async def _get_traffic(self, a: Named) -> dict[str, float]:
@@ -183,9 +199,9 @@ class Operations:
         await self._runtimes.check_worker_options(runtime_name, runtime, a.worker_options)
         self._pending.append(record)
         try:
-            await self._writer.call(lambda store: store.put_blob(a.target_data, target))
+            await self._store.call(lambda store: store.put_blob(a.target_data, target))
             if code:
-                await self._writer.call(lambda store: store.put_blob(a.code_data, code))
+                await self._store.call(lambda store: store.put_blob(a.code_data, code))
             await self._controller.create_backend(record, wait=a.wait)
         finally:
             self._pending.remove(record)
@@ -195,8 +211,8 @@ class Operations:
         """What frozen code imports of installed distributions, by name."""
         if not code:
             return ()
-        try:  # In the writer's thread: it may be long.
-            return tuple(await self._writer.call(lambda _: bundle.decode(code).distributions))
+        try:  # In the store's thread: it may be long.
+            return tuple(await self._store.call(lambda _: bundle.decode(code).distributions))
         except msgspec.MsgspecError as error:
             raise InvalidInputError(f"code_data is not frozen code: {error}") from None
 
@@ -216,13 +232,13 @@ class Operations:
             records = [*self._controller.desired.backends.values(), *self._pending]
             return {digest for record in records for digest in (record.target, record.code)}
 
-        await self._writer.call(lambda store: store.drop_blobs_except(used()))
+        await self._store.call(lambda store: store.drop_blobs_except(used()))
 
     async def _get_code(self, a: Named) -> dict[str, Any]:
         record = self._controller.desired.backend(a.name)
         code = Code()
         if record.code:
-            code = bundle.decode(await self._writer.call(lambda store: store.get_blob(record.code)))
+            code = bundle.decode(await self._store.call(lambda store: store.get_blob(record.code)))
         return {
             "digest": record.code_digest,
             "files": code.listing(),
@@ -234,7 +250,7 @@ class Operations:
         return self._config(self._controller.desired.backend(a.name))
 
     def _config(self, record: BackendRecord) -> BackendConfig:
-        """As it is in effect."""
+        """The backend's config, as it is in effect."""
         return msgspec.structs.replace(record.config, max_concurrent_queries=self._controller.slots(record))
 
     async def _list_backends(self, _: Nothing) -> dict[str, Any]:
@@ -245,26 +261,26 @@ class Operations:
 
     async def _status(self, _: Nothing) -> dict[str, Any]:
         fleet, autoscalers = self._controller.replicas, self._controller.autoscalers
+        ingresses = self._controller.ingresses
         backends = await self._list_backends(Nothing())
         for name, backend in backends.items():
             replicas = sorted(fleet.of(name), key=lambda replica: replica.number)
-            backend["replicas"] = [replica_status(r, self._counts.outstanding(r.id)) for r in replicas]
+            backend["replicas"] = [r.status(ingresses.outstanding(r.id)) for r in replicas]
             backend["wanted_replicas"] = autoscalers.replicas(self._controller.desired.backends[name])
             backend["load"] = round(autoscalers.load(name), 3)
             failures = self._controller.failures[name]
             backend["last_start_error"] = str(failures.start_error or "")
             backend["last_failure"] = str(failures.last or "")
-        workers = self._controller.ingresses.workers.values()
         return {
             **self._about(),
             "runtimes": self._runtimes.lines(),
             "endpoints": await self._list_endpoints(Nothing()),
             "backends": backends,
-            "ingress": [{"id": w.worker_id, "pid": w.pid, "ready": w.applied > 0} for w in workers],
+            "ingress": [{"id": w.id, "pid": w.pid, "ready": w.applied > 0} for w in ingresses.workers.values()],
         }
 
     async def _stat(self, _: Nothing) -> dict[str, Any]:
-        return self._counts.stat()
+        return self._controller.ingresses.counts.stat()
 
 
 def _digest_of(data: bytes) -> str:
@@ -273,12 +289,9 @@ def _digest_of(data: bytes) -> str:
 
 def _endpoint_status(record: EndpointRecord) -> dict[str, Any]:
     return {
-        "route": record.route,
+        **msgspec.structs.asdict(record.options),
         "methods": list(record.methods) or ["*"],
-        "mount": record.mount,
         "policy": record.policy,
-        "timeout_s": record.timeout_s,
-        "strict": record.strict,
         "traffic": record.traffic,
     }
 

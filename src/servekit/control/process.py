@@ -13,7 +13,6 @@ import shutil
 import signal
 import socket
 import sys
-from typing import Any
 
 import msgspec
 import uvloop
@@ -23,15 +22,13 @@ from servekit.config import HttpLimits
 from servekit.control import ingress_process
 from servekit.control.admin import AdminApp
 from servekit.control.service import Service
-from servekit.control.setup import ProcessSetup, Ready
+from servekit.control.setup import ProcessSetup, StartReport
 from servekit.errors import ServekitError
 from servekit.forks import forks
 from servekit.http1.server import HttpServer
 from servekit.plugins import Registry, disabled_by_environment, discover
 from servekit.processes import begin_process, extend_sys_path
 from servekit.wire.network import SocketNetwork, bind_unix
-
-_log = logging.getLogger("servekit.control")
 
 ADMIN_LIMITS = HttpLimits(body_bytes=2**30, body_timeout_s=60.0, idle_timeout_s=600.0)
 """A pickled target may be large."""
@@ -46,6 +43,7 @@ class ControllerProcess:
     def __init__(self, setup: ProcessSetup, registry: Registry) -> None:
         self._setup = setup
         self._registry = registry
+        self._starting: asyncio.Task[None]
         self._ending = asyncio.Event()
         self._timeout_s = SHUTDOWN_TIMEOUT_S
 
@@ -53,9 +51,6 @@ class ControllerProcess:
         """Until told to end, or until the owner has ended; returns the exit code."""
         setup = self._setup
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._ending.set)
-        owner = self._watch_owner(loop)
         service = Service(
             setup.instance,
             SocketNetwork(),
@@ -63,21 +58,24 @@ class ControllerProcess:
             launch_ingress=ingress_process.launch,
             control_address=f"unix:{setup.instance.directory}/control.sock",
         )
+        starting = self._starting = asyncio.ensure_future(service.start())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+        owner = self._watch_owner(loop)
         code = 0
         servers: list[asyncio.Server] = []
         try:
-            started = asyncio.ensure_future(service.start())
-            await _first(started, self._ending)
-            if not started.cancelled():
-                started.result()
+            await asyncio.wait([starting])
+            if not starting.cancelled():
+                starting.result()
                 app, servers = await self._open_admin(service, loop)
                 problems = [str(problem) for problem in self._registry.problems]
                 runtimes = service.runtimes.lines()
-                self._say(Ready(plugins=self._registry.loaded, runtimes=runtimes, problems=problems))
+                self._say(StartReport(plugins=self._registry.loaded, runtimes=runtimes, problems=problems))
                 await self._ending.wait()
                 await app.close()
         except ServekitError as error:
-            self._say(Ready(type(error).__name__, str(error)))
+            self._say(StartReport(type(error).__name__, str(error)))
             code = 1
         finally:
             for server in servers:
@@ -115,23 +113,16 @@ class ControllerProcess:
 
     def _owner_gone(self) -> None:
         self._timeout_s = OWNER_GONE_TIMEOUT_S
+        self._end()
+
+    def _end(self) -> None:
+        self._starting.cancel()
         self._ending.set()
 
-    def _say(self, ready: Ready) -> None:
+    def _say(self, report: StartReport) -> None:
         with contextlib.suppress(BrokenPipeError):
-            os.write(self._setup.ready_fd, msgspec.json.encode(ready) + b"\n")
+            os.write(self._setup.ready_fd, msgspec.json.encode(report) + b"\n")
         os.close(self._setup.ready_fd)
-
-
-async def _first(task: asyncio.Future[None], event: asyncio.Event) -> None:
-    """Return when either has come; a task that has not is cancelled."""
-    waiting = asyncio.ensure_future(event.wait())
-    both: list[asyncio.Future[Any]] = [task, waiting]
-    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-    if not task.done():
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 def main() -> None:
@@ -145,12 +136,7 @@ def main() -> None:
     registry = discover(disabled=disabled_by_environment())
     for line in registry.loaded:
         start_log.info("%s", line)
-    loop = uvloop.new_event_loop()
-
-    async def run() -> int:
-        return await ControllerProcess(setup, registry).run()
-
-    code = loop.run_until_complete(run())
+    code = uvloop.new_event_loop().run_until_complete(ControllerProcess(setup, registry).run())
     # Threads of a runtime that hang must not keep this process.
     logging.shutdown()
     os._exit(code)

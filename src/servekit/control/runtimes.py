@@ -38,7 +38,7 @@ class Runtimes:
         self._starts = ThreadPoolExecutor(THREADS, thread_name_prefix="start")
 
     def check(self, name: str, options: Mapping[str, Any]) -> None:
-        """Raise where there is no such runtime, or it does not take these options."""
+        """Raise where there is no such runtime, or the runtime does not take these options."""
         provided = self._registry.get(Kind.RUNTIME, name)
         self._registry.check_options(provided, options)
 

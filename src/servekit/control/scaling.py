@@ -1,120 +1,90 @@
-"""The backends that autoscale: how many replicas each is to have now, and the load that was seen."""
+"""How many replicas a backend is to have, by its load: a pure function, with no clock of its own.
+
+The load is all requests that the backend's replicas have, or that wait for one. Divided by ``target_ongoing_requests``
+it asks for so many replicas. There are more only when it has asked for more throughout ``upscale_delay_s``, and then at
+once as many as it asks for now, as in Ray Serve. There are fewer only when it has asked for fewer throughout
+``downscale_delay_s``, and then as many as the most that it asked for in that time: the stabilisation window of
+Kubernetes' HorizontalPodAutoscaler, from which the tolerance around the target is, too.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
-from collections.abc import Callable, Mapping
+import math
 
-from servekit.control.autoscaler import Scaling, begin, decide, within
-from servekit.control.counts import Counts
-from servekit.control.ingresses import IngressFleet
-from servekit.control.plan import ReplicaState
-from servekit.control.replica import Replica
-from servekit.control.replicas import ReplicaFleet
-from servekit.control.state import BackendRecord
+import msgspec
 
-_log = logging.getLogger("servekit.control")
+from servekit.config import Autoscaling
 
-DECIDE_EVERY_S = 1.0
+TOLERANCE = 0.1
+"""A load so near to what the present replicas are for asks for no other number."""
 
 
-class Autoscalers:
-    """Holds the state of every decision. A backend without one is to have the ``num_replicas`` that it begins with."""
+class Scaling(msgspec.Struct, frozen=True):
+    """One backend's number of replicas, and what the next decision needs to know of the past. Times are in seconds."""
 
-    def __init__(
-        self,
-        counts: Counts,
-        ingresses: IngressFleet,
-        replicas: ReplicaFleet,
-        *,
-        is_failing: Callable[[str], bool],
-        changed: Callable[[], None],
-    ) -> None:
-        """
-        Args:
-            is_failing: whether a backend's replicas keep failing, so that nobody waits for them to become ready.
-            changed: called when some backend is to have another number of replicas.
-        """
-        self._counts = counts
-        self._ingresses = ingresses
-        self._replicas = replicas
-        self._is_failing = is_failing
-        self._changed = changed
-        self._records: dict[str, BackendRecord] = {}
-        self._states: dict[str, Scaling] = {}
-        self._timer: asyncio.TimerHandle | None = None
+    replicas: int
+    at: float
+    """When this was decided."""
+    load: float = 0.0
+    """Smoothed: requests come and go faster than anyone looks."""
+    idle_since: float | None = None
+    rising_since: float | None = None
+    """Since when the load has asked for more, each time."""
+    falling_since: float | None = None
+    """Since when the load has asked for fewer, each time; `falling_to` is for how many at the most."""
+    falling_to: int = 0
 
-    def adopt(self, record: BackendRecord) -> None:
-        """Begin with what an earlier controller left running."""
-        if record.config.autoscaling is not None:
-            running = sum(r.state is not ReplicaState.DRAINING for r in self._replicas.of(record.name))
-            self._states[record.name] = begin(record.config.autoscaling, running, time.monotonic())
 
-    def follow(self, backends: Mapping[str, BackendRecord]) -> dict[str, int]:
-        """Look after those that autoscale, from now on; returns how many replicas each is to have."""
-        self._records = {name: record for name, record in backends.items() if record.config.autoscaling is not None}
-        for name in self._states.keys() - self._records.keys():
-            del self._states[name]
-        if self._records and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(DECIDE_EVERY_S, self._decide_again)
-        return {name: self.replicas(record) for name, record in self._records.items()}
+def begin(config: Autoscaling, replicas: int, now: float) -> Scaling:
+    """The state of a backend that has ``replicas``, or is to begin with so many, within its bounds."""
+    return Scaling(within(config, replicas), now)
 
-    def stop(self) -> None:
-        self._records = {}
-        if self._timer is not None:
-            self._timer.cancel()
 
-    # -- what is known -----------------------------------------------------------------------------------------------
+def decide(config: Autoscaling, past: Scaling, load: int, now: float, *, starting: bool = False) -> Scaling:
+    """The next state.
 
-    def replicas(self, record: BackendRecord) -> int:
-        """How many a backend is to have, whether it autoscales or not."""
-        config, state = record.config.autoscaling, self._states.get(record.name)
-        if config is None:
-            return record.config.num_replicas
-        return within(config, record.config.num_replicas if state is None else state.replicas)
+    Args:
+        past: the last state. It may come from another config: the bounds of this one hold at once.
+        load: requests that replicas have and that wait, now.
+        starting: none of the replicas is ready yet. They are let become so: a start may take longer than the request
+            that it was for could wait.
+    """
+    replicas = within(config, past.replicas)
+    per_replica = config.target_ongoing_requests
+    if not replicas and load:
+        # From none there is no delay, and nothing to smooth.
+        return Scaling(within(config, math.ceil(load / per_replica)), now, load)
+    smooth = _smoothed(config, past, load, now)
+    idle_since = None if load or starting else _earlier(past.idle_since, now)
+    if idle_since is not None and now - idle_since >= config.downscale_delay_s:
+        return Scaling(config.min_replicas, now, smooth, idle_since)
+    rising_since = falling_since = None
+    falling_to = 0
+    fewer = max(1, math.ceil(smooth / (per_replica * (1 - TOLERANCE))))
+    if smooth > replicas * per_replica * (1 + TOLERANCE):
+        rising_since = _earlier(past.rising_since, now)
+        if now - rising_since >= config.upscale_delay_s:
+            return Scaling(within(config, math.ceil(smooth / per_replica)), now, smooth)
+    elif fewer < replicas and not starting:
+        falling_since = _earlier(past.falling_since, now)
+        falling_to = max(past.falling_to, fewer)
+        if now - falling_since >= config.downscale_delay_s:
+            return Scaling(within(config, falling_to), now, smooth, idle_since)
+    return Scaling(replicas, now, smooth, idle_since, rising_since, falling_since, falling_to)
 
-    def load(self, backend: str) -> float:
-        """The load that the last decision saw, smoothed."""
-        state = self._states.get(backend)
-        return 0.0 if state is None else state.load
 
-    # -- decisions ---------------------------------------------------------------------------------------------------
+def _smoothed(config: Autoscaling, past: Scaling, load: int, now: float) -> float:
+    """The exponential mean of the load, with ``upscale_delay_s`` as its time constant; without a delay, the load."""
+    if config.upscale_delay_s <= 0:
+        return float(load)
+    fresh = -math.expm1(-max(0.0, now - past.at) / config.upscale_delay_s)
+    return past.load + (load - past.load) * fresh
 
-    def decide(self) -> None:
-        """Decide for all: about once a second, and as soon as requests wait."""
-        if not self._records:
-            return
-        own: dict[str, list[Replica]] = {name: [] for name in self._records}
-        for replica in self._replicas.replicas.values():
-            if replica.record.name in own and replica.state is not ReplicaState.DRAINING:
-                own[replica.record.name].append(replica)
-        linked = [worker.worker_id for worker in self._ingresses.workers.values() if worker.link is not None]
-        changes = [self._decide(record, own[name], linked) for name, record in self._records.items()]
-        if any(changes):
-            self._changed()
 
-    def _decide(self, record: BackendRecord, own: list[Replica], linked: list[str]) -> bool:
-        """Whether the backend is to have another number. Without a report of each ingress worker, nothing changes."""
-        config = record.config.autoscaling
-        load = self._counts.load(record.name, [replica.id for replica in own], linked)
-        if config is None or load is None:
-            return False
-        before, now = self.replicas(record), time.monotonic()
-        starting = (
-            before > 0
-            and not self._is_failing(record.name)
-            and all(replica.state is ReplicaState.STARTING for replica in own)
-        )
-        past = self._states.get(record.name) or begin(config, before, now)
-        state = self._states[record.name] = decide(config, past, load, now, starting=starting)
-        if state.replicas != before:
-            _log.info("backend %r: from %d to %d replicas (load %d)", record.name, before, state.replicas, load)
-        return state.replicas != before
+def within(config: Autoscaling, replicas: int) -> int:
+    """``replicas``, or the bound that is nearest."""
+    return min(max(replicas, config.min_replicas), config.max_replicas)
 
-    def _decide_again(self) -> None:
-        self._timer = None
-        self.decide()
-        if self._records and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(DECIDE_EVERY_S, self._decide_again)
+
+def _earlier(since: float | None, now: float) -> float:
+    return now if since is None else since

@@ -9,24 +9,33 @@ import msgspec
 from servekit.config import HttpLimits
 
 
+class InstanceOptions(msgspec.Struct, frozen=True):
+    """What an instance is started with: the arguments of `servekit.init` and of ``servekit start``."""
+
+    name: str
+    runtime: str
+    runtime_options: dict[str, Any] = {}
+    http_host: str = "127.0.0.1"
+    http_port: int = 0
+    ingress_workers: int = 1
+    admin_port: int | None = None
+    limits: HttpLimits = HttpLimits()
+    busy_poll_s: float = 0.0
+    debug: bool = False
+
+
 class InstanceSetup(msgspec.Struct):
     """What an instance is, as whoever starts it says."""
 
-    name: str
+    options: InstanceOptions
     instance_id: str
     directory: str
     token: bytes
-    runtime: str
-    runtime_options: dict[str, Any]
     http_url: str
     http_fd: int
-    ingress_workers: int
-    limits: HttpLimits
     sys_path: list[str]
     admin_url: str = ""
     standing: bool = False
-    busy_poll_s: float = 0.0
-    debug: bool = False
 
 
 class ProcessSetup(msgspec.Struct):
@@ -41,14 +50,14 @@ class ProcessSetup(msgspec.Struct):
     """A pipe on which to say that all is up, or what went wrong."""
 
 
-class Ready(msgspec.Struct):
+class StartReport(msgspec.Struct):
     """What is said on that pipe."""
 
     error: str = ""
     """The class of an error; empty when all is well."""
     message: str = ""
     plugins: list[str] = []
-    """Those in use, and what each gives."""
+    """The plugins in use, and what each gives."""
     runtimes: list[str] = []
     """Where the workers of those that are open live."""
     problems: list[str] = []

@@ -7,14 +7,14 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from servekit.control.state import Desired, EndpointRecord
-from servekit.wire.control_frames import BackendEntry, EndpointEntry, ReplicaEntry, Snapshot
+from servekit.control.state import Desired
+from servekit.wire.control_frames import BackendEntry, EndpointRecord, ReplicaEntry, Snapshot
 
 
 class Content(msgspec.Struct, frozen=True):
     """What a snapshot says, whole."""
 
-    endpoints: dict[str, EndpointEntry] = {}
+    endpoints: dict[str, EndpointRecord] = {}
     backends: dict[str, BackendEntry] = {}
     leaving: tuple[str, ...] = ()
     """Replicas that get no more requests and may have some to answer."""
@@ -26,18 +26,14 @@ def content_of(
     earlier: tuple[Desired, Content] | None = None,
     leaving: Iterable[str] = (),
 ) -> Content:
-    """``ready``: the replicas that may get requests, by backend. Backends being deleted are in it no longer.
-
-    ``leaving``: the others whose processes may be there, and that ingress workers may know.
-
-    ``earlier``: a desired state and its content. What has not changed since is taken from there: with thousands of
-    endpoints, making every entry anew and comparing it would be most of what a change costs.
+    """
+    Args:
+        ready: the replicas that may get requests, by backend.
+        earlier: a desired state and its content. The entries of backends that have not changed since are taken from
+            there: with thousands of backends, making every entry anew would be most of what a change costs.
+        leaving: the other replicas whose processes may be there, and that ingress workers may know.
     """
     was, had = earlier or (Desired(), Content())
-    endpoints = {
-        name: had.endpoints[name] if was.endpoints.get(name) is record else _endpoint_entry(record)
-        for name, record in desired.endpoints.items()
-    }
     backends = {}
     for name, record in desired.backends.items():
         replicas = tuple(ready.get(name, ()))
@@ -47,20 +43,7 @@ def content_of(
             config = msgspec.structs.replace(record.config, user_config=None)
             entry = BackendEntry(name, config, replicas)
         backends[name] = entry
-    return Content(endpoints, backends, tuple(sorted(leaving)))
-
-
-def _endpoint_entry(record: EndpointRecord) -> EndpointEntry:
-    return EndpointEntry(
-        record.name,
-        record.route,
-        record.methods,
-        record.mount,
-        record.timeout_s,
-        record.strict,
-        record.policy_ref,
-        record.traffic,
-    )
+    return Content(desired.endpoints, backends, tuple(sorted(leaving)))
 
 
 def difference(base: Content | None, base_version: int, content: Content, version: int) -> Snapshot:

@@ -13,10 +13,13 @@ from pathlib import Path
 
 import msgspec
 
+from servekit.backoff import Backoff
 from servekit.control.directories import standing_directory
-from servekit.control.launch import InstanceOptions, Launch
+from servekit.control.launch import Launch
+from servekit.control.setup import InstanceOptions
 from servekit.control.state import check_name
 from servekit.errors import AlreadyRunningError, NotRunningError, ServekitError
+from servekit.private_folders import write_private
 from servekit.processes import ProcessIdentity, fill_standard_descriptors, identify, is_alive, opened
 
 _log = logging.getLogger("servekit.control")
@@ -89,18 +92,16 @@ def keep(options: InstanceOptions, up: Callable[[Launch], None]) -> None:
 
 def _watch(launch: Launch, ending: threading.Event) -> None:
     """Start the controller again whenever it ends; return when all is to end, with a controller that can end it."""
-    pause_s = _FIRST_RESTART_S
+    pauses = Backoff(_FIRST_RESTART_S, _LONGEST_RESTART_S)
     began = time.monotonic()
     while True:
         assert launch.process is not None
         while launch.process.poll() is None:
             if ending.wait(0.05):
                 return
-        if time.monotonic() - began > _LONGEST_RESTART_S:
-            pause_s = _FIRST_RESTART_S
+        pause_s = pauses.next(time.monotonic() - began)
         _log.error("the controller ended (%s); starting it again in %g s", launch.process.returncode, pause_s)
         ending.wait(pause_s)
-        pause_s = min(2 * pause_s, _LONGEST_RESTART_S)
         began = time.monotonic()
         try:
             launch.start_again()
@@ -112,11 +113,8 @@ def _write_record(launch: Launch) -> None:
     keeper = identify(os.getpid())
     assert keeper is not None
     setup = launch.setup
-    path = _record_path(setup.directory)
-    part = path.with_suffix(".part")
-    part.touch(mode=0o600)
-    part.write_bytes(msgspec.json.encode(StandingRecord(setup.http_url, setup.directory, setup.token, keeper)))
-    part.replace(path)
+    record = StandingRecord(setup.http_url, setup.directory, setup.token, keeper)
+    write_private(_record_path(setup.directory), msgspec.json.encode(record))
 
 
 def _record_path(directory: str) -> Path:

@@ -12,32 +12,15 @@ from typing import Any
 
 import msgspec
 
-from servekit.config import BackendConfig, nearest
+from servekit.config import BackendConfig, EndpointOptions, nearest
 from servekit.errors import AlreadyExistsError, InUseError, InvalidInputError, NotFoundError
 from servekit.routes import canonical, check_route
-from servekit.wire.control_frames import PluginRef
+from servekit.wire.control_frames import EndpointRecord, PluginRef
 
 WEIGHTS_TOLERANCE = 1e-6
 _is_name = re.compile(r"[^\s/\x00-\x1f\x7f](?:[^/\x00-\x1f\x7f]*[^\s/\x00-\x1f\x7f])?").fullmatch
 _is_method = re.compile(r"[A-Z][A-Z-]*").fullmatch
 _LONGEST_NAME = 200
-
-
-class EndpointRecord(msgspec.Struct, frozen=True):
-    """An endpoint, as it was asked for."""
-
-    name: str
-    route: str | None
-    methods: tuple[str, ...]
-    """Empty: every method."""
-    mount: bool
-    policy: str
-    """The name or path that it was chosen by."""
-    policy_ref: PluginRef
-    timeout_s: float
-    strict: bool
-    traffic: dict[str, float] = {}
-    """Weight by backend name; empty before `set_traffic`."""
 
 
 class BackendRecord(msgspec.Struct, frozen=True):
@@ -99,8 +82,8 @@ def add_endpoint(desired: Desired, record: EndpointRecord) -> Desired:
     for method in record.methods:
         if not _is_method(method):
             raise InvalidInputError(f"{method!r} is not an HTTP method; write it in upper case, as in methods=['POST']")
-    if not (0 < record.timeout_s < math.inf):
-        raise InvalidInputError(f"timeout_s must be finite and above 0, not {record.timeout_s}")
+    if not (0 < record.options.timeout_s < math.inf):
+        raise InvalidInputError(f"timeout_s must be finite and above 0, not {record.options.timeout_s}")
     _check_route(desired, record)
     _check_weights(desired, record.name, record.traffic, may_be_empty=True)
     return _with_endpoint(desired, record)
@@ -185,21 +168,24 @@ def check_name(kind: str, name: object) -> None:
 
 
 def _check_route(desired: Desired, record: EndpointRecord) -> None:
-    if record.route is None:
-        if record.mount:
+    route, mount = record.options.route, record.options.mount
+    if route is None:
+        if mount:
             raise InvalidInputError(f"endpoint {record.name!r} is to be mounted, so it needs a route")
         return
-    check_route(record.route, mount=record.mount)
-    mine = _route_key(record.route, record.mount)
+    check_route(route, mount=mount)
     for other in desired.endpoints.values():
-        if other.route is not None and _route_key(other.route, other.mount) == mine:
+        if _route_key(other.options) == _route_key(record.options):
             raise AlreadyExistsError(
-                f"the route {record.route!r} belongs to endpoint {other.name!r}; choose another, or delete that one"
+                f"the route {route!r} belongs to endpoint {other.name!r}; choose another, or delete that one"
             )
 
 
-def _route_key(route: str, mount: bool) -> str:
-    return canonical(route.rstrip("/") if mount else route)
+def _route_key(options: EndpointOptions) -> str | None:
+    """By what two routes are one."""
+    if options.route is None:
+        return None
+    return canonical(options.route.rstrip("/") if options.mount else options.route)
 
 
 def _check_weights(

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
-import os
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from servekit.code import bundle, place
-from servekit.control.state import BackendRecord, Desired, EndpointRecord
+from servekit.control.state import BackendRecord, Desired
 from servekit.errors import InternalError, NotFoundError
+from servekit.private_folders import write_private
+from servekit.wire.control_frames import EndpointRecord
+
+T = TypeVar("T")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (kind TEXT, name TEXT, body BLOB, PRIMARY KEY (kind, name)) WITHOUT ROWID;
@@ -33,7 +39,7 @@ class WorkerRecord(msgspec.Struct, frozen=True):
 
 
 class Store:
-    """Not for two threads at once: the controller calls it from its one writer thread."""
+    """Not for two threads at once: the controller calls it in the one of a `StoreThread`."""
 
     def __init__(self, directory: str) -> None:
         self._blobs = Path(directory) / "targets"
@@ -70,11 +76,7 @@ class Store:
         """Keep the bytes of a target or of its code, whose SHA-256 is ``digest``."""
         path = self._blobs / digest
         if not path.exists():
-            part = path.with_suffix(".part")
-            part.unlink(missing_ok=True)
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(data)
-            os.replace(part, path)
+            write_private(path, data)
 
     def get_blob(self, digest: str) -> bytes:
         """Raises `NotFoundError`, and `InternalError` where the bytes are not those that were kept."""
@@ -86,11 +88,20 @@ class Store:
             raise InternalError(f"the file with the SHA-256 {digest!r} is damaged; create the backend anew")
         return data
 
-    def unpack_code(self, digest: str) -> None:
-        """Let frozen code stand in the instance's directory, for replicas on this machine and their children."""
-        folder = self._folders / digest
+    def get_target(self, record: BackendRecord, is_remote: bool) -> tuple[bytes, bytes]:
+        """The bytes of the target, and of its code where the replica that is to run it is on another machine.
+
+        For replicas on this machine and their children the code is unpacked into the instance's directory.
+        """
+        target = self.get_blob(record.target)
+        if not record.code:
+            return target, b""
+        if is_remote:
+            return target, self.get_blob(record.code)
+        folder = self._folders / record.code
         if not folder.exists():
-            bundle.unpack(bundle.decode(self.get_blob(digest)), folder)
+            bundle.unpack(bundle.decode(self.get_blob(record.code)), folder)
+        return target, b""
 
     def drop_blobs_except(self, digests: set[str]) -> None:
         """Delete the bytes, and the folders of code, that no backend refers to."""
@@ -127,3 +138,18 @@ class Store:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+
+
+class StoreThread:
+    """Runs calls on the store one after another, off the controller's loop."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+
+    async def call(self, work: Callable[[Store], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._store)
+
+    async def close(self) -> None:
+        await self.call(lambda store: store.close())
+        self._thread.shutdown()

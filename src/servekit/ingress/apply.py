@@ -12,7 +12,7 @@ from servekit.ingress.links import ReplicaLinks
 from servekit.ingress.replica import Replica
 from servekit.ingress.router import Router
 from servekit.interfaces import RoutingPolicy
-from servekit.wire.control_frames import BackendEntry, EndpointEntry, PluginRef, Snapshot
+from servekit.wire.control_frames import BackendEntry, EndpointRecord, PluginRef, Snapshot
 
 _log = logging.getLogger("servekit.ingress")
 
@@ -91,7 +91,7 @@ class Applier:
         for endpoint in backend.endpoints:
             self._router.dispatcher.unpark(endpoint)
 
-    def _set_endpoint(self, name: str, entry: EndpointEntry | None) -> None:
+    def _set_endpoint(self, name: str, entry: EndpointRecord | None) -> None:
         router = self._router
         old = router.endpoints.get(name)
         if entry is None:
@@ -99,7 +99,7 @@ class Applier:
                 self._remove(old)
             return
         if old is not None and _same_but_weights(old.entry, entry):
-            reweighed = old.entry.weights != entry.weights
+            reweighed = old.entry.traffic != entry.traffic
             old.entry = entry
             if reweighed:
                 try:
@@ -109,7 +109,7 @@ class Applier:
                     old.set_targets(router.backends)
                     router.dispatcher.redispatch(old.waiting)
             return
-        policy = self._build_policy(entry.policy)
+        policy = self._build_policy(entry.policy_ref)
         policy.traffic_changed(_above_zero(entry))
         if old is not None:
             self._remove(old)
@@ -129,11 +129,11 @@ class Applier:
         endpoint.policy.close()
 
 
-def _above_zero(entry: EndpointEntry) -> dict[str, float]:
-    return {name: weight for name, weight in entry.weights.items() if weight > 0}
+def _above_zero(entry: EndpointRecord) -> dict[str, float]:
+    return {name: weight for name, weight in entry.traffic.items() if weight > 0}
 
 
-def _same_but_weights(one: EndpointEntry, other: EndpointEntry) -> bool:
+def _same_but_weights(one: EndpointRecord, other: EndpointRecord) -> bool:
     return all(
-        getattr(one, field) == getattr(other, field) for field in EndpointEntry.__struct_fields__ if field != "weights"
+        getattr(one, field) == getattr(other, field) for field in EndpointRecord.__struct_fields__ if field != "traffic"
     )

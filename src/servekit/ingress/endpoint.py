@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from servekit.ingress.backend import Backend, TrafficTarget
 from servekit.interfaces import RoutingPolicy
-from servekit.wire.control_frames import EndpointEntry
+from servekit.wire.control_frames import EndpointRecord
 
 if TYPE_CHECKING:
     from servekit.ingress.exchange import Exchange
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 class Endpoint:
     """State of one endpoint."""
 
-    def __init__(self, entry: EndpointEntry, policy: RoutingPolicy) -> None:
+    def __init__(self, entry: EndpointRecord, policy: RoutingPolicy) -> None:
         self.name = entry.name
-        self.route = entry.route
-        self.route_text = entry.route or ""
-        self.mount = entry.mount
+        self.route = entry.options.route
+        self.route_text = self.route or ""
+        self.mount = entry.options.mount
         self.entry = entry
         self.policy = policy
-        self.timeout_s = entry.timeout_s
-        self.strict = entry.strict
+        self.timeout_s = entry.options.timeout_s
+        self.strict = entry.options.strict
         self.methods = _answered_methods(entry.methods)
         """None: every method goes to the handler."""
         self.targets: list[TrafficTarget] = []
@@ -43,7 +43,7 @@ class Endpoint:
         """Take over the entry's weights, those of weight 0 left out."""
         self.drop_targets()
         self.targets = [
-            TrafficTarget(backends[name], weight) for name, weight in self.entry.weights.items() if weight > 0
+            TrafficTarget(backends[name], weight) for name, weight in self.entry.traffic.items() if weight > 0
         ]
         for target in self.targets:
             target.backend.endpoints.add(self)

@@ -39,7 +39,7 @@ class WaitingRequests:
         missed: dict[str, float] = {}
         for backend in backends:
             if backend.config.autoscaling is not None and not backend.ready and backend.endpoints:
-                shares = (e.entry.weights[backend.name] * failovers.get(e.name, 0) for e in backend.endpoints)
+                shares = (e.entry.traffic[backend.name] * failovers.get(e.name, 0) for e in backend.endpoints)
                 missed[backend.name] = self._missed.get(backend.name, 0.0) + sum(shares)
         self._missed = missed
         return [name for name, requests in missed.items() if requests >= 1]

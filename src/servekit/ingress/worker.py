@@ -259,5 +259,5 @@ class IngressWorker:
     def _want(self) -> None:
         self._report_planned = None
         self._wanted_at = asyncio.get_running_loop().time()
-        if self._control.is_linked:
+        if self._control.link is not None:
             self._control.send(self._report())

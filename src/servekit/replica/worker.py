@@ -15,14 +15,14 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import uvloop
 
 from servekit.code.place import CodePlace
-from servekit.config import DRAIN_TIMEOUT_S, config_digest
+from servekit.config import DRAIN_TIMEOUT_S
 from servekit.factories import load_path
 from servekit.handles import callers
 from servekit.handles.caller import Caller
@@ -34,6 +34,7 @@ from servekit.replica.life import Life, trace_of
 from servekit.replica.server import DataServer
 from servekit.replica.sigterm import Sigterm
 from servekit.replica.target import Handlers, Target, load
+from servekit.tasks import TaskSet
 from servekit.wire.bootstrap import WorkerBootstrap
 from servekit.wire.control import ControlClient
 from servekit.wire.control_frames import (
@@ -50,6 +51,7 @@ from servekit.wire.control_frames import (
     WorkerHello,
 )
 from servekit.wire.data_links import DataLinks
+from servekit.wire.link import Link
 from servekit.wire.network import Listener, Network
 from servekit.wire.polling import BusyPoll
 
@@ -86,7 +88,7 @@ class ReplicaWorker:
         self._sigterm: Sigterm | None = None
         self._caller: Caller | None = None
         """For the handles in this process; in process, the instance has one."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSet()
         """On the data loop, beside the calls."""
         self._code: CodePlace | None = None
         self._ended = False
@@ -123,7 +125,7 @@ class ReplicaWorker:
         self._control = ControlClient(
             self._bootstrap,
             self._network,
-            hello=lambda: self._hello,
+            hello=self._say_hello,
             received=self._received,
             report=self._report,
         )
@@ -136,6 +138,10 @@ class ReplicaWorker:
                 # A handler that hangs keeps the other thread, and no controller is there to end this process.
                 asyncio.get_running_loop().call_later(DRAIN_TIMEOUT_S + _FLUSH_TIMEOUT_S, os._exit, 1)
         return reason
+
+    def _say_hello(self) -> WorkerHello:
+        life = self._life
+        return self._hello if life is None else msgspec.structs.replace(self._hello, user_config=life.taken)
 
     def _close_control(self) -> None:
         if hasattr(self, "_control"):
@@ -161,8 +167,8 @@ class ReplicaWorker:
             self._on_data_loop(lambda server: server.drain(timeout_s))
             return
         elif isinstance(frame, Reconfigure):
-            reconfigure = frame
-            self._on_data_loop(lambda _: self._spawn(self._reconfigure(reconfigure)))
+            user_config, link = frame.user_config, self._control.link
+            self._on_data_loop(lambda _: self._tasks.spawn(self._reconfigure(user_config, link)))
             return
         assign = self._assign
         if assign is not None and len(self._blob) == assign.target_bytes + assign.code_bytes:
@@ -179,7 +185,7 @@ class ReplicaWorker:
         since = executor.busy_since
         return Report(executor.outstanding, time.perf_counter() - since if since else 0.0)
 
-    def _on_data_loop(self, act: Callable[[DataServer], None]) -> None:
+    def _on_data_loop(self, act: Callable[[DataServer], object]) -> None:
         loop, server = self._data_loop, self._server
         if loop is not None and server is not None:
             with contextlib.suppress(RuntimeError):  # The loop has ended, and with it what was to be done.
@@ -236,28 +242,18 @@ class ReplicaWorker:
             except (Exception, SystemExit) as error:
                 self._control.send(StartFailed(trace_of(error)))
                 return "the handler could not be built"
-            self._spawn(life.watch(lambda reason: self._control.send(Unhealthy(reason))))
+            self._tasks.spawn(life.watch(lambda reason: self._control.send(Unhealthy(reason))))
             await self._serve_data(assign, handlers, adapter)
             return "drained"
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._tasks.close()
             await life.end()
             if self._sigterm is not None:
                 self._sigterm.close()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _reconfigure(self, frame: Reconfigure) -> None:
-        life = self._life
-        assert life is not None
-        error = await life.reconfigure(frame.user_config)
-        self._hello = msgspec.structs.replace(self._hello, user_config=life.taken)
-        self._control.send(Reconfigured(frame.number, error))
+    async def _reconfigure(self, user_config: Any, link: Link | None) -> None:
+        assert self._life is not None
+        self._control.send(Reconfigured(await self._life.reconfigure(user_config)), link)
 
     async def _serve_data(self, assign: Assign, handlers: Handlers, adapter: RequestAdapter) -> None:
         loop = asyncio.get_running_loop()
@@ -285,7 +281,6 @@ class ReplicaWorker:
                 ready=True,
                 addresses=[listener.address],
                 capabilities=capabilities,
-                user_config=config_digest(assign.config.user_config),
             )
             self._control.send(Ready([listener.address], capabilities))
             if self._ended:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
-from servekit.config import BackendConfig
+from servekit.config import BackendConfig, EndpointOptions
 from servekit.wire.frames import Codec, Frame
 
 CONTROL_FRAME_BYTES = 64 * 1024 * 1024
@@ -81,9 +81,8 @@ class LinkAddresses(Frame, tag=24):
 
 
 class Reconfigured(Frame, tag=25):
-    """From a replica: its handler took over `Reconfigure` ``number``; ``error`` is the traceback where it raised."""
+    """The answer to `Reconfigure`: the handler has taken over; ``error`` is the traceback where it raised."""
 
-    number: int
     error: str = ""
 
 
@@ -148,7 +147,7 @@ class Snapshot(Frame, tag=44):
 
     version: int
     base: int | None
-    endpoints: dict[str, EndpointEntry | None]
+    endpoints: dict[str, EndpointRecord | None]
     """None: the endpoint is gone."""
     backends: dict[str, BackendEntry | None]
     leaving: tuple[str, ...] = ()
@@ -157,9 +156,8 @@ class Snapshot(Frame, tag=44):
 
 
 class Reconfigure(Frame, tag=45):
-    """To a replica: a new ``user_config`` for its handler."""
+    """To a replica: a new ``user_config`` for its handler. A question: `Reconfigured` answers it, on the same link."""
 
-    number: int
     user_config: Any
 
 
@@ -182,18 +180,18 @@ class PluginRef(msgspec.Struct, array_like=True, frozen=True):
     options: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
-class EndpointEntry(msgspec.Struct, array_like=True, frozen=True):
-    """An endpoint, as an ingress worker needs it."""
+class EndpointRecord(msgspec.Struct, array_like=True, frozen=True):
+    """An endpoint, as it was asked for."""
 
     name: str
-    route: str | None
+    options: EndpointOptions
     methods: tuple[str, ...]
     """Empty: every method."""
-    mount: bool
-    timeout_s: float
-    strict: bool
-    policy: PluginRef
-    weights: dict[str, float]
+    policy: str
+    """The name or path that it was chosen by."""
+    policy_ref: PluginRef
+    traffic: dict[str, float] = {}
+    """Weight by backend name; empty before `set_traffic`."""
 
 
 class ReplicaEntry(msgspec.Struct, array_like=True, frozen=True):
@@ -213,21 +211,9 @@ class BackendEntry(msgspec.Struct, array_like=True, frozen=True):
     replicas: tuple[ReplicaEntry, ...]
 
 
+FromWorker: TypeAlias = Ready | StartFailed | Applied | Report | LinkAddresses | Reconfigured | Unhealthy
+ToWorker: TypeAlias = Assign | Blob | Drain | Stop | Snapshot | Reconfigure | Ingresses | ListenOn
+
+
 def control_codec() -> Codec:
-    return Codec(
-        Ready
-        | StartFailed
-        | Applied
-        | Report
-        | LinkAddresses
-        | Reconfigured
-        | Unhealthy
-        | Assign
-        | Blob
-        | Drain
-        | Stop
-        | Snapshot
-        | Reconfigure
-        | Ingresses
-        | ListenOn
-    )
+    return Codec(FromWorker | ToWorker)

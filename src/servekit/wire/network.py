@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from servekit.backoff import Backoff
 from servekit.config import HELLO_TIMEOUT_S
 from servekit.errors import DeadlineError, InvalidInputError, LinkError
 from servekit.forks import forks
@@ -86,17 +87,16 @@ async def keep_dialled(
 
     ``tried`` is told of each try: what it raised, or None when the link is open.
     """
-    pause_s = FIRST_REDIAL_S
+    pauses = Backoff(FIRST_REDIAL_S, LONGEST_REDIAL_S)
     while wanted():
         try:
             link = await dial(network, addresses(), new_link)
         except OSError as error:
             tried(error)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_REDIAL_S)
+            await asyncio.sleep(pauses.next())
         else:
             tried(None)
-            pause_s = FIRST_REDIAL_S
+            pauses.reset()
             await link.wait_lost()
 
 

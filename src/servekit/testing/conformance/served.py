@@ -9,14 +9,13 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import httpx
-import msgspec
 import uvloop
 
-from servekit.config import HttpLimits
+from servekit.client import DirectClient
 from servekit.control import ingress_process
 from servekit.control.launch import bind_tcp
 from servekit.control.service import Service
-from servekit.control.setup import InstanceSetup
+from servekit.control.setup import InstanceOptions, InstanceSetup
 from servekit.instance import Instance
 from servekit.interfaces import ReplicaRuntime, RuntimeContext
 from servekit.plugins import disabled_by_environment, discover
@@ -39,20 +38,6 @@ class Served(NamedTuple):
     """One request over HTTP; the text of its answer."""
     pids: Callable[[], set[int]]
     """Of the replicas that are ready."""
-
-
-class _DirectClient:
-    """Calls the operations of the admin API in the controller's loop."""
-
-    def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
-        self._service = service
-        self._loop = loop
-
-    def call(self, operation: str, **arguments: Any) -> Any:
-        answer = self._service.operations.call(operation, msgspec.msgpack.encode(arguments))
-        return msgspec.json.decode(_on(self._loop, answer))
-
-    def close(self) -> None: ...
 
 
 @contextlib.contextmanager
@@ -93,16 +78,15 @@ def _instance(runtime: ReplicaRuntime, context: RuntimeContext, token: bytes) ->
         closing.callback(loop.call_soon_threadsafe, loop.stop)
         http = closing.enter_context(bind_tcp("127.0.0.1", 0, "http_port"))
         setup = InstanceSetup(
-            name="conformance",
+            options=InstanceOptions(
+                name="conformance",
+                runtime="process",  # A name that there is; every name gives `fixed_runtime`.
+            ),
             instance_id=context.instance_id,
             directory=context.directory,
             token=token,
-            runtime="process",  # A name that there is; every name gives `fixed_runtime`.
-            runtime_options={},
             http_url=f"http://127.0.0.1:{http.getsockname()[1]}",
             http_fd=http.fileno(),
-            ingress_workers=1,
-            limits=HttpLimits(),
             sys_path=own_sys_path(),
         )
 
@@ -124,7 +108,8 @@ def _instance(runtime: ReplicaRuntime, context: RuntimeContext, token: bytes) ->
 
         service = _on(loop, start())
         closing.callback(lambda: _on(loop, service.stop(DRAIN_S)))
-        yield Instance(setup.name, setup.http_url, _DirectClient(service, loop), lambda: None, setup.directory)
+        client = DirectClient(lambda operation, body: _on(loop, service.operations.call(operation, body)))
+        yield Instance(setup.options.name, setup.http_url, client, lambda: None, setup.directory)
 
 
 def _on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servekit.config import Autoscaling
-from servekit.control.autoscaler import TOLERANCE, Scaling, begin, decide
+from servekit.control.scaling import TOLERANCE, Scaling, begin, decide
 
 DAY_S = 86_400
 

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import asyncio
+
+from servekit.tasks import TaskSet, came_within
+
+
+def test_tasks_are_waited_for_and_cancelled() -> None:
+    async def test() -> None:
+        tasks, event = TaskSet(), asyncio.Event()
+        assert await tasks.wait(0.0)
+        soon, never = tasks.spawn(event.wait()), tasks.spawn(asyncio.Event().wait())
+        assert not await tasks.wait(0.001)
+        event.set()
+        await soon
+        await tasks.close()
+        assert never.cancelled()
+        assert await tasks.wait(0.0)
+
+    asyncio.run(test())
+
+
+def test_an_event_comes_in_time_or_not() -> None:
+    async def test() -> None:
+        event = asyncio.Event()
+        assert not await came_within(event, 0.001)
+        asyncio.get_running_loop().call_soon(event.set)
+        assert await came_within(event, None)
+        assert await came_within(event, 0.0)
+
+    asyncio.run(test())

@@ -51,7 +51,7 @@ class IncomingBody:
     # -- by the reader -------------------------------------------------------------------------------------
 
     def receive(self, piece: bytes) -> None:
-        if not self.unwanted:
+        if not (self.unwanted or self.ended):
             self._pieces.append(piece)
             self.size += len(piece)
             if self.wake is not None:

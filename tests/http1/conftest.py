@@ -13,8 +13,7 @@ import pytest
 import uvloop
 
 from servekit.config import HttpLimits
-from servekit.http1.body import gather
-from servekit.http1.request import HttpRequest
+from servekit.http1.request import HttpRequest, gather
 from servekit.http1.server import HttpServer
 
 DEADLINE_S = 10.0

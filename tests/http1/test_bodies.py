@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servekit.config import HttpLimits
-from servekit.http1.body import BUFFER_BYTES, WHOLE_BYTES, IncomingBody, gather
+from servekit.http1.body import BUFFER_BYTES, WHOLE_BYTES, IncomingBody
 from servekit.http1.reader import FEED_BYTES, Phase, RequestReader
-from servekit.http1.request import HttpRequest
+from servekit.http1.request import HttpRequest, gather
 
 PIECE_BYTES = BUFFER_BYTES
 """The longest that is read at once."""

@@ -14,6 +14,12 @@ from servekit.config import HttpLimits
 from servekit.http1.connection import HttpConnection
 from servekit.http1.request import HttpRequest
 from servekit.http1.server import HttpServer
+from servekit.http1.timeouts import LINGER_S
+
+HANDSHAKE = (
+    b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 
 
 class MemoryTransport(asyncio.Transport):
@@ -60,11 +66,13 @@ class App:
     new_request = HttpRequest
 
     def __init__(self) -> None:
+        self.handled: list[HttpRequest] = []
         self.waiting: list[HttpRequest] = []
         self.gone: list[HttpRequest] = []
 
     def handle(self, request: HttpRequest) -> None:
         assert not self.waiting, "two requests of one connection at a time"
+        self.handled.append(request)
         if request.path == "/now":
             request.respond(200, b"", request.query)
         else:
@@ -121,6 +129,30 @@ def test_answers_come_once_and_in_order(loop: asyncio.AbstractEventLoop, kinds: 
     assert not transport.is_closing()
 
 
+@given(st.data(), st.binary(max_size=200), st.integers(0, 2))
+def test_what_follows_the_head_of_a_websocket_comes_as_it_was_sent_however_it_is_cut(
+    loop: asyncio.AbstractEventLoop, drawn: st.DataObject, tail: bytes, before: int
+) -> None:
+    """Whenever the 101 comes."""
+    data = b"GET /now HTTP/1.1\r\nHost: a\r\n\r\n" * before + HANDSHAKE + tail
+    cuts = sorted(drawn.draw(st.sets(st.integers(0, len(data)), max_size=6)))
+    app, connection, transport = connect(loop)
+    for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
+        if app.waiting and (not transport.reading or drawn.draw(st.booleans())):
+            app.waiting.pop().begin(101, b"", None)
+        if start < end:
+            assert transport.reading
+            connection.data_received(data[start:end])
+    if app.waiting:
+        app.waiting.pop().begin(101, b"", None)
+    *plain, asked = app.handled
+    assert [request.upgrade for request in plain] == [False] * before
+    assert (asked.upgrade, asked.path, asked.body) == (True, "/ws", b"")
+    assert asked.incoming is not None
+    assert b"".join(iter(asked.incoming.take, None)) == tail
+    assert (transport.reading, transport.is_closing(), asked.incoming.ended) == (True, False, False)
+
+
 def test_a_refusal_lingers_where_there_is_no_half_close(loop: asyncio.AbstractEventLoop) -> None:
     _, connection, transport = connect(loop)
     connection.data_received(b"NONSENSE\r\n\r\n")
@@ -132,6 +164,18 @@ def test_a_refusal_lingers_where_there_is_no_half_close(loop: asyncio.AbstractEv
     connection.sweep(100.0)
     assert transport.is_closing()
     assert transport.written == written
+
+
+def test_behind_the_last_answer_no_body_is_waited_for_but_its_requests(loop: asyncio.AbstractEventLoop) -> None:
+    app, connection, transport = connect(loop)
+    post = b"POST /later HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
+    connection.data_received(post + bytes(70_000))
+    app.waiting.pop().respond(200, b"", b"last", close=True)
+    connection.data_received(bytes(30_000) + post + bytes(90_000))
+    connection.sweep(0.0)
+    connection.sweep(LINGER_S + 0.1)
+    assert transport.is_closing()
+    assert (bodies(transport.written), len(app.handled)) == ([b"last"], 1)
 
 
 def test_a_lost_connection_abandons_what_was_handed_over_only(loop: asyncio.AbstractEventLoop) -> None:

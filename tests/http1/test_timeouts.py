@@ -21,7 +21,7 @@ LIMITS = HttpLimits(
 @pytest.mark.parametrize(
     ("wait", "limit_s", "then"),
     [
-        (Phase.BETWEEN, 30, Overdue.END),
+        (Phase.BETWEEN, 30, Overdue.CLOSE),
         (Wait.CLIENT_READS, 40, Overdue.ABORT),
         (Wait.CLIENT_CLOSES, LINGER_S, Overdue.CLOSE),
         (Wait.HALF_CLOSED, PROBE_S, Overdue.PROBE),
@@ -43,7 +43,7 @@ def test_what_a_late_request_is_answered(phase: Phase, limit_s: float, text: str
 
 def test_only_what_is_idle_ends_sooner_in_a_drain() -> None:
     assert overdue(Phase.BETWEEN, FRESH_S, LIMITS, draining=True) is None
-    assert overdue(Phase.BETWEEN, FRESH_S + 0.1, LIMITS, draining=True) is Overdue.END
+    assert overdue(Phase.BETWEEN, FRESH_S + 0.1, LIMITS, draining=True) is Overdue.CLOSE
     for other in (Phase.HEAD, Phase.BODY, Wait.CLIENT_READS):
         assert overdue(other, FRESH_S + 0.1, LIMITS, draining=True) is None
 

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from servekit.config import HttpLimits
 from servekit.http1.body import BUFFER_BYTES
@@ -50,23 +48,6 @@ def take_all(request: Any) -> bytes:
         pieces.append(piece)
     request.connection.body_taken()
     return b"".join(pieces)
-
-
-@given(st.data(), st.binary(max_size=200), st.integers(0, 2))
-def test_what_follows_the_head_comes_as_it_was_sent_however_it_is_cut(
-    drawn: st.DataObject, tail: bytes, before: int
-) -> None:
-    data = PLAIN * before + HANDSHAKE + tail
-    cuts = sorted(drawn.draw(st.sets(st.integers(0, len(data)), max_size=6)))
-    reader = RequestReader(HttpRequest, HttpLimits())
-    for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
-        reader.feed(data[start:end])
-    assert (reader.fault, reader.ended, len(reader.ready)) == (None, False, before + 1)
-    *plain, asked = reader.ready
-    assert [request.upgrade for request in plain] == [False] * before
-    assert (asked.upgrade, asked.path, asked.body) == (True, "/ws", b"")
-    assert asked.incoming is not None
-    assert b"".join(iter(asked.incoming.take, None)) == tail
 
 
 @pytest.mark.parametrize(
@@ -250,6 +231,19 @@ def test_a_client_that_half_closes_ends_the_stream_and_may_be_answered(tunnel: A
     assert read_all(open_one.client) == b"bye"
 
 
+def test_a_client_that_half_closes_before_the_101_has_ended_the_stream_behind_what_it_sent(
+    tunnel: Any, eventually: Any
+) -> None:
+    open_one = tunnel(b"early")
+    open_one.client.sendall(b" and more")
+    open_one.client.shutdown(socket.SHUT_WR)
+    open_one.open()
+    assert open_one.received(14) == b"early and more"
+    eventually(lambda: open_one.request.incoming.ended)
+    open_one.call("end", complete=True)
+    assert read_all(open_one.client) == b""
+
+
 def test_a_client_that_resets_is_gone(tunnel: Any, eventually: Any) -> None:
     open_one = tunnel()
     open_one.open()
@@ -278,3 +272,20 @@ def test_a_drain_ends_the_clients_half(tunnel: Any) -> None:
     open_one.call("write", b"bye")
     open_one.call("end", complete=True)
     assert read_all(open_one.client) == b"bye"
+
+
+def test_a_101_while_the_server_drains_comes_with_the_end_of_the_clients_half(tunnel: Any, eventually: Any) -> None:
+    open_one = tunnel()
+    (connection,) = open_one.desk.server.connections
+    draining = threading.Thread(target=lambda: open_one.desk.run(open_one.desk.server.drain(10)))
+    draining.start()
+    eventually(lambda: open_one.desk.server.draining)
+    open_one.desk.call(lambda: connection.close_if_idle(spare_fresh=True))
+    open_one.open()
+    eventually(lambda: open_one.request.incoming.ended)
+    open_one.call("write", b"bye")
+    open_one.call("end", complete=True)
+    assert read_all(open_one.client) == b"bye"
+    open_one.client.close()
+    draining.join(10)
+    assert not draining.is_alive()

@@ -273,8 +273,7 @@ class World:
     ) -> Asked:
         exchange, connection = self.router.new_request(), FakeConnection()
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-        fake: Any = connection
-        exchange.connection = fake
+        exchange.connection = connection
         exchange.method, exchange.path, exchange.query, exchange.version = method, path, query, "1.1"
         exchange.sent_target = sent_target
         exchange.raw_headers, exchange.fields, exchange.body = raw, dict(raw), body

@@ -13,8 +13,7 @@ import msgspec
 
 from servekit.control.operations import Operations
 from servekit.errors import InternalError, NotFoundError, ServekitError
-from servekit.http1.body import gather
-from servekit.http1.request import HttpRequest
+from servekit.http1.request import HttpRequest, gather
 from servekit.tasks import TaskSet
 
 _log = logging.getLogger("servekit.control")

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from servekit.http1.request import HttpRequest
 
 WHOLE_BYTES = 64 * 1024
 """A request's body up to this length is handed over whole, with its head."""
@@ -55,7 +51,7 @@ class IncomingBody:
     # -- by the reader -------------------------------------------------------------------------------------
 
     def receive(self, piece: bytes) -> None:
-        if not self.unwanted:
+        if not (self.unwanted or self.ended):
             self._pieces.append(piece)
             self.size += len(piece)
             if self.wake is not None:
@@ -65,27 +61,6 @@ class IncomingBody:
         self.ended = True
         if self.wake is not None:
             self.wake()
-
-
-def gather(request: HttpRequest, then: Callable[[HttpRequest], None]) -> None:
-    """Call ``then(request)`` once all of the body is in ``request.body``; never, when the client goes first."""
-    incoming = request.incoming
-    if incoming is None:
-        then(request)
-        return
-    pieces = [request.body]
-
-    def take() -> None:
-        while (piece := incoming.take()) is not None:
-            pieces.append(piece)
-        request.connection.body_taken()
-        if incoming.ended:
-            incoming.wake = None
-            request.body = b"".join(pieces)
-            then(request)
-
-    incoming.wake = take
-    take()
 
 
 class OutgoingBody:

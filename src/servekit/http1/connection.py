@@ -1,15 +1,38 @@
-"""One client's connection: requests in order, answers in order, and how it ends."""
+"""One client's connection: requests in order, answers in order, and how it ends.
+
+What each event does, by the state that it meets: the next state, or why there is none.
+
+=========  ==================  ========================  ===================  ================  =======================
+state      a request is ready  the app's answer          a body breaks off    the client ends   the server drains
+=========  ==================  ========================  ===================  ================  =======================
+IDLE       ASKED or TUNNEL                               LINGERING            CLOSED            CLOSED, between two
+ASKED      waits               whole: IDLE or LAST       refused: LINGERING   is answered yet   the answer says so: LAST
+                               in pieces: ANSWERING
+ANSWERING  waits               complete: IDLE or LAST    CLOSED               is answered yet   goes on
+                               broken off: CLOSED
+TUNNEL                         complete: LINGERING       there is none        the app is told   the app is told that
+                               broken off: CLOSED                                               the client ends
+LAST       is never answered                             LINGERING            LINGERING         goes on
+LINGERING  is discarded                                                       CLOSED            goes on
+=========  ==================  ========================  ===================  ================  =======================
+
+A body breaks off when it is malformed, too long, too slow, or ended by its client. A head that is at fault is refused
+in IDLE, behind the answers to what came before it: LINGERING. LAST ends with the body that it waits for: in LINGERING
+where the client has sent more than that, else in CLOSED. `connection_lost` ends every state. How long one may last,
+`timeouts.py` says.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import fcntl
 import sys
 import termios
 from typing import TYPE_CHECKING, Any, cast
 
-from servekit.http1.body import OutgoingBody
+from servekit.http1.body import IncomingBody, OutgoingBody
 from servekit.http1.checks import Fault
 from servekit.http1.reader import FEED_BYTES, Phase, RequestReader
 from servekit.http1.request import HttpRequest
@@ -23,6 +46,22 @@ _JOIN_BYTES = 64 * 1024
 """Bodies above this are written by themselves, rather than copied behind their head."""
 
 
+class State(enum.Enum):
+    """What a connection does for its client."""
+
+    IDLE = "no request is in hand"
+    ASKED = "the app has a request, and has not begun to answer it"
+    ANSWERING = "the answer goes out in pieces"
+    TUNNEL = "the app has a request for a WebSocket: it gets what comes as it is, and answers, by a 101 maybe"
+    LAST = "the last answer is written; the rest of its request's body is read and forgotten"
+    LINGERING = "nothing more is written; what comes is discarded until the client closes"
+    CLOSED = "it is closed, or will be once the client has taken what was written"
+
+
+# By their names alone, for each request looks at some: a member of an `Enum` costs a descriptor's call in Python 3.11.
+IDLE, ASKED, ANSWERING, TUNNEL, LAST, LINGERING, CLOSED = State
+
+
 class HttpConnection(asyncio.Protocol):
     """The protocol of one accepted transport.
 
@@ -31,12 +70,9 @@ class HttpConnection(asyncio.Protocol):
 
     __slots__ = (
         "_advancing",
-        "_closing",
         "_current",
         "_eof",
         "_handle",
-        "_last",
-        "_lingering",
         "_outgoing",
         "_paused",
         "_reader",
@@ -44,6 +80,7 @@ class HttpConnection(asyncio.Protocol):
         "_seen",
         "_server",
         "_since",
+        "_state",
         "_transport",
         "_unfed",
         "_writable",
@@ -58,17 +95,15 @@ class HttpConnection(asyncio.Protocol):
         self._server = server
         self._handle = server.app.handle
         self._reader = RequestReader(server.app.new_request, server.limits)
-        self._current: HttpRequest | None = None
-        self._outgoing: OutgoingBody | None = None  # of the current request's answer, once it has begun in pieces
+        self._state = IDLE
+        self._current: HttpRequest | None = None  # in ASKED, ANSWERING and TUNNEL
+        self._outgoing: OutgoingBody | None = None  # in ANSWERING and TUNNEL
         self._unfed: bytes | memoryview = b""  # received while too many requests were waiting, or too much of a body
         self._advancing = False
         self._paused = False
         self._writable = True
         self._written_bytes = 0  # by `write_answer`
         self._eof = False
-        self._last = False  # the current request's answer is the last, or the one before was
-        self._closing = False
-        self._lingering = False
         # What the last sweep saw, and when that began.
         self._seen: object = None
         self._since = 0.0
@@ -79,6 +114,15 @@ class HttpConnection(asyncio.Protocol):
         """None: the connection is in memory."""
         return self._transport.get_extra_info("socket")
 
+    @property
+    def _tunnel(self) -> IncomingBody | None:
+        """What takes the bytes that come, in `TUNNEL`."""
+        return self._current.incoming if self._state is TUNNEL and self._current is not None else None
+
+    @property
+    def _is_over(self) -> bool:
+        return self._state is LINGERING or self._state is CLOSED
+
     # -- called by the transport --------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -86,7 +130,7 @@ class HttpConnection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=self._server.limits.write_buffer_bytes)
         peer = transport.get_extra_info("peername")
         self.client = peer[0] if isinstance(peer, tuple) else ""
-        if not self._server.admit(self) and not self._closing:
+        if not self._server.admit(self) and not self._is_over:
             self._refuse(Fault(503, f"more than {self._server.limits.connections} connections; try again later"))
 
     def data_received(self, data: bytes) -> None:
@@ -96,10 +140,11 @@ class HttpConnection(asyncio.Protocol):
             return
         reader.feed(data)
         ready = reader.ready
-        if len(ready) == 1 and self._current is None and self._writable and not (self._last or reader.ended):
+        if len(ready) == 1 and self._state is IDLE and self._writable and not reader.ended:
             # One request, and nothing else to see to: what nearly all data is.
             self._current = request = ready.popleft()
             request.connection = self
+            self._state = ASKED
             self._handle(request)
         else:
             self._advance()
@@ -107,12 +152,12 @@ class HttpConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """A client may shut down its side once it has asked: what it has asked for is still answered."""
         self._eof = True
-        if self._reader.tunnel is not None:
-            self._reader.tunnel.end()
-        if self._reader.incoming is not None and not self._closing:
+        if self._tunnel is not None:
+            self._tunnel.end()
+        elif self._reader.incoming is not None and not self._is_over:
             self._reader.fail(Fault(400, "the connection ended within the body"))
             self._settle()
-        return not self._closing and (self._current is not None or bool(self._reader.ready or self._unfed))
+        return not self._is_over and (self._state is not IDLE or bool(self._reader.ready or self._unfed))
 
     def pause_writing(self) -> None:
         self._writable = False
@@ -124,8 +169,7 @@ class HttpConnection(asyncio.Protocol):
         self._advance()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._closing = True
-        self._unfed = b""
+        self._stop(CLOSED)
         self._reader.close()
         self._server.forget(self)
         self._abandon()
@@ -134,25 +178,24 @@ class HttpConnection(asyncio.Protocol):
 
     def answer(self, request: HttpRequest, status: int, head: bytes, body: bytes, close: bool) -> None:
         """Write the answer to the current request, and take up the next one."""
-        lines = self._last_lines(request, close)
+        server, reader = self._server, self._reader
+        plain = request.keep_alive and request.incoming is None and not (close or server.draining)
+        lines = server.last_lines.keep if plain and request.version == "1.1" else self._last_lines(request, close)
         head_only = request.method == "HEAD"
         if len(body) > _JOIN_BYTES and not head_only and status not in BODILESS:
             self._transport.write(render(status, head, body, lines, head_only=True))
             self._transport.write(body)
         else:
             self._transport.write(render(status, head, body, lines, head_only=head_only))
-        reader = self._reader
-        if request.incoming is None and not (
-            reader.ready or reader.ended or reader.expects_continue or self._unfed or self._last or self._eof
-        ):
+        if plain and not (reader.ready or reader.ended or reader.expects_continue or self._unfed or self._eof):
             self._current = None  # The client sends its next request once it has this answer.
+            self._state = IDLE
         else:
             self._answered(request)
 
     def begin_answer(self, request: HttpRequest, status: int, head: bytes, length: int | None) -> None:
         """Write the head of the answer to the current request."""
         if status == 101:
-            self._last = True
             self._outgoing = OutgoingBody(None, chunked=False, silent=False)
             self._transport.write(b"".join((status_line(status), head, SWITCHED, self._server.last_lines.keep)))
             return
@@ -160,6 +203,7 @@ class HttpConnection(asyncio.Protocol):
         chunked = length is None and request.version == "1.1" and not bodiless
         # To HTTP/1.0 a body of unknown length ends with the connection.
         lines = self._last_lines(request, length is None and not chunked and not bodiless)
+        self._state = TUNNEL if request.upgrade else ANSWERING
         self._outgoing = OutgoingBody(length, chunked=chunked, silent=bodiless or request.method == "HEAD")
         framing = CHUNKED if chunked else b"" if length is None or bodiless else LENGTH % length
         self._transport.write(b"".join((status_line(status), head, framing, lines)))
@@ -176,11 +220,8 @@ class HttpConnection(asyncio.Protocol):
         """End the current answer's body, and take up the next request."""
         assert self._outgoing is not None
         end = self._outgoing.last(complete=complete)
-        self._outgoing = None
         if end is None:
-            self._current = None
-            if request.incoming is not None:
-                request.incoming.discard()
+            self._let_go()
             self._close()
         else:
             self._transport.write(end)
@@ -192,29 +233,35 @@ class HttpConnection(asyncio.Protocol):
             self._advance()
 
     def _last_lines(self, request: HttpRequest, close: bool) -> bytes:
-        """The last lines of the current answer's head; notes whether the connection ends with it."""
+        """The last lines of the current answer's head; notes whether the connection goes on behind it."""
         server = self._server
-        if server.draining and not self._reader.ready and not self._unfed:
-            close = True
-        if close or not request.keep_alive:
-            self._last = True
+        if close or (server.draining and not self._reader.ready and not self._unfed):
+            request.keep_alive = False
+        if not request.keep_alive:
             return server.last_lines.close
         return server.last_lines.keep if request.version == "1.1" else server.last_lines.keep_1_0
 
     def _answered(self, request: HttpRequest) -> None:
-        self._current = None
-        incoming = request.incoming
-        if incoming is not None:
-            incoming.discard()  # What is still to come is read and forgotten: the client may be slow to look.
-        if self._last and (incoming is None or incoming.ended):
-            self._end()
+        self._let_go()
+        self._state = IDLE if request.keep_alive else LAST
+        if self._state is LAST and (request.incoming is None or request.incoming.ended or request.upgrade):
+            self._end(client_may_send=request.upgrade)
         else:
             self._advance()
+
+    def _let_go(self) -> HttpRequest | None:
+        """The current request is over. What is still to come of it is read and forgotten: its client may be slow to
+        look for the answer.
+        """
+        request, self._current, self._outgoing = self._current, None, None
+        if request is not None and request.incoming is not None:
+            request.incoming.discard()
+        return request
 
     # -- one request at a time ------------------------------------------------------------------------------
 
     def _receive_much(self, data: bytes) -> None:
-        if not self._closing:
+        if not self._is_over:
             self._unfed = b"".join((self._unfed, data)) if self._unfed else data
             self._advance()
 
@@ -223,23 +270,27 @@ class HttpConnection(asyncio.Protocol):
 
         A loop, not a recursion: an app that answers at once comes back here through `answer`.
         """
-        if self._advancing or self._closing:
+        if self._advancing or self._is_over:
             return
         reader = self._reader
         self._advancing = True
         try:
-            while not self._closing:
-                if self._current is None and reader.ready and self._writable and not self._last:
+            while True:
+                if self._state is IDLE and reader.ready and self._writable:
                     self._current = request = reader.ready.popleft()
                     request.connection = self
+                    self._state = TUNNEL if request.upgrade else ASKED
                     self._handle(request)
+                elif self._unfed and self._tunnel is not None and not self._tunnel.is_full:
+                    self._tunnel.receive(bytes(self._unfed))
+                    self._unfed = b""
                 elif self._unfed and not reader.ended and not reader.is_full:
                     self._feed_some()
                 else:
                     break
         finally:
             self._advancing = False
-        if not self._closing:
+        if not self._is_over:
             self._settle()
 
     def _feed_some(self) -> None:
@@ -252,17 +303,17 @@ class HttpConnection(asyncio.Protocol):
             reader.feed(view[at : at + most])
             at += most
         # A view of the rest: copying that each time would make much of one read cost its square.
-        self._unfed = view[at:] if at < len(view) and not self._closing else b""
+        self._unfed = view[at:] if at < len(view) and not self._is_over else b""
 
     def _settle(self) -> None:
         """See to whatever is due, now that the reader or the current request is in another state."""
         reader = self._reader
         if reader.fault is not None and reader.incoming is not None and self._break_off(reader.fault):
             return
-        if self._current is None and self._last and reader.incoming is None:
+        if self._state is LAST and reader.incoming is None:
             self._end()
             return
-        if self._current is None and not reader.ready:
+        if self._state is IDLE and not reader.ready:
             if reader.fault is not None:
                 self._refuse(reader.fault)
                 return
@@ -273,13 +324,17 @@ class HttpConnection(asyncio.Protocol):
                 self._end()
                 return
         # A client that does not read is not read either; but the two directions of a tunnel do not wait for each other.
-        pause = bool(self._unfed) or reader.is_full or not (self._writable or reader.tunnel is not None)
+        tunnel = self._tunnel
+        full = tunnel.is_full if tunnel is not None else reader.is_full or not self._writable
+        pause = full or bool(self._unfed)
         if pause is not self._paused:
             self._paused = pause
             if pause:
                 self._transport.pause_reading()
             else:
                 self._transport.resume_reading()
+        if tunnel is not None and self._eof and not (tunnel.ended or self._unfed):
+            tunnel.end()
 
     # -- how it ends ----------------------------------------------------------------------------------------
 
@@ -290,11 +345,10 @@ class HttpConnection(asyncio.Protocol):
         if reader.ready:  # It is the last there, behind what is still to be answered.
             reader.ready.pop()
             return False
-        current, begun = self._current, self._outgoing is not None
         self._abandon()
-        if begun:
+        if self._state is ANSWERING:
             self._close()
-        elif current is not None:
+        elif self._state is ASKED:
             self._refuse(fault)
         else:
             self._linger()  # It was answered before its body had come.
@@ -302,50 +356,47 @@ class HttpConnection(asyncio.Protocol):
 
     def _abandon(self) -> None:
         """Nobody waits for the answer to the current request."""
-        request, self._current, self._outgoing = self._current, None, None
+        request = self._let_go()
         if request is not None:
             request.done = True
-            if request.incoming is not None:
-                request.incoming.discard()
             self._server.app.abandoned(request)
 
     def _refuse(self, fault: Fault) -> None:
         self._transport.write(render_fault(fault, self._server.last_lines.close))
         self._linger()
 
-    def _end(self) -> None:
+    def _end(self, *, client_may_send: bool = False) -> None:
         """Nothing more will be answered."""
         reader = self._reader
-        more = self._unfed or reader.ready or reader.phase is not Phase.BETWEEN or reader.tunnel is not None
+        more = client_may_send or self._unfed or reader.ready or reader.phase is not Phase.BETWEEN
         if more and not self._eof:
             self._linger()
         else:
             self._close()
 
     def _close(self) -> None:
-        self._stop_reading_requests()
+        self._stop(CLOSED)
         self._transport.close()
 
     def _linger(self) -> None:
         """Close the way out and discard what comes in, for `LINGER_S`: closing with unread data resets a connection,
         and the reset can overtake the answer.
         """
-        self._stop_reading_requests()
-        self._lingering = True
+        self._stop(LINGERING)
         with contextlib.suppress(NotImplementedError):  # TLS has no half-close
             self._transport.write_eof()
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
 
-    def _stop_reading_requests(self) -> None:
-        self._closing = True
+    def _stop(self, state: State) -> None:
+        self._state = state
         self._unfed = b""
         self._reader.ended = True
         self._reader.ready.clear()
 
     def abort(self) -> None:
-        self._stop_reading_requests()
+        self._stop(CLOSED)
         self._transport.abort()
 
     def close_if_idle(self, *, spare_fresh: bool) -> None:
@@ -353,10 +404,10 @@ class HttpConnection(asyncio.Protocol):
         is told that the client's half is over, so that it may say goodbye.
         """
         reader = self._reader
-        if reader.tunnel is not None:
-            reader.tunnel.end()
-        busy = self._current is not None or reader.ready or self._unfed or reader.phase is not Phase.BETWEEN
-        if not self._closing and not busy and (reader.messages or not spare_fresh):
+        if self._tunnel is not None:
+            self._tunnel.end()
+        busy = self._state is not IDLE or reader.ready or self._unfed or reader.phase is not Phase.BETWEEN
+        if not busy and (reader.messages or not spare_fresh):
             self._close()
 
     # -- timeouts -------------------------------------------------------------------------------------------
@@ -367,45 +418,42 @@ class HttpConnection(asyncio.Protocol):
         The state is compared with what the last sweep saw, so that the common path keeps no times.
         """
         server, reader = self._server, self._reader
-        state = self._state()
+        waits = self._waits_for()
         due: Overdue | Fault | None = None
-        if state[0] is Phase.BODY:
+        if waits[0] is Phase.BODY:
             self._reading_time.add(reader.messages, now)
             due = too_slow(reader.body_size, self._reading_time.seconds, server.limits)
         else:
             self._reading_time.stop()
-        if state != self._seen:
-            self._seen = state
+        if waits != self._seen:
+            self._seen = waits
             self._since = now
         elif due is None:
-            due = overdue(state[0], now - self._since, server.limits, draining=server.draining)
+            due = overdue(waits[0], now - self._since, server.limits, draining=server.draining)
         match due:
             case Overdue.PROBE:
                 self._probe()
-            case Overdue.END:
-                self._end()
             case Overdue.CLOSE:
-                self._lingering = False
-                self._transport.close()
+                self._close()
             case Overdue.ABORT:
                 self.abort()
             case Fault() as late:
                 reader.fail(late)
                 self._settle()
 
-    def _state(self) -> tuple[Any, ...]:
+    def _waits_for(self) -> tuple[Any, ...]:
         """What the connection waits for, and what changes while that goes on."""
-        reader = self._reader
+        reader, state = self._reader, self._state
         unsent_bytes = self._transport.get_write_buffer_size()
-        if unsent_bytes or (self._closing and not self._lingering):
+        if unsent_bytes or state is CLOSED:
             # How much the client has taken, but for a constant. An answer that is one write moves it as well, once.
             return (Wait.CLIENT_READS, self._written_bytes - unsent_bytes - _bytes_in_kernel(self.socket))
-        if self._lingering:
+        if state is LINGERING:
             return (Wait.CLIENT_CLOSES,)
-        if reader.tunnel is not None:
+        if state is TUNNEL:
             return (Wait.APP,)  # It may be silent for as long as its handler lets it.
         arrives = reader.incoming is not None and not self._paused
-        if not arrives and (self._current is not None or reader.ready or self._unfed):
+        if not arrives and (state is not IDLE or reader.ready or self._unfed):
             return (Wait.HALF_CLOSED if self._eof else Wait.APP,)
         return (reader.phase, reader.messages, reader.body_size)
 
@@ -414,7 +462,7 @@ class HttpConnection(asyncio.Protocol):
         half-closed takes any number of these before its answer (RFC 9110, 15.2). HTTP/1.0 has no such thing.
         """
         self._seen = None
-        if self._current is not None and self._current.version == "1.1" and self._outgoing is None:
+        if self._state is ASKED and self._current is not None and self._current.version == "1.1":
             self._transport.write(CONTINUE)
 
 

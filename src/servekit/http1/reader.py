@@ -50,7 +50,7 @@ class RequestReader:
 
     `feed` appends requests to ``ready``: complete ones, and those whose body is longer than `WHOLE_BYTES`, the rest of
     which comes through their `IncomingBody`. After a fault, or a request that ends the connection, ``ended`` is true
-    and nothing more may be fed.
+    and nothing more may be fed. A request for a WebSocket ends it, too: what follows is no HTTP.
     """
 
     __slots__ = (
@@ -74,7 +74,6 @@ class RequestReader:
         "incoming",
         "messages",
         "ready",
-        "tunnel",
     )
 
     def __init__(self, new_request: Callable[[], HttpRequest], limits: HttpLimits) -> None:
@@ -87,8 +86,6 @@ class RequestReader:
         self.body_size = 0
         self.incoming: IncomingBody | None = None
         """The body that is arriving, of a request that is in ``ready`` already, or was."""
-        self.tunnel: IncomingBody | None = None
-        """What follows a request for a WebSocket: from then on nothing is parsed, and this gets all that is fed."""
         self._new_request = new_request
         self._limits = limits
         self._parser = HttpRequestParser(self)
@@ -115,20 +112,16 @@ class RequestReader:
     def feed_bytes(self) -> int:
         """How many bytes may be fed at once: `FEED_BYTES`, or more of a body, as much as is still to come of it."""
         if self._request is None:
-            return FEED_BYTES if self.tunnel is None else BUFFER_BYTES
+            return FEED_BYTES
         return max(FEED_BYTES, min(self._length - self.body_size, BUFFER_BYTES))
 
     @property
     def is_full(self) -> bool:
         """Nothing is to be fed until something has been taken: requests, or pieces of a body."""
-        incoming = self.incoming if self.tunnel is None else self.tunnel
-        return len(self.ready) > PIPELINE_LIMIT or (incoming is not None and incoming.is_full)
+        return len(self.ready) > PIPELINE_LIMIT or (self.incoming is not None and self.incoming.is_full)
 
     def feed(self, data: bytes | memoryview) -> None:
         """Parse at most `feed_bytes` more; only while not ``ended``."""
-        if self.tunnel is not None:
-            self._receive_in_tunnel(bytes(data))
-            return
         self._fed += len(data)
         try:
             self._parser.feed_data(data)
@@ -146,9 +139,7 @@ class RequestReader:
 
     def close(self) -> None:
         """Let go of what holds this object in a cycle: the parser, and a request in mid-body by its connection."""
-        self.ended = True
-        self.ready.clear()
-        self._request = self.incoming = self.tunnel = None
+        self._request = self.incoming = None
         del self._parser
 
     # -- called by the parser ----------------------------------------------------------------------------
@@ -177,19 +168,17 @@ class RequestReader:
         if fault is not None:
             self._refuse(fault)
         request = self._new_request()
+        request.raw_headers = headers
+        request.fields = fields
         if target[:1] == b"/" and b"%" not in target and b"#" not in target and method != b"CONNECT":
             path, mark, query = target.partition(b"?")
             request.path = path.decode("ascii")  # llhttp refuses what is not
             request.query = query
             request.sent_target = target if mark and not query else None
         else:
-            self._set_target(request, split_target(method, target), headers, fields)
-            path, query = request.path.encode(), request.query
-            request.sent_target = None if target == (path + b"?" + query if query else path) else target
+            self._set_target(request, target, split_target(method, target))
         request.method = method.decode("ascii")
         request.version = version
-        request.raw_headers = headers
-        request.fields = fields
         request.keep_alive = keep_alive
         request.done = False
         request.incoming = None
@@ -200,7 +189,7 @@ class RequestReader:
             self.expects_continue = True
         if b"upgrade" in fields and parser.should_upgrade():
             if wants_websocket(method, fields):
-                self._prepare_tunnel(request)
+                self._prepare_websocket(request)
             else:
                 self._prepare_upgrade(fields)
 
@@ -216,8 +205,7 @@ class RequestReader:
         if not self._body:
             self._body = piece
         elif isinstance(self._body, bytes):
-            self._body = bytearray(self._body)
-            self._body += piece
+            self._body = bytearray(self._body + piece)
         else:
             self._body += piece
         if self.body_size > WHOLE_BYTES and self._request is not None:
@@ -241,7 +229,7 @@ class RequestReader:
         self._head_begun = False
         self.expects_continue = False
         self.messages += 1
-        if not request.keep_alive and self.tunnel is None:
+        if not request.keep_alive:
             self.ended = True
         incoming = self.incoming
         if incoming is None:
@@ -268,33 +256,25 @@ class RequestReader:
                 raise error
             self.fault = Fault(400, f"malformed HTTP: {error}")
 
-    def _set_target(
-        self,
-        request: HttpRequest,
-        target: Target | Fault,
-        headers: list[tuple[bytes, bytes]],
-        fields: dict[bytes, bytes],
-    ) -> None:
+    def _set_target(self, request: HttpRequest, sent: bytes, target: Target | Fault) -> None:
         if isinstance(target, Fault):
             self._refuse(target)
             return
         request.path, request.query = target.path, target.query
+        plain = target.path.encode() + (b"?" + target.query if target.query else b"")
+        request.sent_target = None if sent == plain else sent
         if target.host is not None:  # RFC 9112, 3.2.2: it takes the place of the Host header
-            fields[b"host"] = target.host
-            headers[:] = [(name, target.host if name == b"host" else value) for name, value in headers]
+            request.fields[b"host"] = host = target.host
+            request.raw_headers[:] = [(name, host if name == b"host" else value) for name, value in request.raw_headers]
 
-    def _prepare_tunnel(self, request: HttpRequest) -> None:
+    def _prepare_websocket(self, request: HttpRequest) -> None:
         """llhttp stops after the head, and what follows is the client's half of a WebSocket, once that is granted."""
         fault = check_websocket(request.version, request.fields)
         if fault is not None:
             self._refuse(fault)
-        request.incoming = self.tunnel = IncomingBody()
+        request.incoming = IncomingBody()
         request.upgrade = True
         request.keep_alive = False
-
-    def _receive_in_tunnel(self, data: bytes) -> None:
-        if data and self.tunnel is not None and not self.tunnel.ended:
-            self.tunnel.receive(data)
 
     def _prepare_upgrade(self, fields: dict[bytes, bytes]) -> None:
         """Other upgrades are declined by ignoring them, but llhttp stops after such a head, without reading the body.
@@ -309,9 +289,6 @@ class RequestReader:
 
     def _go_on_after_upgrade(self, data: bytes | memoryview, upgrade: HttpParserUpgrade) -> None:
         while not self.ended:
-            if self.tunnel is not None:
-                self._receive_in_tunnel(bytes(data)[upgrade.args[0] :])
-                return
             self._parser = HttpRequestParser(self)
             data = self._substitute_head + bytes(data)[upgrade.args[0] :]
             self._substitute_head = b""
@@ -319,10 +296,14 @@ class RequestReader:
                 self._parser.feed_data(data)
             except HttpParserUpgrade as another:
                 upgrade = another
+                continue
             except HttpParserError as error:
                 self._stopped(error)
-            else:
-                return
+            return
+        rest = bytes(data)[upgrade.args[0] :]
+        incoming = self.ready[-1].incoming if self.ready and self.ready[-1].upgrade else None
+        if incoming is not None and rest:
+            incoming.receive(rest)
 
     def _check_progress(self, data: bytes | memoryview) -> None:
         """A request is under way: bound what the parser may be holding back, which no callback sees."""

@@ -1,12 +1,33 @@
-"""One request, and the place for its answer."""
+"""One request, the place for its answer, and what both go by."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from servekit.http1.body import IncomingBody
-    from servekit.http1.connection import HttpConnection
+from servekit.http1.body import IncomingBody
+
+
+class RequestConnection(Protocol):
+    """What a request came by, and its answer goes back by."""
+
+    client: str
+    """The peer's IP address; empty when it has none (a Unix socket, memory)."""
+
+    def answer(self, request: HttpRequest, status: int, head: bytes, body: bytes, close: bool) -> None:
+        """See `HttpRequest.respond`."""
+
+    def begin_answer(self, request: HttpRequest, status: int, head: bytes, length: int | None) -> None:
+        """See `HttpRequest.begin`."""
+
+    def write_answer(self, data: bytes) -> bool:
+        """See `HttpRequest.write`."""
+
+    def end_answer(self, request: HttpRequest, complete: bool) -> None:
+        """See `HttpRequest.end`."""
+
+    def body_taken(self) -> None:
+        """Something of the request's ``incoming`` was taken."""
 
 
 class HttpRequest:
@@ -33,7 +54,7 @@ class HttpRequest:
         "version",
     )
 
-    connection: HttpConnection
+    connection: RequestConnection
     method: str
     path: str
     """Percent-decoded, as UTF-8 (what is not, is replaced); ``*`` for ``OPTIONS *``."""
@@ -55,7 +76,7 @@ class HttpRequest:
     """Whether it asks for a WebSocket. Answered with 101, both bodies are raw streams: ``incoming`` has what the client
     sends, `write` sends as it is, and `end` closes the connection; so does any other answer."""
     keep_alive: bool
-    """What the client allows; a connection that drains closes all the same."""
+    """Whether the connection goes on: what the client allows, and from the head of the answer on, what that said."""
     done: bool
     """Answered, or the client is gone."""
     received_at: float
@@ -63,7 +84,7 @@ class HttpRequest:
 
     @property
     def client(self) -> str:
-        """The peer's IP address; empty when it has none (a Unix socket, memory)."""
+        """See `RequestConnection`."""
         return self.connection.client
 
     def respond(self, status: int, head: bytes, body: bytes, *, close: bool = False) -> None:
@@ -92,3 +113,24 @@ class HttpRequest:
         if not self.done:
             self.done = True
             self.connection.end_answer(self, complete)
+
+
+def gather(request: HttpRequest, then: Callable[[HttpRequest], None]) -> None:
+    """Call ``then(request)`` once all of the body is in ``request.body``; never, when the client goes first."""
+    incoming = request.incoming
+    if incoming is None:
+        then(request)
+        return
+    pieces = [request.body]
+
+    def take() -> None:
+        while (piece := incoming.take()) is not None:
+            pieces.append(piece)
+        request.connection.body_taken()
+        if incoming.ended:
+            incoming.wake = None
+            request.body = b"".join(pieces)
+            then(request)
+
+    incoming.wake = take
+    take()

@@ -34,8 +34,7 @@ class Overdue(enum.Enum):
     """What a connection is to do that has waited for too long, and answers nothing."""
 
     PROBE = "write, to learn whether the client is there"
-    END = "close, behind what was written"
-    CLOSE = "close: the client was told why"
+    CLOSE = "close, behind what was written"
     ABORT = "drop what was written, and close"
 
 
@@ -93,5 +92,5 @@ def overdue(wait: Wait | Phase, elapsed_s: float, limits: HttpLimits, *, drainin
         case Phase.BODY if elapsed_s > limits.body_timeout_s:
             return Fault(408, f"no more of the body came for {limits.body_timeout_s:g} s")
         case Phase.BETWEEN if elapsed_s > (FRESH_S if draining else limits.idle_timeout_s):
-            return Overdue.END
+            return Overdue.CLOSE
     return None

@@ -16,7 +16,7 @@ from servekit.wire.data_frames import PIECE_BYTES
 from servekit.wire.streams import Incoming, Outgoing
 
 if TYPE_CHECKING:
-    from servekit.http1.connection import HttpConnection
+    from servekit.http1.request import RequestConnection
     from servekit.ingress.exchange import Exchange
 
 _log = logging.getLogger("servekit.ingress")
@@ -51,7 +51,7 @@ class Upload:
 
     __slots__ = ("_connection", "_incoming", "_stream", "_unsent", "kept")
 
-    def __init__(self, incoming: IncomingBody, connection: HttpConnection) -> None:
+    def __init__(self, incoming: IncomingBody, connection: RequestConnection) -> None:
         self._incoming = incoming
         self._connection = connection
         self.kept: list[bytes] = []
@@ -122,7 +122,7 @@ class WholeUpload:
 
     ended = True
 
-    def __init__(self, incoming: IncomingBody, connection: HttpConnection, space: SpoolSpace) -> None:
+    def __init__(self, incoming: IncomingBody, connection: RequestConnection, space: SpoolSpace) -> None:
         self._incoming = incoming
         self._connection = connection
         self._spool = Spool(space, space.total_bytes, UPLOAD_MEMORY_BYTES)

@@ -17,7 +17,6 @@ from servekit.wire.link import Link
 from servekit.wire.streams import Incoming, Outgoing
 
 if TYPE_CHECKING:
-    from servekit.http1.connection import HttpConnection
     from servekit.ingress.router import Router
 
 _log = logging.getLogger("servekit.ingress")
@@ -67,7 +66,7 @@ class Callers:
             return
         exchange = HandleExchange()
         call = origin.open[frame.id] = CallerConnection(self.calls, origin, frame, exchange)
-        exchange.connection = cast("HttpConnection", call)
+        exchange.connection = call
         exchange.body = frame.body
         exchange.incoming = cast(Any, call.upload)
         exchange.call_method = frame.method

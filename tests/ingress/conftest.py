@@ -107,6 +107,8 @@ class FakeLink:
     def send(self, frame: Any) -> None:
         self.sent.append(frame)
 
+    def flush(self) -> None: ...
+
     def close(self) -> None:
         self.closed = True
 

@@ -105,6 +105,7 @@ class OutgoingCalls(Generic[C]):
         """Nobody waits for this call. It stays pending: its peer says when it is over."""
         if self.link is not None:
             self.link.send(Cancel(call.number))
+            self.link.flush()  # Whoever is told next that it was given up is to find that so.
 
     def forget(self, call: C) -> None:
         """As `cancel`, for an owner to whom it does not matter when that is."""

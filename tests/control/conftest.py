@@ -58,7 +58,7 @@ class Make:
             "worker_options": {},
             **fields,
         }
-        return BackendRecord(name, **values)
+        return BackendRecord(name=name, **values)
 
     def desired(self, *records: EndpointRecord | BackendRecord) -> Desired:
         return Desired(

@@ -14,7 +14,6 @@ import msgspec
 from servekit.code import bundle
 from servekit.code.bundle import Code
 from servekit.config import (
-    DEFAULT_ADAPTER,
     DEFAULT_METHODS,
     DEFAULT_POLICY,
     BackendConfig,
@@ -24,7 +23,7 @@ from servekit.config import (
 from servekit.control import state
 from servekit.control.controller import Controller
 from servekit.control.runtimes import Runtimes
-from servekit.control.state import BackendRecord
+from servekit.control.state import BackendRecord, BackendSource
 from servekit.control.store import StoreThread
 from servekit.errors import InvalidInputError, NotFoundError
 from servekit.interfaces import RoutingPolicy
@@ -40,23 +39,16 @@ class CreateEndpoint(EndpointOptions, frozen=True, kw_only=True, forbid_unknown_
     policy_options: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
-class CreateBackend(msgspec.Struct, forbid_unknown_fields=True):
-    name: str
+class CreateBackend(BackendSource, frozen=True, kw_only=True, forbid_unknown_fields=True):
     target_data: bytes
-    target_text: str
-    sys_path: list[str]
-    cwd: str
-    config: dict[str, Any] = {}
-    adapter: str = DEFAULT_ADAPTER
-    adapter_options: dict[str, Any] = {}
+    config: dict[str, Any] = msgspec.field(default_factory=dict)
+    adapter_options: dict[str, Any] = msgspec.field(default_factory=dict)
     runtime: str | None = None
     """None: the runtime of the instance; likewise the options."""
     runtime_options: dict[str, Any] | None = None
-    worker_options: dict[str, Any] = {}
     wait: bool = True
     code_data: bytes = b""
     """Frozen code, encoded; empty: there is none, or it need not travel."""
-    code_digest: str = ""
 
 
 class Named(msgspec.Struct, forbid_unknown_fields=True):
@@ -177,20 +169,15 @@ class Operations:
         runtime_name, runtime_options = self._runtime_of(a)
         target = _digest_of(a.target_data)
         code = _digest_of(a.code_data) if a.code_data else ""
+        source = msgspec.structs.asdict(msgspec.convert(a, BackendSource, from_attributes=True))
         record = BackendRecord(
-            name=a.name,
+            **source,
             target=target,
-            target_text=a.target_text,
-            sys_path=tuple(a.sys_path),
-            cwd=a.cwd,
             config=backend_config(a.config),
-            adapter=a.adapter,
             adapter_ref=self._resolver.adapter(a.adapter, a.adapter_options),
             runtime=runtime_name,
             runtime_options=runtime_options,
-            worker_options=a.worker_options,
             code=code,
-            code_digest=a.code_digest,
             distributions=await self._distributions(a.code_data),
         )
         state.add_backend(self._controller.desired, record)  # Before a runtime is opened for nothing.

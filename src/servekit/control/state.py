@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from servekit.config import BackendConfig, EndpointOptions, nearest
+from servekit.config import DEFAULT_ADAPTER, BackendConfig, EndpointOptions, nearest
 from servekit.errors import AlreadyExistsError, InUseError, InvalidInputError, NotFoundError
 from servekit.routes import canonical, check_route
 from servekit.wire.control_frames import EndpointRecord, PluginRef
@@ -23,29 +23,34 @@ _is_method = re.compile(r"[A-Z][A-Z-]*").fullmatch
 _LONGEST_NAME = 200
 
 
-class BackendRecord(msgspec.Struct, frozen=True):
-    """A backend, as it was asked for."""
+class BackendSource(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backend is made of, as it travels from the admin API to the store."""
 
     name: str
-    target: str
-    """SHA-256 of the target's bytes."""
     target_text: str
     """What people call the target."""
     sys_path: tuple[str, ...]
     cwd: str
+    adapter: str = DEFAULT_ADAPTER
+    worker_options: dict[str, Any] = {}
+    """``ray_actor_options``."""
+    code_digest: str = ""
+    """By what people tell one code from another."""
+
+
+class BackendRecord(BackendSource, frozen=True, kw_only=True):
+    """A backend, as it was asked for."""
+
+    target: str
+    """SHA-256 of the target's bytes."""
     config: BackendConfig
-    adapter: str
     adapter_ref: PluginRef
     runtime: str
     runtime_options: dict[str, Any]
-    worker_options: dict[str, Any]
-    """``ray_actor_options``."""
     revision: int = 1
     """Raised by every change that running replicas do not take over."""
     code: str = ""
     """SHA-256 of the frozen code's bytes; empty: there is none."""
-    code_digest: str = ""
-    """By what people tell one code from another."""
     distributions: tuple[str, ...] = ()
     """What the code imports of installed distributions, by name."""
 

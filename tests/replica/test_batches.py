@@ -101,7 +101,7 @@ def test_what_waits_is_answered_together(bench: Any, recorder: Recorder, method:
             batch[0] for batch in recorder.batches
         ]
         assert executor.outstanding == 0
-        assert bench.idle
+        await bench.until(lambda: bench.idle)
 
     bench.run(test)
 

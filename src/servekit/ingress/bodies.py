@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from servekit.errors import LinkError
 from servekit.http1.body import IncomingBody
 from servekit.ingress.spool import Spool, SpoolSpace
 from servekit.wire.data_frames import PIECE_BYTES
@@ -279,13 +277,14 @@ class Download:
 
     @property
     def _is_waiting(self) -> bool:
-        return self._held is not None or self._body.size > 0 or self.spooled_bytes > 0
+        return self._held is not None or self._body.size > 0 or (self._spool is not None and self._spool.size > 0)
 
     def _came(self) -> None:
         """A piece, or the end, has come from the replica."""
         self._write()
         if not self._is_waiting:
-            self._check_end()
+            if self._body.ended:
+                self._check_end()
         elif self._space is not None and not self._exchange.done:
             self._count()
             if self._is_spooling:
@@ -298,8 +297,9 @@ class Download:
 
     def _write(self) -> None:
         """Write what came to a client that keeps up, behind what is spooled."""
-        while self._reads and not self.spooled_bytes and (piece := self._take()) is not None:
-            self._reads = self._exchange.write(piece)
+        if self._spool is None or not self._spool.size:
+            while self._reads and (piece := self._take()) is not None:
+                self._reads = self._exchange.write(piece)
 
     def _write_spooled(self) -> None:
         """Write what is spooled, as much as the client takes or one turn allows."""
@@ -313,9 +313,8 @@ class Download:
 
     def _take(self) -> bytes | None:
         piece, self._held = self._held, None
-        if piece is None:
-            with contextlib.suppress(LinkError):  # It is broken off; `_check_end` says so, behind all that came.
-                piece = self._body.take()
+        if piece is None and (self._body.size or not self._body.ended):
+            return self._body.take()
         return piece
 
     def _check_end(self) -> None:

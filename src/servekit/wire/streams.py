@@ -129,7 +129,7 @@ class Incoming:
     It is fed on the link's event loop, and read by one reader at a time, in whichever thread or on whichever loop.
     """
 
-    __slots__ = ("_changed", "_grant", "_owed_bytes", "_pieces", "broken", "ended", "granted", "size", "wake")
+    __slots__ = ("_arrived", "_grant", "_lock", "_owed_bytes", "_pieces", "broken", "ended", "granted", "size", "wake")
 
     def __init__(self, grant: Callable[[int], None], first: bytes = b"", *, owes_first: bool = False) -> None:
         """
@@ -141,7 +141,9 @@ class Incoming:
         self._grant = grant
         self._pieces: deque[bytes] = deque([first] if first else ())
         self._owed_bytes = 0 if owes_first else -len(first)
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._arrived: threading.Condition | None = None
+        """What a thread waits at, while one does: to notify nobody would cost each piece more than all else here."""
         self.size = len(first)
         self.ended = False
         self.broken: Exception | None = None
@@ -155,27 +157,29 @@ class Incoming:
 
     def feed(self, piece: bytes) -> None:
         """The next piece has come."""
-        with self._changed:
+        with self._lock:
             if self.ended:
                 return
             self._pieces.append(piece)
             self.size += len(piece)
-            self._changed.notify()
+            if self._arrived is not None:
+                self._arrived.notify()
         if self.wake is not None:
             self.wake()
 
     def end(self, broken: Exception | None = None) -> None:
         """No more will come; ``broken`` says why that is too early, and is raised behind what has come."""
-        with self._changed:
+        with self._lock:
             self.ended = True
             self.broken = self.broken or broken
-            self._changed.notify()
+            if self._arrived is not None:
+                self._arrived.notify()
         if self.wake is not None:
             self.wake()
 
     def discard(self, broken: Exception | None = None) -> None:
         """As `end`, and what has come will not be read either."""
-        with self._changed:
+        with self._lock:
             self._pieces.clear()
             self.size = 0
         self.end(broken)
@@ -202,7 +206,7 @@ class Incoming:
             self._owed_bytes = 0
             self.granted = True
             self._grant(owed)
-        with self._changed:
+        with self._lock:
             if self._pieces:
                 piece = self._pieces.popleft()
                 self.size -= len(piece)
@@ -225,9 +229,11 @@ class Incoming:
             piece = self.take()
             if piece is not None:
                 return piece
-            with self._changed:
+            with self._lock:
+                self._arrived = threading.Condition(self._lock)
                 while not self._pieces and not self.ended:
-                    self._changed.wait()
+                    self._arrived.wait()
+                self._arrived = None
                 if not self._pieces and self.broken is None:
                     return None
 
@@ -238,7 +244,7 @@ class Incoming:
             if piece is not None:
                 return piece
             arrived = asyncio.get_running_loop().create_future()
-            with self._changed:
+            with self._lock:
                 if self._pieces or self.broken is not None:
                     continue
                 if self.ended:

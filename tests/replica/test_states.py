@@ -11,11 +11,11 @@ import pytest
 
 from servekit import accept_batch
 from servekit.interfaces import Response
-from servekit.replica.open_call import State
+from servekit.replica.open_call import CallState
 from servekit.wire.data_frames import BODY_WINDOW_BYTES, PIECE_BYTES, Answer, Chunk, Credit, End
 
 DEADLINE_S = 10.0
-ARRIVING, WAITING, RUNNING, ANSWERING, OVER = State
+ARRIVING, WAITING, RUNNING, ANSWERING, OVER = CallState
 
 
 class Handlers:
@@ -65,7 +65,7 @@ class Handlers:
         ("together", [WAITING, RUNNING, OVER]),
     ],
 )
-def test_of_a_call_that_runs_beside_the_loop(bench: Any, method: str | None, expected: list[State]) -> None:
+def test_of_a_call_that_runs_beside_the_loop(bench: Any, method: str | None, expected: list[CallState]) -> None:
     gate = threading.Event()
 
     async def test() -> None:
@@ -85,7 +85,7 @@ def test_of_a_call_that_runs_beside_the_loop(bench: Any, method: str | None, exp
 
 
 def test_of_a_call_with_a_long_body_and_a_long_answer(bench: Any) -> None:
-    seen: list[State] = []
+    seen: list[CallState] = []
 
     def handler(request: Any) -> bytes:
         seen.append(call.state)

@@ -25,7 +25,7 @@ class Fault(NamedTuple):
     """What was wrong, for the client."""
 
 
-class Target(NamedTuple):
+class RequestTarget(NamedTuple):
     """A request target, taken apart."""
 
     path: str
@@ -135,7 +135,7 @@ def check_websocket(version: str, fields: Fields) -> Fault | None:
     return None
 
 
-def split_target(method: bytes, target: bytes) -> Target | Fault:
+def split_target(method: bytes, target: bytes) -> RequestTarget | Fault:
     """Take apart a target in origin-form, absolute-form or asterisk-form (RFC 9112, 3.2)."""
     if method == b"CONNECT":
         return Fault(400, "CONNECT is for proxies; this is none")
@@ -143,7 +143,7 @@ def split_target(method: bytes, target: bytes) -> Target | Fault:
         path, _, query = target.partition(b"?")
         host = None
     elif target == b"*":
-        return Target("*", b"", None) if method == b"OPTIONS" else Fault(400, "the target * is for OPTIONS")
+        return RequestTarget("*", b"", None) if method == b"OPTIONS" else Fault(400, "the target * is for OPTIONS")
     else:
         match = _ABSOLUTE.fullmatch(target)
         if match is None or not is_host(match[1]):
@@ -151,4 +151,4 @@ def split_target(method: bytes, target: bytes) -> Target | Fault:
         host, path, query = match[1], match[2] or b"/", match[3] or b""
     if b"#" in target:
         return Fault(400, "the request target has a fragment")
-    return Target(unquote_to_bytes(path).decode("utf-8", "replace"), query, host)
+    return RequestTarget(unquote_to_bytes(path).decode("utf-8", "replace"), query, host)

@@ -46,7 +46,7 @@ _JOIN_BYTES = 64 * 1024
 """Bodies above this are written by themselves, rather than copied behind their head."""
 
 
-class State(enum.Enum):
+class ConnectionState(enum.Enum):
     """What a connection does for its client."""
 
     IDLE = "no request is in hand"
@@ -59,7 +59,7 @@ class State(enum.Enum):
 
 
 # By their names alone, for each request looks at some: a member of an `Enum` costs a descriptor's call in Python 3.11.
-IDLE, ASKED, ANSWERING, TUNNEL, LAST, LINGERING, CLOSED = State
+IDLE, ASKED, ANSWERING, TUNNEL, LAST, LINGERING, CLOSED = ConnectionState
 
 
 class HttpConnection(asyncio.Protocol):
@@ -389,7 +389,7 @@ class HttpConnection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
 
-    def _stop(self, state: State) -> None:
+    def _stop(self, state: ConnectionState) -> None:
         self._state = state
         self._unfed = b""
         self._reader.ended = True

@@ -13,7 +13,7 @@ from servekit.config import HttpLimits
 from servekit.http1.body import BUFFER_BYTES, WHOLE_BYTES, IncomingBody
 from servekit.http1.checks import (
     Fault,
-    Target,
+    RequestTarget,
     body_too_large,
     check_head,
     check_sizes,
@@ -256,7 +256,7 @@ class RequestReader:
                 raise error
             self.fault = Fault(400, f"malformed HTTP: {error}")
 
-    def _set_target(self, request: HttpRequest, sent: bytes, target: Target | Fault) -> None:
+    def _set_target(self, request: HttpRequest, sent: bytes, target: RequestTarget | Fault) -> None:
         if isinstance(target, Fault):
             self._refuse(target)
             return

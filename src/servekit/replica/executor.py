@@ -1,8 +1,8 @@
 """A replica's calls: which run, in at most so many slots as the backend has, and which wait.
 
-`Executor` alone moves a call on, from one `State` to the next. How a call runs is for its handler to say (`runners.py`,
-`batch_runner.py`). A handler that is over gives its slot back before its answer is read. Between calls the loop gets
-its turn, so that cancels are read and answers leave.
+`Executor` alone moves a call on, from one `CallState` to the next. How a call runs is for its handler to say
+(`runners.py`, `batch_runner.py`). A handler that is over gives its slot back before its answer is read. Between calls
+the loop gets its turn, so that cancels are read and answers leave.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from servekit.replica.answer_streams import TURN_S, AnswerStreams
 from servekit.replica.arriving_body import GatheredBody, window_is_here
 from servekit.replica.batch_runner import BatchRunner, Group
 from servekit.replica.handler_calls import HandlerCalls
-from servekit.replica.open_call import OpenCall, State
+from servekit.replica.open_call import CallState, OpenCall
 from servekit.replica.render import Rendered
 from servekit.replica.runners import InlineRunner, Runner, TaskRunner, ThreadRunner
 from servekit.replica.target import Entry, Handlers, takes_body_as_it_comes
@@ -152,7 +152,7 @@ class Executor:
 
     def cancelled(self, call: OpenCall) -> None:
         """Nobody waits for this call: it is not begun, or ends early."""
-        if call.state is State.ARRIVING or call.state is State.WAITING:
+        if call.state is CallState.ARRIVING or call.state is CallState.WAITING:
             self.refuse(call, "cancelled")
         else:
             self.stop(call, "nobody waits for the answer any more")
@@ -179,7 +179,7 @@ class Executor:
                     touched = link
                     call.started = self._inline_since = now = _clock()
                     if now < call.expires:
-                        call.state = State.RUNNING
+                        call.state = CallState.RUNNING
                         if self.outstanding != self._told and (self._told or self._mean_us > TOLD_ABOVE_US):
                             self._tell()
                         call.runner.begin(call)
@@ -220,7 +220,7 @@ class Executor:
         if not more or (request.upgrade and not adapter.is_async):
             self._arrived(call)  # To a handler that speaks HTTP alone, an upgrade is a request without a body.
             return
-        call.state = State.ARRIVING
+        call.state = CallState.ARRIVING
         upload = call.upload = Incoming(partial(self._grant, call.origin.link, call.number), request.body)
         if takes_body_as_it_comes(call.entry, adapter, self._slots):
             is_here: Callable[[], bool] = partial(window_is_here, upload, request, is_async=adapter.is_async)
@@ -252,7 +252,7 @@ class Executor:
         """All is here that is needed for a call to begin."""
         if call.upload is not None:
             call.upload.wake = None
-        call.state = State.WAITING
+        call.state = CallState.WAITING
         if not call.entry.batches:
             self._waiting.append(call)
             return
@@ -285,7 +285,7 @@ class Executor:
     def taken(self, batch: Batch) -> None:
         """These calls share a batch, which is begun, or will be as soon as a thread is free."""
         for call in batch.calls:
-            call.state = State.RUNNING
+            call.state = CallState.RUNNING
 
     def answered(self, call: OpenCall, rendered: Rendered, failed: bool) -> None:
         """A handler is over, and all of its answer is here."""
@@ -301,7 +301,7 @@ class Executor:
             self._let_go(call)
         assert type(body) is bytes
         if len(body) <= PIECE_BYTES:
-            call.state = State.OVER
+            call.state = CallState.OVER
             call.interrupt = None
             call.origin.open.pop(call.number, None)
             call.origin.link.send(Answer(call.number, status, head, body, self.outstanding, service_us, failed))
@@ -310,7 +310,7 @@ class Executor:
 
     def begun(self, call: OpenCall, answer: Answer, download: Outgoing) -> None:
         """A handler has made the first piece of its answer; it makes more."""
-        call.state = State.ANSWERING
+        call.state = CallState.ANSWERING
         call.download = download
         call.origin.link.send(answer)
 
@@ -364,7 +364,7 @@ class Executor:
             return
         answer.body, rest = body[:PIECE_BYTES], memoryview(body)[PIECE_BYTES:]
         answer.rest = len(rest)
-        call.state = State.ANSWERING
+        call.state = CallState.ANSWERING
         call.interrupt = None
         self._unsent_bytes += len(rest)
         link.send(answer)
@@ -379,7 +379,7 @@ class Executor:
             self._over(call)
 
     def _over(self, call: OpenCall) -> None:
-        call.state = State.OVER
+        call.state = CallState.OVER
         call.interrupt = call.unsent = call.group = None  # They lead back to the call.
         call.origin.open.pop(call.number, None)
 
@@ -421,7 +421,7 @@ class Executor:
         """The replica leaves: of these, what has not begun, and can be sent elsewhere, goes there."""
         for call in calls:
             granted = call.upload is not None and call.upload.granted
-            if call.state in (State.ARRIVING, State.WAITING) and not granted:
+            if call.state in (CallState.ARRIVING, CallState.WAITING) and not granted:
                 self.refuse(call, "draining")
 
     def drain(self) -> None:
@@ -438,7 +438,7 @@ class Executor:
     def close(self, calls: Iterable[OpenCall]) -> None:
         """The replica ends, and cuts ``calls`` off."""
         for call in calls:
-            if call.state in (State.RUNNING, State.ANSWERING):
+            if call.state in (CallState.RUNNING, CallState.ANSWERING):
                 self.stop(call, "the replica ends")
             else:
                 self._let_go(call)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from servekit.replica.runners import Runner
 
 
-class State(enum.Enum):
+class CallState(enum.Enum):
     """How far a call is. `Executor` alone moves one on."""
 
     ARRIVING = enum.auto()
@@ -46,7 +46,7 @@ class OpenCall(msgspec.Struct, eq=False):
     runner: Runner[OpenCall]
     expires: float
     """By ``time.perf_counter``."""
-    state: State = State.WAITING
+    state: CallState = CallState.WAITING
     upload: Incoming | None = None
     download: Outgoing | None = None
     started: float = 0.0

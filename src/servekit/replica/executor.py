@@ -371,6 +371,8 @@ class Executor:
         call.unsent = LongBody(rest, partial(self._sent, call))
         call.download = Outgoing(link, call.number, PIECE_BYTES)
         call.download.follow(call.unsent)
+        if call.stopped:  # While its handler ran: nobody will grant credit.
+            self.stop(call, call.stopped)
 
     def _sent(self, call: OpenCall) -> None:
         """All of its answer's body has left."""

@@ -430,3 +430,20 @@ def test_a_forked_child_has_no_links(rig: Any) -> None:
     assert here.poll(LIMIT_S)
     assert "forked" in here.recv()
     process.join(LIMIT_S)
+
+
+@pytest.mark.parametrize("how", ["lost", "closed"])
+def test_nothing_hangs_within_a_long_result(rig: Any, how: str) -> None:
+    future, other = rig.call(1), rig.call(2)
+    invoke = rig.ingress.wait_invoked(2)
+    for call in rig.ingress.of(Invoke):
+        rig.ingress.send(Answer(call.id, 200, VALUE, b"", 0, 0, False, 500_000, True))
+    rig.ingress.send(*[Chunk(call.id, bytes(PIECE_BYTES)) for call in rig.ingress.of(Invoke) for _ in range(2)])
+    rig.until(lambda: {credit.id for credit in rig.ingress.of(Credit)} == {1, invoke.id})
+    if how == "lost":
+        rig.ingress.cut()
+    else:
+        rig.caller.close()
+    for each in (future, other):
+        with pytest.raises(errors.LinkError if how == "lost" else errors.NotRunningError):
+            each.result(LIMIT_S)

@@ -697,6 +697,22 @@ def test_a_body_that_cannot_be_read_again(whole: Any, monkeypatch: Any) -> None:
 # -- slow readers ---------------------------------------------------------------------------------------------------
 
 
+def test_a_body_that_cannot_be_read_again_behind_an_answer_that_has_begun(whole: Any, monkeypatch: Any) -> None:
+    incoming = IncomingBody()
+    asked = whole.ask(method="POST", body=FIRST, incoming=incoming)
+    feed(incoming, 2_000_000, end=True)
+    (call,) = whole.calls("r1")
+    begin(whole, call, rest=UNKNOWN, running=True)
+
+    def fail(*_: Any) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("servekit.ingress.spool.os.pread", fail)
+    whole.receive("r1", Credit(call.id, BODY_WINDOW_BYTES))
+    assert asked.connection.ended == [False]
+    assert not asked.answered
+
+
 def stall(world: Any, **more: Any) -> Any:
     """A request whose client stops reading with the first piece of its answer."""
     asked = world.ask()
@@ -881,6 +897,18 @@ def test_the_slowest_reader_is_cut_when_all_room_is_in_use(served: Any, is_over:
     assert not other.connection.ended
     assert served.spools.used_bytes > 0
     assert [record.status for record in served.records] == [200]
+
+
+def test_a_reader_that_is_cut_to_make_room_for_itself_leaves_nothing(served: Any) -> None:
+    served.spools.total_bytes = 200_000
+    asked = stall(served)
+    more(served, 2, size=60_000)
+    served.loop.advance(10.0)
+    more(served, 4, size=60_000)
+    assert asked.connection.ended == [False]
+    served.loop.advance(10.0)
+    assert (served.spools.used_bytes, served.spools.memory_bytes) == (0, 0)
+    assert not served.spools.readers
 
 
 def test_a_websocket_that_is_not_read_holds_its_handler_back(served: Any) -> None:

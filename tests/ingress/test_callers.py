@@ -331,3 +331,21 @@ def test_a_link_that_opens_meanwhile_is_told(served: Any, dialled: Dialled) -> N
     last: Any = HandleLink()
     IncomingLink(dialled.callers.calls, dialled.callers, Invoke).link_opened(last)
     assert [bye.last for bye in last.of(Bye)] == [True]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("how", ["cancel", "lost", "late"])
+def test_a_call_that_is_given_up_while_its_arguments_arrive_is_not_begun(world: Any, how: str, whole: bool) -> None:
+    world.apply(world.backend(streams_bodies=not whole), world.endpoint(timeout_s=2.0))
+    dialled = Dialled(world)
+    dialled.receive(Invoke(1, "e", bytes(PIECE_BYTES), True))
+    if whole:
+        dialled.receive(*[Chunk(1, bytes(PIECE_BYTES)) for _ in range(4)])
+    if how == "cancel":
+        dialled.receive(Cancel(1))
+    elif how == "lost":
+        dialled.lose()
+    else:
+        world.loop.advance(3.0)
+    assert not world.calls("r1")
+    assert [record.status for record in world.records] == [504 if how == "late" else 499]

@@ -309,6 +309,22 @@ def test_sequences_of_items(bench: Any, answer: Any, async_: bool) -> None:
     bench.run(test)
 
 
+class Table:
+    """Its length is that of its rows, as a data frame's is, and it iterates over something else."""
+
+    def __init__(self, rows: int, columns: Any) -> None:
+        self._rows = rows
+        self._columns = columns
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitem__(self, name: str) -> Any: ...
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._columns)
+
+
 @pytest.mark.parametrize("async_", [False, True])
 @pytest.mark.parametrize(
     ("answer", "says"),
@@ -320,6 +336,8 @@ def test_sequences_of_items(bench: Any, answer: Any, async_: bool) -> None:
         (lambda requests: dict.fromkeys(range(3)), "returned dict"),
         (lambda requests: (b"x" for _ in requests), "returned generator"),
         (lambda requests: 1 / 0, "division by zero"),
+        (lambda requests: Table(3, ["column"]), "asked for 3 and returned 1"),
+        (lambda requests: Table(3, map(int, ["no number"])), "invalid literal"),
     ],
 )
 def test_a_batch_that_fails(bench: Any, answer: Any, says: str, async_: bool, caplog: Any) -> None:

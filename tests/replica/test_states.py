@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -124,5 +125,32 @@ def test_of_a_call_that_is_refused(bench: Any, more: bool) -> None:
         assert call.state is OVER
         executor.run()
         assert not [frame for frame in link.frames if type(frame) is Answer]
+
+    bench.run(test)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "lost"])
+@pytest.mark.parametrize("slots", [2, 1])
+def test_of_a_call_whose_long_answer_comes_when_nobody_waits_for_it(bench: Any, how: str, slots: int) -> None:
+    async def handler(request: Any) -> bytes:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(DEADLINE_S)
+        return bytes(20 * 1024 * 1024)
+
+    async def test() -> None:
+        executor, link = bench.executor(handler, slots=slots), bench.link()
+        executor.submit(link, bench.call(1))
+        (call,) = executor.calls
+        executor.run()
+        await asyncio.sleep(0)
+        if how == "lost":
+            executor.forget(link)
+        else:
+            executor.cancel(link, 1)
+        await bench.until(lambda: call.state is OVER)
+        assert executor.executor.has_room
+        assert executor.is_idle
+        if how == "cancelled":
+            assert [frame.complete for frame in link.frames if type(frame) is End] == [False]
 
     bench.run(test)

@@ -658,3 +658,50 @@ def test_nothing_of_a_call_is_left_to_the_garbage_collector(bench: Any, how: str
         bench.run(test)
     finally:
         gc.enable()
+
+
+def test_a_task_that_a_handler_leaves_behind_learns_that_no_more_of_the_body_comes(bench: Any) -> None:
+    left: list[asyncio.Task[None]] = []
+
+    async def read(request: Request) -> None:
+        async for _ in request.pieces():
+            pass
+
+    async def handler(request: Request) -> bytes:
+        left.append(asyncio.ensure_future(read(request)))
+        await asyncio.sleep(0.01)
+        return b"early"
+
+    async def test() -> None:
+        executor, link = bench.executor(handler, adapter=Asynchronous(), slots=2), bench.link()
+        executor.submit(link, bench.call(1, body=FIRST, more=True))
+        for _ in range(4):
+            executor.receive(link, Chunk(1, bytes(PIECE_BYTES)))
+        executor.run()
+        await bench.until(lambda: link.answers)
+        with pytest.raises(ConnectionError, match="its call is over"):
+            await asyncio.wait_for(left[0], DEADLINE_S)
+
+    bench.run(test)
+
+
+def test_nothing_begins_once_the_replica_ends(bench: Any) -> None:
+    begun = []
+
+    async def handler(request: Request) -> bytes:
+        begun.append(request.path)
+        await asyncio.sleep(DEADLINE_S)
+        return b""
+
+    async def test() -> None:
+        executor, link = bench.executor(handler), bench.link()
+        executor.submit(link, bench.call(1))
+        executor.submit(link, bench.call(2))
+        executor.run()
+        await asyncio.sleep(0)
+        executor.close()
+        await bench.until(lambda: link.answers)
+        await asyncio.sleep(0.01)
+        assert begun == ["/1"]
+
+    bench.run(test)

@@ -13,6 +13,7 @@ from servekit.wire.data_frames import PIECE_BYTES, UNKNOWN, Answer, Call, Credit
 from servekit.wire.data_links import DataLinks
 from servekit.wire.incoming_calls import IncomingCalls, IncomingLink
 from servekit.wire.memory import MemoryNetwork
+from servekit.wire.network import SocketNetwork
 from servekit.wire.outgoing_calls import OutgoingCalls
 from servekit.wire.streams import Incoming, Outgoing, WholeBody
 
@@ -307,3 +308,38 @@ def test_a_link_that_opens_when_all_is_over_is_told() -> None:
         assert late.heard == ["opened", []]
 
     run(test)
+
+
+def test_what_crosses_the_last_bye_is_not_begun() -> None:
+    async def test(pair: Pair) -> None:
+        pair.maker.wanted = False
+        finishing = asyncio.ensure_future(pair.answerer.calls.finish())
+        pair.maker.call("crosses")
+        await finishing
+        assert not pair.answerer.taken
+        assert pair.maker.heard[1:] == [[("crosses", False)]]
+
+    run(test)
+
+
+def test_an_answer_that_comes_behind_the_end_of_its_link_is_dropped() -> None:
+    async def test() -> None:
+        problems: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context))
+        maker, answerer, network = Maker(), Answerer(), SocketNetwork()
+        listener = await network.listen("tcp:127.0.0.1:0", answerer.calls.new_link)
+        link = DataLinks(TOKEN, "makes").new(maker.calls, dialing=True)
+        await network.connect(listener.address, lambda: link)
+        await link.wait_open()
+        maker.call("late")
+        await until(lambda: answerer.taken)
+        listener.close()
+        finishing = asyncio.ensure_future(answerer.calls.finish())
+        await asyncio.sleep(0)
+        answerer.answer("late")
+        await finishing
+        await link.wait_lost()
+        assert maker.heard == ["opened", [("late", True)]]
+        assert not problems
+
+    asyncio.run(test())

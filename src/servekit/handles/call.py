@@ -138,7 +138,7 @@ class RemoteCall:
     def fail(self, error: Exception) -> None:
         """It will not be answered; or nobody waits for that any more."""
         self._stop_timer()
-        if self.download is not None:
+        if self.download is not None and self._type == answers.STREAM:
             self.download.end(error)
         self._result(None, error)
 

@@ -77,6 +77,7 @@ class Upload:
         if self._stream is not None:
             self._stream.stop()
         self.kept = []
+        self._incoming.wake = None  # What would have it sent.
         self._incoming.discard()
 
     # -- PieceSource ---------------------------------------------------------------------------------------------------
@@ -171,6 +172,7 @@ class WholeUpload:
         if self._stream is not None:
             self._stream.stop()
         self._spool.close()
+        self._incoming.wake = None
         self._incoming.discard()
 
     def take(self) -> bytes | None:
@@ -346,7 +348,8 @@ class Download:
         while self._is_spooling and (piece := self._take()) is not None:
             assert self._spool is not None
             if not self._spool.append(piece):
-                self._held = piece
+                if self._is_spooling:  # It may have been this very answer that was cut to make room.
+                    self._held = piece
                 return
 
     def _stop_spooling(self) -> None:

@@ -59,8 +59,6 @@ class Callers:
     # -- CallsAnswerer -----------------------------------------------------------------------------------------------
 
     def called(self, origin: IncomingLink[CallerConnection], frame: Invoke) -> None:
-        if self.calls.over:
-            return  # Its caller has yet to read that no call is begun any more, and will look elsewhere.
         if self.calls.leaving and not frame.chain:
             origin.link.send(Refusal(frame.id, "draining"))
             return

@@ -133,6 +133,9 @@ class Exchange(HttpRequest):
         return True
 
     def _has_no_room(self) -> None:
+        if self.answer_rest is not None:
+            self.cut()
+            return
         self._give_up(Outcome.ABANDONED)
         self.refuse(refusals.no_room_for_body())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from typing import BinaryIO
 
@@ -72,4 +73,5 @@ class GatheredBody:
         """The call is over. The handler may have left a thread behind that reads its body."""
         self._pieces.clear()
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # What is in its buffer may find no room on the disk.
+                self._file.close()

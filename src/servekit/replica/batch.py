@@ -113,16 +113,18 @@ class Batch:
         return handler(self._decoded, *columns, **named)
 
     def _check(self) -> None:
-        results, size = self._results, len(self.asked)
+        results: Any = self._results
+        size = len(self.asked)
         if isinstance(results, (str, bytes, bytearray, Mapping)) or not hasattr(results, "__getitem__"):
             raise InvalidInputError(
                 f"a handler that accepts batches returns a list with one item for each of its {size} requests; "
                 f"this one returned {type(results).__qualname__}"
             )
-        if len(results) != size:
+        self._results = list(results)  # Whatever that raises is the handler's failure, too.
+        if len(self._results) != size:
             raise InvalidInputError(
                 f"a handler that accepts batches returns one item for each request: this one was asked for {size} and "
-                f"returned {len(results)}"
+                f"returned {len(self._results)}"
             )
 
 

@@ -371,6 +371,8 @@ class Executor:
         call.unsent = LongBody(rest, partial(self._sent, call))
         call.download = Outgoing(link, call.number, PIECE_BYTES)
         call.download.follow(call.unsent)
+        if call.stopped:  # While its handler ran: nobody will grant credit.
+            self.stop(call, call.stopped)
 
     def _sent(self, call: OpenCall) -> None:
         """All of its answer's body has left."""
@@ -384,9 +386,10 @@ class Executor:
         call.origin.open.pop(call.number, None)
 
     def _let_go(self, call: OpenCall) -> None:
-        """Nobody reads the request's body any more, but a thread that the handler may have left behind."""
+        """Nobody reads the request's body any more, but a thread or a task that the handler may have left behind."""
         if call.upload is not None:
-            call.upload.wake = None
+            if call.state is State.ARRIVING:
+                call.upload.wake = None  # It would have the call begin.
             call.upload.end(ConnectionError("the request's body ends early: its call is over"))
             call.upload = None
         if call.gathered is not None:
@@ -442,6 +445,7 @@ class Executor:
                 self.stop(call, "the replica ends")
             else:
                 self._let_go(call)
+        self._waiting.clear()
         self._batches.close()
         self._threads.close()
         self._main = Entry(None, None)  # In process, the other ends of its links still lead here.

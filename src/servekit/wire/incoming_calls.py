@@ -66,7 +66,8 @@ class IncomingLink(Generic[C]):
 
     def frame_received(self, link: Link, frame: Any) -> None:
         if type(frame) is self._kind:
-            self._answerer.called(self, frame)
+            if not self._calls.over:  # Else its caller has yet to read that, and will look elsewhere.
+                self._answerer.called(self, frame)
         else:
             self._continued(frame)
 

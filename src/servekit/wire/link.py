@@ -91,6 +91,7 @@ class Link(asyncio.Protocol):
         self._flush_planned = False
         self._error: Exception | None = None
         self._peer_ended = False
+        self._finished = False
 
     # -- for the owner ------------------------------------------------------------------------------------
 
@@ -117,7 +118,7 @@ class Link(asyncio.Protocol):
         self._flush_planned = False
         if self._out:
             out, self._out = self._out, []
-            if self._transport.is_closing():
+            if self._transport.is_closing() or self._finished:
                 self._unsent += out
             else:
                 self._transport.write(b"".join(out))
@@ -136,6 +137,7 @@ class Link(asyncio.Protocol):
     def finish(self) -> None:
         """Send what waits, and that nothing follows; the peer closes once it has read that."""
         self.flush()
+        self._finished = True
         if not self._transport.is_closing():
             self._transport.write_eof()
 

@@ -235,11 +235,6 @@ class Download:
         self._came()
 
     @property
-    def is_over(self) -> bool:
-        """The replica has sent all of it, or will send no more."""
-        return self._body.ended
-
-    @property
     def spooled_bytes(self) -> int:
         return 0 if self._spool is None else self._spool.size
 

@@ -388,7 +388,7 @@ class Executor:
     def _let_go(self, call: OpenCall) -> None:
         """Nobody reads the request's body any more, but a thread or a task that the handler may have left behind."""
         if call.upload is not None:
-            if call.state is State.ARRIVING:
+            if call.state is CallState.ARRIVING:
                 call.upload.wake = None  # It would have the call begin.
             call.upload.end(ConnectionError("the request's body ends early: its call is over"))
             call.upload = None

@@ -143,7 +143,7 @@ class Incoming:
         self._owed_bytes = 0 if owes_first else -len(first)
         self._lock = threading.Lock()
         self._arrived: threading.Condition | None = None
-        """What a thread waits at, while one does: to notify nobody would cost each piece more than all else here."""
+        """What threads wait at, once one has: to notify nobody would cost each piece more than all else here."""
         self.size = len(first)
         self.ended = False
         self.broken: Exception | None = None
@@ -163,9 +163,8 @@ class Incoming:
             self._pieces.append(piece)
             self.size += len(piece)
             if self._arrived is not None:
-                self._arrived.notify()
-        if self.wake is not None:
-            self.wake()
+                self._arrived.notify_all()
+        self._wake()
 
     def end(self, broken: Exception | None = None) -> None:
         """No more will come; ``broken`` says why that is too early, and is raised behind what has come."""
@@ -173,9 +172,13 @@ class Incoming:
             self.ended = True
             self.broken = self.broken or broken
             if self._arrived is not None:
-                self._arrived.notify()
-        if self.wake is not None:
-            self.wake()
+                self._arrived.notify_all()
+        self._wake()
+
+    def _wake(self) -> None:
+        wake = self.wake
+        if wake is not None:
+            wake()
 
     def discard(self, broken: Exception | None = None) -> None:
         """As `end`, and what has come will not be read either."""
@@ -230,10 +233,10 @@ class Incoming:
             if piece is not None:
                 return piece
             with self._lock:
-                self._arrived = threading.Condition(self._lock)
+                if self._arrived is None:
+                    self._arrived = threading.Condition(self._lock)
                 while not self._pieces and not self.ended:
                     self._arrived.wait()
-                self._arrived = None
                 if not self._pieces and self.broken is None:
                     return None
 

@@ -13,10 +13,13 @@ import pytest
 
 from servekit import accept_batch
 from servekit.interfaces import Request, Response
+from servekit.replica import executor
 from servekit.wire.data_frames import Answer, Chunk, Credit, End, Refusal
 
 STEPS = 200
-ENDS_S = 20.0
+ENDS_S = 10.0
+RECENT = 6
+"""Calls that something may happen to: older ones are mostly over."""
 
 
 class Pieces:
@@ -91,6 +94,8 @@ class Handler:
 
     def _result(self) -> Any:
         chance = self._chance
+        if chance.random() < 0.5:
+            time.sleep(chance.random() * 0.004)  # A handler that is at work when its call is given up.
         kind = chance.random()
         if kind < 0.2:
             return b"ok"
@@ -120,7 +125,7 @@ class Callers:
         if kind < 0.5:
             self._call(self._chance.choice(self.links))
         elif kind < 0.98 and self.calls:
-            self._go_on(self._chance.choice(list(self.calls)))
+            self._go_on(self._chance.choice(list(self.calls)[-RECENT:]))
         elif kind < 0.99:
             self._lose()
         elif kind < 0.995:
@@ -154,10 +159,10 @@ class Callers:
             call = served.origin(link).open.get(number)
             if call is not None and call.upload is not None and not call.upload.is_full:
                 served.receive(link, Chunk(number, bytes(chance.choice([100, 65_536]))))
-        elif kind < 0.8 and number in self._sending:
+        elif kind < 0.75 and number in self._sending:
             self._sending.discard(number)
             served.received(link, End(number, complete=chance.random() < 0.9))
-        elif kind > 0.9:
+        elif kind > 0.8:
             self._cancelled.add(number)
             served.cancel(link, number)
 
@@ -193,7 +198,9 @@ class Callers:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_each_call_ends_once_and_leaves_nothing(bench: Any, seed: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_call_ends_once_and_leaves_nothing(
+    bench: Any, seed: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level("CRITICAL")
     chance = random.Random(seed)
     Pieces.open = 0
@@ -223,7 +230,8 @@ def test_each_call_ends_once_and_leaves_nothing(bench: Any, seed: int, caplog: p
             callers.let_all_end()
             bench.clock.now += 0.002
             await asyncio.sleep(0.002)
-        assert served.executor.has_room
+        monkeypatch.setattr(executor, "UNSENT_BYTES", 0)
+        assert served.executor.has_room, "some of an answer counts as unsent, or a slot as taken"
         assert not served.busy_since
         await bench.until(lambda: not Pieces.open)
         callers.check_ends()

@@ -89,7 +89,8 @@ class Instance:
             backend: gives it all the traffic, as ``set_traffic(name, {backend: 1.0})`` would.
             policy: a routing policy, by name or as ``"module:attr"``.
             policy_options: keyword arguments of the policy.
-            timeout_s: how long a request may take; after that the client gets 504.
+            timeout_s: how long a request may take; after that the client gets 504. Of a long body, all that follows its
+                first 64 KiB comes within that time.
             mount: the whole subtree under ``route`` belongs to the endpoint.
             strict: a request whose chosen version has no live replica gets 503, rather than another version.
 

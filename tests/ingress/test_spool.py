@@ -250,3 +250,12 @@ def test_a_reader_that_is_cut_for_itself(make: Any, fake_loop: Any) -> None:
     assert not reader.spool.append(bytes(200))
     assert reader.is_cut
     assert room.used_bytes == room.length == 0
+
+
+def test_what_fits_in_memory_needs_no_room_in_files(tmp_path: Path, fake_loop: Any) -> None:
+    space = SpoolSpace(HttpLimits(spool_total_bytes=0), str(tmp_path), fake_loop)
+    spool = Spool(space, space.total_bytes, 1000)
+    assert spool.append(bytes(1000))
+    assert not spool.append(b"x")
+    spool.close()
+    assert (space.used_bytes, space.memory_bytes) == (0, 0)

@@ -161,16 +161,13 @@ class Spool:
 
     def append(self, data: bytes) -> bool:
         """Put it behind what there is. False, and nothing has changed: there is no room, or the disk fails."""
-        if self.size + len(data) > self._most:
+        if self._file is None and self.end + len(data) <= self._memory_bytes and not self._space.is_memory_full:
+            self._space.memory_bytes += len(data)
+            self._memory += data
+            self.end += len(data)
+            return True
+        if self.size + len(data) > self._most or (self._file is None and not self._open()):
             return False
-        if self._file is None:
-            if self.end + len(data) <= self._memory_bytes and not self._space.is_memory_full:
-                self._space.memory_bytes += len(data)
-                self._memory += data
-                self.end += len(data)
-                return True
-            if not self._open():
-                return False
         return self._write(data)
 
     def read(self, at: int) -> bytes:

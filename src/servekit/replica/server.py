@@ -28,7 +28,7 @@ class DataServer:
         """Until no ingress worker will send more and every call is answered, or the time for that is over."""
         timeout_s = await self._timeout_s
         left = await self.calls.wait_answered(timeout_s, quiet=True)
-        if left:
+        if left or not self.calls.is_quiet:
             _log.warning("not drained within %g s; %d calls are cut off", timeout_s, left)
 
     def drain(self, timeout_s: float) -> None:

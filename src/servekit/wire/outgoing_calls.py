@@ -110,7 +110,7 @@ class OutgoingCalls(Generic[C]):
     def forget(self, call: C) -> None:
         """As `cancel`, for an owner to whom it does not matter when that is."""
         if self.pending.get(call.number) is call:
-            del self.pending[call.number]
+            self._remove(call)
             self.cancel(call)
 
     def forget_all(self) -> list[C]:
@@ -187,8 +187,14 @@ class OutgoingCalls(Generic[C]):
             del self.pending[frame.id]
             self._owner.ended(call, frame)
         elif kind is Refusal:
-            del self.pending[frame.id]
+            self._remove(call)
             self._owner.refused(call, frame.reason)
+
+    def _remove(self, call: C) -> None:
+        """Nothing more of it is sent."""
+        del self.pending[call.number]
+        if call.upload is not None:
+            call.upload.stop()
 
     def _peer_leaves(self, link: Link, bye: Bye) -> None:
         if bye.last:

@@ -333,3 +333,17 @@ def test_credits_are_frames_of_the_call_that_is_read(peer: Any) -> None:
     assert body.take() == bytes(PIECE_BYTES)
     assert body.take() is None
     assert peer.sent == [Credit(9, PIECE_BYTES)]
+
+
+def test_what_a_thread_or_a_task_has_read_is_granted_at_once() -> None:
+    async def read() -> None:
+        body, granted = incoming()
+        for _ in range(3):
+            body.feed(bytes(PIECE_BYTES))
+        body.wait()
+        assert granted == [PIECE_BYTES]
+        await body.arrive()
+        body.as_file().read(1)
+        assert granted == 3 * [PIECE_BYTES]
+
+    run(read())

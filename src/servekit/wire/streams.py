@@ -204,11 +204,7 @@ class Incoming:
 
         Whoever takes another has passed on the one before, so that is granted now.
         """
-        owed = self._owed_bytes
-        if owed >= PIECE_BYTES and not self.ended:  # The sender of one that has ended needs no credit any more.
-            self._owed_bytes = 0
-            self.granted = True
-            self._grant(owed)
+        self._pay()
         with self._lock:
             if self._pieces:
                 piece = self._pieces.popleft()
@@ -219,6 +215,14 @@ class Incoming:
                 raise self.broken
             return None
 
+    def _pay(self) -> None:
+        """Grant what is owed, if that is a piece. The sender of one that has ended needs no credit any more."""
+        owed = self._owed_bytes
+        if owed >= PIECE_BYTES and not self.ended:
+            self._owed_bytes = 0
+            self.granted = True
+            self._grant(owed)
+
     def take_all(self) -> bytes:
         """All that has come. Raises what broke it off."""
         pieces = []
@@ -227,10 +231,12 @@ class Incoming:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def wait(self) -> bytes | None:
-        """As `take`, but waits for a piece, holding up this thread; None: it is over."""
+        """As `take`, but waits for a piece, holding up this thread; None: it is over. What is read so is granted at
+        once: it is where it was to go."""
         while True:
             piece = self.take()
             if piece is not None:
+                self._pay()
                 return piece
             with self._lock:
                 if self._arrived is None:
@@ -245,6 +251,7 @@ class Incoming:
         while True:
             piece = self.take()
             if piece is not None:
+                self._pay()
                 return piece
             arrived = asyncio.get_running_loop().create_future()
             with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -14,7 +15,7 @@ from servekit.replica import executor as executor_module
 from servekit.replica.executor import Executor
 from servekit.replica.open_call import OpenCall
 from servekit.replica.target import Handlers, Target
-from servekit.wire.data_frames import Answer, Call, Cancel
+from servekit.wire.data_frames import Answer, Call, Cancel, Chunk, End
 from servekit.wire.data_links import DataLinks
 from servekit.wire.incoming_calls import IncomingCalls, IncomingLink
 
@@ -50,6 +51,18 @@ class FakeLink:
     @property
     def answers(self) -> list[bytes]:
         return [frame.body for frame in self.frames if type(frame) is Answer]
+
+    @property
+    def ends(self) -> list[End]:
+        return [frame for frame in self.frames if type(frame) is End]
+
+    def sent(self, number: int = 1) -> bytes:
+        """The body of an answer, as far as it went out."""
+        return b"".join(
+            bytes(frame.body if type(frame) is Answer else frame.data)
+            for frame in self.frames
+            if type(frame) in (Answer, Chunk) and frame.id == number
+        )
 
 
 class Plain(RequestAdapter):
@@ -180,6 +193,14 @@ class Bench:
         request = Request(http_method, f"/{number}", b"", [], body, "e", "/x", f"id{number}", "", None, method)
         request.upgrade, request.chain = upgrade, chain
         return Call(number, timeout_ms, request, more)
+
+    def run_uncollected(self, test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """As `run`, where nothing may be held in a cycle."""
+        gc.disable()
+        try:
+            self.run(test)
+        finally:
+            gc.enable()
 
     def run(self, test: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async def run() -> None:

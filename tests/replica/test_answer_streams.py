@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -48,15 +47,6 @@ def responds(body: Any, headers: Any = (), status: int = 200) -> Callable[[Any],
     return lambda request: Response(status, list(headers), body)
 
 
-def sent(link: Any, number: int = 1) -> bytes:
-    """The body of an answer, as far as it went out."""
-    return b"".join(
-        bytes(frame.body if type(frame) is Answer else frame.data)
-        for frame in link.frames
-        if type(frame) in (Answer, Chunk) and frame.id == number
-    )
-
-
 def last(link: Any, kind: type = End) -> Any:
     found = [frame for frame in link.frames if type(frame) is kind]
     return found[-1] if found else None
@@ -85,7 +75,7 @@ def test_an_iterable_body_goes_out_as_it_is_made(bench: Any, slots: int) -> None
         await bench.until(lambda: last(link))
         answer = link.frames[0]
         assert (answer.body, answer.rest, answer.running) == (b"one", UNKNOWN, True)
-        assert sent(link) == b"onetwo" + bytes(PIECE_BYTES + 1)
+        assert link.sent() == b"onetwo" + bytes(PIECE_BYTES + 1)
         assert all(0 < len(frame.data) <= PIECE_BYTES for frame in link.frames if type(frame) is Chunk)
         assert last(link).complete
         assert (body.closed, executor.outstanding, executor.is_idle, bench.idle) == (1, 0, True, 1)
@@ -120,7 +110,7 @@ def test_a_length_is_passed_on(bench: Any, length: str, whole: bytes) -> None:
         await bench.until(lambda: last(link))
         answer = link.frames[0]
         assert len(answer.body) + answer.rest == int(length)
-        assert sent(link)[: int(length)] == whole
+        assert link.sent()[: int(length)] == whole
         assert b"ength" not in answer.head
 
     bench.run(test)
@@ -157,7 +147,7 @@ def test_a_generator_is_closed_early_when_nobody_waits(bench: Any) -> None:
         executor, link = bench.executor(handler), bench.link()
         executor.submit(link, bench.call(1))
         executor.run()
-        await bench.until(lambda: len(sent(link)) >= BODY_WINDOW_BYTES)
+        await bench.until(lambda: len(link.sent()) >= BODY_WINDOW_BYTES)
         assert not ended.is_set()
         executor.cancel(link, 1)
         await bench.until(lambda: last(link))
@@ -216,7 +206,7 @@ def test_failing_later_breaks_it_off(bench: Any, caplog: Any) -> None:
         executor.submit(link, bench.call(1))
         executor.run()
         await bench.until(lambda: last(link))
-        assert sent(link) == b"onetwo"
+        assert link.sent() == b"onetwo"
         assert not last(link).complete
         assert body.closed == 1
 
@@ -280,12 +270,12 @@ def test_a_slow_reader_stops_the_iterable(bench: Any) -> None:
         executor.run()
         window = BODY_WINDOW_BYTES // PIECE_BYTES
         for more in range(3):
-            await bench.until(lambda more=more: len(sent(link)) == (window + more) * PIECE_BYTES)
+            await bench.until(lambda more=more: len(link.sent()) == (window + more) * PIECE_BYTES)
             assert body.made <= window + more + 1
             grant(executor, link, PIECE_BYTES)
         grant(executor, link, 1000 * PIECE_BYTES)
         await bench.until(lambda: last(link))
-        assert len(sent(link)) == 100 * PIECE_BYTES
+        assert len(link.sent()) == 100 * PIECE_BYTES
 
     bench.run(test)
 
@@ -310,7 +300,7 @@ def test_a_stream_holds_its_slot(bench: Any) -> None:
         executor.submit(link, bench.call(1))
         executor.submit(link, bench.call(2))
         executor.run()
-        await bench.until(lambda: len(sent(link)) == BODY_WINDOW_BYTES)
+        await bench.until(lambda: len(link.sent()) == BODY_WINDOW_BYTES)
         executor.run()
         assert executor.outstanding == 2
         assert b"other" not in link.answers
@@ -336,7 +326,7 @@ def test_a_generator_sees_the_context_of_its_handler(bench: Any) -> None:
             executor.submit(link, bench.call(1))
             executor.run()
             await bench.until(lambda link=link: last(link))
-            assert sent(link) == b"/1/1"
+            assert link.sent() == b"/1/1"
 
     bench.run(test)
 
@@ -354,15 +344,15 @@ def test_a_long_body_goes_out_within_its_credit_and_its_slot_is_free(bench: Any)
         executor.run()
         answer = link.frames[0]
         assert (len(answer.body), answer.rest, answer.running) == (PIECE_BYTES, len(body) - PIECE_BYTES, False)
-        assert sent(link) == body[:BODY_WINDOW_BYTES]
-        assert sent(link, 2) == b"other"
+        assert link.sent() == body[:BODY_WINDOW_BYTES]
+        assert link.sent(2) == b"other"
         assert (executor.outstanding, executor.is_idle) == (0, False)
         assert last(link) is None
         grant(executor, link, PIECE_BYTES)
-        assert sent(link) == body[: BODY_WINDOW_BYTES + PIECE_BYTES]
+        assert link.sent() == body[: BODY_WINDOW_BYTES + PIECE_BYTES]
         idle = bench.idle
         grant(executor, link, 10 * PIECE_BYTES)
-        assert sent(link) == body
+        assert link.sent() == body
         assert last(link) == End(1)
         assert executor.is_idle
         assert bench.idle == idle + 1
@@ -384,7 +374,7 @@ def test_the_rest_of_a_long_body_is_let_go_of(bench: Any, how: str) -> None:
         assert executor.is_idle
         assert executor.executor._unsent_bytes == 0
         grant(executor, link, 1_000_000)
-        assert len(sent(link)) == BODY_WINDOW_BYTES
+        assert len(link.sent()) == BODY_WINDOW_BYTES
 
     bench.run(test)
 
@@ -394,7 +384,7 @@ def test_a_long_body_to_head(bench: Any) -> None:
         executor, link = bench.executor(lambda request: bytes(1_000_000)), bench.link()
         executor.submit(link, bench.call(1, http_method="HEAD"))
         executor.run()
-        assert sent(link) == b""
+        assert link.sent() == b""
         assert link.frames[0].rest == 1_000_000
         assert last(link) == End(1)
         assert executor.is_idle
@@ -434,11 +424,11 @@ def test_a_whole_body_arrives_however_it_is_granted(bench: Any, size: int, grant
         executor.run()
         credit = BODY_WINDOW_BYTES
         for granted in grants:
-            assert len(sent(link)) < credit + PIECE_BYTES
+            assert len(link.sent()) < credit + PIECE_BYTES
             grant(executor, link, granted)
             credit += granted
         grant(executor, link, size)
-        assert sent(link) == body
+        assert link.sent() == body
         assert executor.is_idle
         assert (last(link) is not None) is (size > PIECE_BYTES)
 
@@ -459,7 +449,7 @@ def test_pieces_arrive_however_they_are_cut(bench: Any, sizes: list[int]) -> Non
 
         def over() -> bool:
             nonlocal granted
-            read = len(sent(link))
+            read = len(link.sent())
             assert read - granted < BODY_WINDOW_BYTES + PIECE_BYTES
             if read - granted >= PIECE_BYTES:
                 grant(executor, link, read - granted)
@@ -467,7 +457,7 @@ def test_pieces_arrive_however_they_are_cut(bench: Any, sizes: list[int]) -> Non
             return executor.is_idle
 
         await bench.until(over)
-        assert sent(link) == b"".join(pieces)
+        assert link.sent() == b"".join(pieces)
         assert last(link).complete
 
     bench.run(test)
@@ -684,13 +674,13 @@ def test_an_echo_goes_on_in_both_directions_at_once(bench: Any) -> None:
                 ended = True
                 executor.received(link, End(1))
             executor.run()
-            if (read := len(sent(link))) - seen >= PIECE_BYTES:
+            if (read := len(link.sent())) - seen >= PIECE_BYTES:
                 grant(executor, link, read - seen)
                 seen = read
             return executor.is_idle
 
         await bench.until(over)
-        assert sent(link) == body
+        assert link.sent() == body
 
     bench.run(test)
 
@@ -757,11 +747,7 @@ def test_nothing_of_a_call_is_left_to_the_garbage_collector(bench: Any, how: str
         await bench.until(over)
         await bench.until(lambda: left[0]() is None)
 
-    gc.disable()
-    try:
-        bench.run(test)
-    finally:
-        gc.enable()
+    bench.run_uncollected(test)
 
 
 # -- several at once --------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import gc
 import signal
 import sqlite3
 import threading
@@ -24,18 +23,6 @@ from servekit_flask.wsgi import WsgiAdapter
 
 FIRST = bytes(65_537)
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
-
-
-def sent(link: Any, number: int = 1) -> bytes:
-    return b"".join(
-        bytes(frame.body if type(frame) is Answer else frame.data)
-        for frame in link.frames
-        if type(frame) in (Answer, Chunk) and frame.id == number
-    )
-
-
-def ends(link: Any) -> list[End]:
-    return [frame for frame in link.frames if type(frame) is End]
 
 
 def submit(bench: Any, handler: Any, **more: Any) -> tuple[Any, Any]:
@@ -126,8 +113,8 @@ def test_what_belongs_to_a_thread_or_a_context_lasts_to_the_last_piece(bench: An
         executor, link = submit(bench, handler, adapter=adapter)
         # Callbacks of the loop, and no step of a task: in that a loop could not run.
         await bench.until(lambda: executor.is_idle)
-        assert sent(link) == STREAMS[made].encode()
-        assert [end.complete for end in ends(link)] == [True]
+        assert link.sent() == STREAMS[made].encode()
+        assert [end.complete for end in link.ends] == [True]
 
     bench.run(test)
 
@@ -146,12 +133,12 @@ def test_it_is_closed_in_its_thread_and_its_context_when_nobody_reads(bench: Any
 
     async def test() -> None:
         executor, link = submit(bench, lambda request: Response(200, [], pieces()))
-        await bench.until(lambda: len(sent(link)) == BODY_WINDOW_BYTES)
+        await bench.until(lambda: len(link.sent()) == BODY_WINDOW_BYTES)
         assert not found
         executor.cancel(link, 1)
         await bench.until(lambda: executor.is_idle)
         assert found == [(threading.get_ident(), "set", None)]
-        assert [end.complete for end in ends(link)] == [False]
+        assert [end.complete for end in link.ends] == [False]
 
     bench.run(test)
 
@@ -190,12 +177,12 @@ def test_calls_wait_until_a_generator_is_over_and_its_body_may_be_long(bench: An
         executor, link = submit(bench, handler)
         executor.submit(link, bench.call(2))
         executor.run()
-        await bench.until(lambda: len(sent(link)) >= BODY_WINDOW_BYTES)
-        assert (executor.outstanding, sent(link, 2)) == (2, b"")
+        await bench.until(lambda: len(link.sent()) >= BODY_WINDOW_BYTES)
+        assert (executor.outstanding, link.sent(2)) == (2, b"")
         executor.granted(link, Credit(1, BODY_WINDOW_BYTES))
         await bench.until(lambda: executor.is_idle)
-        assert sent(link) == bytes(300_000) + b"last"
-        assert sent(link, 2) == b"other"
+        assert link.sent() == bytes(300_000) + b"last"
+        assert link.sent(2) == b"other"
         assert all(len(frame.data) <= PIECE_BYTES for frame in link.frames if type(frame) is Chunk)
 
     bench.run(test)
@@ -223,16 +210,12 @@ def test_nothing_of_a_generator_is_left_to_the_garbage_collector(bench: Any, how
     async def test() -> None:
         executor, link = submit(bench, handler)
         if how == "cancelled":
-            await bench.until(lambda: len(sent(link)) > BODY_WINDOW_BYTES)
+            await bench.until(lambda: len(link.sent()) > BODY_WINDOW_BYTES)
             executor.cancel(link, 1)
         await bench.until(lambda: executor.is_idle)
         await bench.until(lambda: left[0]() is None)
 
-    gc.disable()
-    try:
-        bench.run(test)
-    finally:
-        gc.enable()
+    bench.run_uncollected(test)
 
 
 # -- bodies ----------------------------------------------------------------------------------------------------------
@@ -291,7 +274,7 @@ def test_a_long_body_is_in_a_file_that_is_closed_in_the_end(bench: Any, streams:
         executor.run()
         executor.granted(link, Credit(1, size))
         await bench.until(lambda: executor.is_idle)
-        assert sent(link) == body
+        assert link.sent() == body
         in_file = streams and size > arriving_body.MEMORY_BYTES
         assert [file is not None and file.closed for file in files] == [in_file]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import gc
 import threading
 import weakref
 from collections.abc import AsyncIterator
@@ -14,22 +13,10 @@ import pytest
 
 from servekit.context import current_call
 from servekit.interfaces import Request, RequestAdapter, Response
-from servekit.wire.data_frames import BODY_WINDOW_BYTES, PIECE_BYTES, Answer, Chunk, Credit, End, Refusal
+from servekit.wire.data_frames import BODY_WINDOW_BYTES, PIECE_BYTES, Chunk, Credit, End, Refusal
 
 DEADLINE_S = 10.0
 FIRST = bytes(65_537)
-
-
-def sent(link: Any, number: int = 1) -> bytes:
-    return b"".join(
-        bytes(frame.body if type(frame) is Answer else frame.data)
-        for frame in link.frames
-        if type(frame) in (Answer, Chunk) and frame.id == number
-    )
-
-
-def ends(link: Any) -> list[End]:
-    return [frame for frame in link.frames if type(frame) is End]
 
 
 async def path(request: Request) -> bytes:
@@ -262,7 +249,7 @@ def test_each_call_has_a_context_of_its_own(bench: Any, slots: int, method: str 
         await bench.until(lambda: executor.is_idle)
         for number in range(6):
             before = f"/{number}" if method and "pieces" in method else "none"
-            assert sent(link, number) == f"{before} id{number}".encode()
+            assert link.sent(number) == f"{before} id{number}".encode()
         assert current_call.get(None) is None
 
     bench.run(test)
@@ -331,11 +318,11 @@ def test_an_async_iterable_goes_out_as_it_is_made(bench: Any, kind: str, slots: 
         executor, link = bench.executor(responder(kind, body), slots=slots), bench.link()
         executor.submit(link, bench.call(1))
         executor.run()
-        await bench.until(lambda: ends(link))
+        await bench.until(lambda: link.ends)
         assert (link.frames[0].body, link.frames[0].running) == (b"one", True)
-        assert sent(link) == b"onetwo" + bytes(PIECE_BYTES + 1)
+        assert link.sent() == b"onetwo" + bytes(PIECE_BYTES + 1)
         assert all(0 < len(frame.data) <= PIECE_BYTES for frame in link.frames if type(frame) is Chunk)
-        assert ends(link)[0].complete
+        assert link.ends[0].complete
         assert (body.closed, executor.outstanding, executor.is_idle) == (1, 0, True)
         assert body.threads == {threading.get_ident()}
 
@@ -359,7 +346,7 @@ def test_an_async_def_that_yields(bench: Any) -> None:
         executor.submit(link, bench.call(1))
         executor.run()
         await bench.until(lambda: executor.is_idle)
-        assert sent(link) == b"012"
+        assert link.sent() == b"012"
 
     bench.run(test)
 
@@ -377,7 +364,7 @@ def test_an_async_def_may_answer_with_a_generator(bench: Any) -> None:
         executor.submit(link, bench.call(1))
         executor.run()
         await bench.until(lambda: executor.is_idle)
-        assert sent(link) == b"012"
+        assert link.sent() == b"012"
         assert threads.isdisjoint({threading.get_ident()})
 
     bench.run(test)
@@ -392,12 +379,12 @@ def test_a_slow_reader_stops_it(bench: Any, kind: str, slots: int) -> None:
         executor.run()
         window = BODY_WINDOW_BYTES // PIECE_BYTES
         for more in range(3):
-            await bench.until(lambda more=more: len(sent(link)) == (window + more) * PIECE_BYTES)
+            await bench.until(lambda more=more: len(link.sent()) == (window + more) * PIECE_BYTES)
             assert body.made <= window + more + 1
             executor.granted(link, Credit(1, PIECE_BYTES))
         executor.granted(link, Credit(1, 1000 * PIECE_BYTES))
-        await bench.until(lambda: ends(link))
-        assert len(sent(link)) == 100 * PIECE_BYTES
+        await bench.until(lambda: link.ends)
+        assert len(link.sent()) == 100 * PIECE_BYTES
 
     bench.run(test)
 
@@ -423,12 +410,12 @@ def test_its_finally_runs_when_nobody_reads(bench: Any, kind: str, slots: int, w
         executor.submit(link, bench.call(1))
         executor.run()
         size = 5 if where == "it waits for itself" else BODY_WINDOW_BYTES
-        await bench.until(lambda: len(sent(link)) >= size)
+        await bench.until(lambda: len(link.sent()) >= size)
         assert not ended
         executor.cancel(link, 1)
-        await bench.until(lambda: ends(link))
+        await bench.until(lambda: link.ends)
         assert ended == ["yes"]
-        assert not ends(link)[0].complete
+        assert not link.ends[0].complete
         assert executor.is_idle
 
     bench.run(test)
@@ -446,7 +433,7 @@ def test_it_fails(bench: Any, kind: str, slots: int, pieces: list[bytes], caplog
         executor.run()
         await bench.until(lambda: executor.is_idle)
         assert link.frames[0].status == (200 if pieces else 500)
-        assert [end.complete for end in ends(link)] == ([False] if pieces else [])
+        assert [end.complete for end in link.ends] == ([False] if pieces else [])
         assert body.closed == 1
 
     bench.run(test)
@@ -464,7 +451,7 @@ def test_pieces_that_never_wait_leave_the_loop_its_turns(bench: Any) -> None:
             turns += 1
             await asyncio.sleep(0)
         assert turns > 20
-        assert sent(link) == b"x" * 1000
+        assert link.sent() == b"x" * 1000
 
     bench.run(test)
 
@@ -476,7 +463,7 @@ def test_what_has_no_body_is_not_made(bench: Any) -> None:
         executor.submit(link, bench.call(1, http_method="HEAD"))
         executor.run()
         await bench.until(lambda: executor.is_idle)
-        assert (body.made, body.closed, sent(link)) == (0, 1, b"")
+        assert (body.made, body.closed, link.sent()) == (0, 1, b"")
 
     bench.run(test)
 
@@ -590,10 +577,10 @@ def test_an_upgrade_is_a_stream_in_both_directions_at_once(bench: Any) -> None:
         assert (link.frames[0].status, link.frames[0].body) == (101, b"")
         for piece in (b"one", b"two"):
             executor.receive(link, Chunk(1, piece))
-            await bench.until(lambda piece=piece: sent(link).endswith(piece.upper()))
+            await bench.until(lambda piece=piece: link.sent().endswith(piece.upper()))
         executor.received(link, End(1))
-        await bench.until(lambda: ends(link))
-        assert (sent(link), executor.is_idle) == (b"ONETWO", True)
+        await bench.until(lambda: link.ends)
+        assert (link.sent(), executor.is_idle) == (b"ONETWO", True)
 
     bench.run(test)
 
@@ -653,11 +640,7 @@ def test_nothing_of_a_call_is_left_to_the_garbage_collector(bench: Any, how: str
         await bench.until(lambda: executor.is_idle)
         await bench.until(lambda: left[0]() is None)
 
-    gc.disable()
-    try:
-        bench.run(test)
-    finally:
-        gc.enable()
+    bench.run_uncollected(test)
 
 
 def test_a_task_that_a_handler_leaves_behind_learns_that_no_more_of_the_body_comes(bench: Any) -> None:

@@ -70,7 +70,7 @@ class IngressLink:
         """Let go of the link; its calls fail with ``error``."""
         self._retired = True
         self._task.cancel()
-        for call in self.calls.forget_all():
+        for call in self.calls.forget_all().values():
             call.fail(error)
         self._close()
         await asyncio.gather(self._task, return_exceptions=True)

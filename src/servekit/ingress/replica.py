@@ -107,8 +107,7 @@ class Replica:
 
     def send(self, exchange: Exchange, now: float) -> bool:
         """Hand over a call, if there is room for one. Only while the replica is ready."""
-        limit, link = self._window.size, self.calls.link
-        if self.outstanding >= limit or self._load >= limit or link is None or not link.writable:
+        if not self.has_room:
             return False
         self.outstanding += 1
         exchange.replica = self

@@ -210,7 +210,8 @@ class Executor:
 
     @property
     def has_room(self) -> bool:
-        """Another call may begin."""
+        """Another call may begin. It is written out once more in `calls_done`, and `_check_told` there and in
+        `answered`, for every call comes by there."""
         return len(self._holders) < self._slots and self._unsent_bytes <= UNSENT_BYTES
 
     # -- arriving ----------------------------------------------------------------------------------------------------

@@ -113,10 +113,13 @@ class OutgoingCalls(Generic[C]):
             self._remove(call)
             self.cancel(call)
 
-    def forget_all(self) -> list[C]:
-        """What was pending, and is no longer."""
+    def forget_all(self) -> dict[int, C]:
+        """What was pending, by its numbers, and is no longer: nothing more of it is sent."""
         pending, self.pending = self.pending, {}
-        return list(pending.values())
+        for call in pending.values():
+            if call.upload is not None:
+                call.upload.stop()
+        return pending
 
     def leave(self) -> None:
         """No call will follow those that were sent."""
@@ -206,8 +209,4 @@ class OutgoingCalls(Generic[C]):
 
     def _lost(self, unbegun: Collection[int]) -> None:
         self.link = None
-        pending, self.pending = self.pending, {}
-        for call in pending.values():
-            if call.upload is not None:
-                call.upload.stop()
-        self._owner.lost([(call, number not in unbegun) for number, call in pending.items()])
+        self._owner.lost([(call, number not in unbegun) for number, call in self.forget_all().items()])

@@ -8,10 +8,12 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.report import Report
 from benchmarks.servers import Peer
-from benchmarks.venvs import versions
+from benchmarks.venvs import InstallError, python_for, versions
 
 SHOWN = ("ray", "mosec", "litserve", "bentoml", "gunicorn", "granian", "flask", "uvicorn", "uvloop", "servekit")
 
@@ -36,6 +38,18 @@ def version_of(peer: Peer, python: str) -> str:
     return ", ".join(f"{name} {installed[name]}" for name in SHOWN if name in installed)
 
 
+def install(peers: Mapping[str, Peer], cache: Path, report: Report) -> dict[str, str]:
+    """The Python of each peer that could be installed, by name. ``report`` gets the versions, and the failures."""
+    pythons = {}
+    for name, peer in peers.items():
+        try:
+            pythons[name] = python_for(peer, cache)
+            report.versions[name.partition(" ")[0]] = version_of(peer, pythons[name])
+        except (InstallError, OSError) as error:
+            report.missing[name] = str(error)
+    return pythons
+
+
 class OtherWork:
     """How busy this machine was with other things: figures taken beside other work are worth little."""
 
@@ -44,8 +58,11 @@ class OtherWork:
         self._before = self._others_s()
 
     def __str__(self) -> str:
-        cores = (self._others_s() - self._before) / (time.monotonic() - self._began)
-        return f"{100 * max(cores, 0):.0f} % of a core, on the average"
+        return f"{100 * max(self.cores(), 0):.0f} % of a core, on the average"
+
+    def cores(self) -> float:
+        """How many cores it took since this was made, on the average."""
+        return (self._others_s() - self._before) / (time.monotonic() - self._began)
 
     def _others_s(self) -> float:
         """CPU time of all processes (proc(5): user to softirq, but idle and iowait), less that of our descendants."""

@@ -288,6 +288,45 @@ encoder = msgspec.msgpack.Encoder(enc_hook=str)
 leaf = Leaf(1, size=3)
 
 
+class Bounded(msgspec.Struct):
+    count: typing.Annotated[int, msgspec.Meta(ge=1, description="how many")]
+
+
+def bounded(count: typing.Annotated[int, msgspec.Meta(ge=1)]) -> int:
+    return count
+
+
+@case
+def constraints() -> bool:
+    meta = typing.get_type_hints(bounded, include_extras=True)["count"].__metadata__[0]
+    assert meta == msgspec.Meta(ge=1)
+    for count in (1, 0):
+        try:
+            msgspec.convert({"count": count}, Bounded)
+        except msgspec.ValidationError:
+            return count == 0
+    return False
+
+
+@dataclasses.dataclass
+class Decoded:
+    count: int = 1
+
+
+class DecodedDict(TypedDict):
+    count: int
+
+
+msgspec.json.decode(b"{}", type=Decoded)
+msgspec.json.decode(b'{"count": 1}', type=DecodedDict)
+
+
+@case
+def classes_that_msgspec_has_decoded() -> bool:
+    found = msgspec.json.decode(b'{"count": 2}', type=DecodedDict)
+    return msgspec.json.decode(b'{"count": 2}', type=Decoded) == Decoded(2) and found == {"count": 2}
+
+
 @case
 def structs() -> bool:
     shape = decoder.decode(b'{"kind": "shape", "sideLength": "2"}')

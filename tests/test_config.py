@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import pytest
@@ -13,9 +14,12 @@ from servekit.config import (
     HttpLimits,
     backend_config,
     config_digest,
+    fits,
+    http_limits,
+    in_words,
     nearest,
 )
-from servekit.errors import InvalidInputError
+from servekit.errors import ArgumentError, InvalidInputError
 
 
 def test_the_defaults() -> None:
@@ -42,7 +46,7 @@ def test_an_unknown_key_names_the_nearest() -> None:
 
 @pytest.mark.parametrize("key", [1, None, "", "x" * 100])
 def test_keys_that_are_nothing_like_one(key: Any) -> None:
-    with pytest.raises(InvalidInputError, match="is not a backend config key"):
+    with pytest.raises(InvalidInputError, match="is not a key of a backend's config"):
         backend_config({key: 1})
 
 
@@ -82,7 +86,9 @@ def test_every_limit_is_finite() -> None:
 @pytest.mark.parametrize("name", sorted(set(HttpLimits.__struct_fields__) - {"spool_directory"}))
 def test_a_limit_that_is_none_is_refused_by_its_name(name: str) -> None:
     for value in (-1, math.inf, math.nan):
-        with pytest.raises(ValueError, match=f"{name} must be finite and at least 0"):
+        with pytest.raises(
+            ValueError, match=f"{name} (must be (finite and )?at least 0|must be a whole number, not float)"
+        ):
             HttpLimits(**{name: value})
 
 
@@ -99,6 +105,9 @@ def test_nearest() -> None:
     assert nearest("wieghted", ["weighted", "other"]) == "; did you mean 'weighted'? Known: other, weighted"
     assert nearest("x", ["weighted"]) == ". Known: weighted"
     assert nearest("x", []) == ". Known: none"
+    assert nearest("max", ["max_replicas", "min_replicas"]).startswith("; did you mean 'max_replicas'?")
+    assert nearest("run", ["ran"], {"run": "init()"}).startswith("; in the place of what Ray Serve calls so: init() (")
+    assert nearest("old", ["new"], {"old": "new"}) == "; did you mean 'new'? Known: new"
 
 
 class Text(str):
@@ -108,8 +117,8 @@ class Text(str):
 @pytest.mark.parametrize(
     ("user_config", "message"),
     [
-        ({"a": [1, {2}]}, r"user_config\['a'\]\[1\] is plain data .* not builtins.set"),
-        (Text("x"), r"not \S*Text"),
+        ({"a": [1, {2}]}, r"user_config\['a'\]\[1\] must be plain data .* not set"),
+        (Text("x"), r"not Text: 'x'"),
         ({(1,): 1}, r"has the key \(1,\)"),
         ({"a": 2**70}, r"user_config\['a'\] cannot be sent to replicas"),
         ("\ud800", "cannot be sent to replicas"),
@@ -139,5 +148,57 @@ def test_autoscaling_is_a_dict_with_keys_of_its_own() -> None:
         InvalidInputError, match="'max_replica' is not a key of autoscaling; did you mean 'max_replicas'"
     ):
         backend_config({"autoscaling": {"max_replica": 3}})
-    with pytest.raises(InvalidInputError, match="max_replicas must be finite and at least 3"):
+    with pytest.raises(InvalidInputError, match="max_replicas is 1, but min_replicas is 3"):
         backend_config({"autoscaling": {"min_replicas": 3}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad", "words"),
+    [
+        (str, ["x", ""], [1, None, b"x"], "text"),
+        (int, [1, -1], [True, 1.0, "1"], "a whole number"),
+        (float, [1, 1.5, math.inf], [True, "1"], "a number"),
+        (bool, [True], [1, "no", None], "True or False"),
+        (str | None, ["x", None], [1], "text or None"),
+        (Mapping[str, str], [{}, {"a": "b"}], [{"a": 1}, {1: "a"}, [], "ab"], "a dict of text by name"),
+        (Mapping[str, Any], [{"a": object()}], [{1: 2}, 3], "a dict"),
+        (Iterable[str], [["a"], {"a"}, ("a",), iter("a")], ["a", b"a", [1], 3], "a list of text"),
+        (Sequence[str], [["a"]], ["a", {"a"}, [1]], "a list of text"),
+        (tuple[str, ...], [("a",), ["a"], {"a"}], ["a", [1], {1}, {"a": 1}], "a list of text"),
+        (tuple[int, str], [(1, "a")], [3], "a list"),
+        (Literal["a", "b"], ["a"], [], "Literal"),
+        (BackendConfig, [BackendConfig()], [{}], "BackendConfig"),
+        (Callable[[int], str], [len], [3], "Callable"),
+        (TypeVar("T"), [1, None], [], "T"),
+    ],
+)
+def test_what_an_annotation_asks_for(kind: Any, good: list[Any], bad: list[Any], words: str) -> None:
+    assert in_words(kind) == words
+    assert all(fits(value, kind) for value in good)
+    assert not any(fits(value, kind) for value in bad)
+
+
+def test_methods_may_be_a_set() -> None:
+    assert backend_config({"callable_methods": {"predict"}}).callable_methods == ("predict",)
+
+
+def test_records_say_which_field_is_wrong() -> None:
+    with pytest.raises(ArgumentError, match="num_replicas must be a whole number, not str: '2'"):
+        BackendConfig(num_replicas="2")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="a backend's config: callable_methods .* write callable_methods="):
+        backend_config({"callable_methods": "train"})
+
+
+def test_limits_from_a_dict() -> None:
+    assert http_limits(None) == http_limits({}) == HttpLimits()
+    assert http_limits({"body_bytes": 5}) == HttpLimits(body_bytes=5)
+    with pytest.raises(InvalidInputError, match="'body' is not a key of http_limits"):
+        http_limits({"body": 5})
+
+
+@pytest.mark.parametrize(
+    ("key", "here"), [("max_ongoing_requests", "max_concurrent_queries"), ("autoscaling_config", "autoscaling")]
+)
+def test_keys_of_ray_serve_lead_to_those_that_are_meant(key: str, here: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"{key!r} .* did you mean {here!r}"):
+        backend_config({key: 1})

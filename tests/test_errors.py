@@ -46,6 +46,7 @@ def test_each_is_also_a_builtin_that_people_catch(error: type[ServekitError]) ->
         ("ReplicaDiedError", ConnectionError),
         ("LinkError", ConnectionError),
         ("AuthenticationError", PermissionError),
+        ("ForbiddenError", PermissionError),
     ],
 )
 def test_the_builtins(name: str, builtin: type[Exception]) -> None:

@@ -25,7 +25,7 @@ CASES = {
     "a socket that is held": """
 a, b = socket.socketpair()
 forks.guard(worker=True)
-forks.hold(a, None)
+forks.hold(a)
 assert of_child(lambda: is_null(a.fileno()) and not is_null(b.fileno()))
 a.send(b"x")
 assert b.recv(1) == b"x"
@@ -49,7 +49,7 @@ a, b = socket.socketpair()
 forks.guard(worker=True)
 class Source:
     def sockets(self):
-        return [a, None]
+        return [a]
 source = Source()
 forks.hold_those_of(source)
 assert of_child(lambda: is_null(a.fileno()) and not is_null(b.fileno()))
@@ -89,12 +89,26 @@ assert of_child(
     lambda: (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)) == (signal.SIG_DFL, signal.SIG_IGN)
 )
 """,
+    "replicas whose loops are closed, in process": """
+class Replica:
+    told = False
+    def in_child(self):
+        self.told = True
+        loop.call_soon(print)
+forks.guard(worker=False)
+loop = asyncio.new_event_loop()
+loop.close()
+replicas = [Replica(), Replica()]
+for each in replicas:
+    forks.tell_child(each)
+assert of_child(lambda: all(each.told for each in replicas))
+""",
     "a listener that the child closes": """
 import tempfile, uvloop
-from servekit.wire.network import SocketNetwork
+from servekit.wire.network import listen
 
 async def main(path):
-    listener = await SocketNetwork().listen(f"unix:{path}", asyncio.Protocol)
+    listener = await listen(f"unix:{path}", asyncio.Protocol)
     assert of_child(lambda: listener.close() is None)
     assert os.path.exists(path)
     listener.close()

@@ -17,6 +17,7 @@ from servekit.interfaces import (
     RequestInfo,
     Response,
     RoutingPolicy,
+    two_choices,
 )
 
 
@@ -67,6 +68,14 @@ def test_of_two_the_better_is_always_chosen() -> None:
 @pytest.mark.parametrize("count", [2, 3, 5, 8])
 def test_equals_are_chosen_equally(count: int) -> None:
     assert all(close(share, 1 / count) for share in draws([4] * count))
+
+
+def test_two_choices_draw_from_the_generator_that_is_given() -> None:
+    replicas = [Replica(str(n), 4) for n in range(5)]
+    chosen = [[two_choices(replicas, random.Random(seed).random).id for _ in range(9)] for seed in range(20)]
+    assert all(len(set(ids)) == 1 for ids in chosen)
+    assert len({ids[0] for ids in chosen}) > 1
+    assert two_choices(replicas[:1], lambda: 1 / 0) is replicas[0]
 
 
 @pytest.mark.parametrize("best", range(4))

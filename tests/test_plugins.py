@@ -12,18 +12,9 @@ import importlib_metadata
 import pytest
 
 from servekit.errors import InternalError, InvalidInputError, PluginOptionsError, UnknownPluginError
+from servekit.factories import Kind, at_path, build, check_options, load_path
 from servekit.interfaces import RoutingPolicy
-from servekit.plugins import (
-    Kind,
-    Registry,
-    at_path,
-    build,
-    disabled_by_environment,
-    discover,
-    find,
-    load_path,
-    notify_observers,
-)
+from servekit.plugins import Registry, disabled_by_environment, discover, find, notify_observers
 
 GOOD = """
 from servekit.hookspecs import hookimpl
@@ -367,12 +358,24 @@ def test_options_are_checked_against_the_signature(site: Site, options: dict, ex
     site.install("pol_good", GOOD)
     registry = site.discover()
     provided = registry.get(Kind.POLICY, "pol_good")
-    for check in (registry.check_options, build):
+    for check in (check_options, build):
         with pytest.raises(PluginOptionsError) as caught:
             check(provided, options)
         for part in ["routing policy 'pol_good' (plugin 'pol_good' of pol_good 1.0)", *expected]:
             assert part in str(caught.value)
-    registry.check_options(provided, {"limit": 1})
+    check_options(provided, {"limit": 1})
+
+
+def test_options_of_types_that_no_plain_data_has_are_the_factorys_to_make(site: Site) -> None:
+    header = "import pathlib\nfrom typing import Literal\n"
+    takes = (
+        "limit: pathlib.Path | None, sticky: set[str] = frozenset(), mode: Literal['a'] = 'a', names: list[str] = ()"
+    )
+    site.install("pol_made", header + GOOD.replace("limit, sticky=False", takes))
+    provided = site.discover().get(Kind.POLICY, "pol_made")
+    check_options(provided, {"limit": "/tmp", "sticky": ["a"], "mode": "a", "names": ["b"]})
+    with pytest.raises(PluginOptionsError, match="names must be a list of text"):
+        check_options(provided, {"limit": "/tmp", "names": [1]})
 
 
 def test_a_factory_with_keywords_takes_any_option(site: Site) -> None:
@@ -384,7 +387,7 @@ def test_a_factory_that_keywords_cannot_call(site: Site) -> None:
     site.install("pol_position", GOOD.replace("sticky=False", "/"))
     registry = site.discover()
     with pytest.raises(PluginOptionsError, match="cannot be made from options"):
-        registry.check_options(registry.get(Kind.POLICY, "pol_position"), {})
+        check_options(registry.get(Kind.POLICY, "pol_position"), {})
 
 
 @pytest.mark.parametrize(
@@ -461,9 +464,9 @@ def test_an_observer_that_raises_is_logged_and_the_others_go_on(
 
 def test_a_worker_loads_observers_by_their_paths(observed: Registry) -> None:
     found = observed.observers("servekit_requests_finished")
-    assert [path for _, path in found] == ["obs_a:servekit_requests_finished", "obs_b:servekit_requests_finished"]
-    loaded: list[tuple[Callable[..., object], str]] = [(load_path(path), path) for _, path in found]
-    assert loaded == found
+    assert [path for _, path, _ in found] == ["obs_a:servekit_requests_finished", "obs_b:servekit_requests_finished"]
+    loaded: list[tuple[Callable[..., object], str]] = [(load_path(path), path) for _, path, _ in found]
+    assert loaded == [(function, path) for function, path, _ in found]
     notify_observers(loaded, "servekit_requests_finished", records=[])
     assert load_path("obs_b:seen") == ["finished"]
 
@@ -472,7 +475,7 @@ def test_an_observing_method_of_an_object_has_a_path(site: Site) -> None:
     site.install("obs_c", OBSERVING_OBJECT, value="obs_c:plugin")
     registry = site.discover()
     assert registry.problems == ()
-    [(_, path)] = registry.observers("servekit_traffic_changed")
+    [(_, path, _)] = registry.observers("servekit_traffic_changed")
     assert path == "obs_c:plugin.servekit_traffic_changed"
     event: list[object] = []
     notify_observers([(load_path(path), path)], "servekit_traffic_changed", event=event)

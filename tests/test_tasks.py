@@ -29,3 +29,18 @@ def test_an_event_comes_in_time_or_not() -> None:
         assert await came_within(event, 0.0)
 
     asyncio.run(test())
+
+
+def test_a_task_that_runs_already_is_held_like_any_other() -> None:
+    async def test() -> None:
+        tasks, event = TaskSet(), asyncio.Event()
+        task = asyncio.get_running_loop().create_task(event.wait())
+        tasks.hold(task)
+        assert len(tasks) == 1
+        assert not await tasks.wait(0.001)
+        event.set()
+        await task
+        assert await tasks.wait(1.0)
+        assert not len(tasks)
+
+    asyncio.run(test())

@@ -74,10 +74,6 @@ class Hello:
     def handle(self, request: HttpRequest) -> None:
         request.respond(200, ANSWER.head, ANSWER.body)
 
-    def writable(self, request: HttpRequest) -> None: ...
-
-    def abandoned(self, request: HttpRequest) -> None: ...
-
 
 @pytest.fixture
 def loop() -> Iterator[asyncio.AbstractEventLoop]:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import command_line
 from benchmarks.cases import Figure
+from benchmarks.command_line import Results, effort_of, prepare_process, say, write
 from benchmarks.load import LoadError
-from benchmarks.machine import OtherWork, describe, version_of
-from benchmarks.processes import Server, ServerError, become_subreaper
-from benchmarks.report import Report, as_json, fill_page, plot, text
+from benchmarks.machine import OtherWork, describe, install
+from benchmarks.processes import Server, ServerError
+from benchmarks.report import Report, as_json, plot, text
 from benchmarks.routing.arrivals import largest_share, percentile, poisson
 from benchmarks.routing.contenders import CONTENDERS, Contender
 from benchmarks.routing.openloop import Observed, open_loop
 from benchmarks.servers.uneven import FAST_S, SLOW_S
-from benchmarks.venvs import CACHE, InstallError, python_for
+from benchmarks.venvs import CACHE
 
 REPLICAS = 4
 CAPACITY = (REPLICAS - 1) / FAST_S + 1 / SLOW_S
@@ -47,12 +48,10 @@ QUICK = Effort(repeats=1, seconds=5.0, warmup_s=1.0, budget_s=240.0)
 
 def main() -> int:
     options = parse_arguments()
-    effort = QUICK if options.quick else FULL
-    effort = replace(effort, **({"repeats": options.repeats} if options.repeats else {}))
-    become_subreaper()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # by way of `Server.stop`
+    effort = effort_of(options, FULL, QUICK)
+    prepare_process()
     report = Report(describe("asyncio, open loop"))
-    pythons = install(options.only, options.cache, report)
+    pythons = install({one.name: one.peer(Path()) for one in options.only}, options.cache, report)
     others, began = OtherWork(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         for repeat, contender in schedule([c for c in options.only if c.name in pythons], effort.repeats):
@@ -70,44 +69,23 @@ def main() -> int:
                 say(f"         {error}")
     say(f"{time.monotonic() - began:5.0f} s  done")
     report.machine["other work meanwhile"] = str(others)
-    write(report, options)
+    order = [contender.name for contender in options.only]
+    results = Results(text(report, order), lambda: as_json(report), lambda path: plot(report, order, path))
+    write(results, options, "routing")
     return 0
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.routing", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="about four minutes (once installed), and less exact")
+    parser = command_line.parser("routing", __doc__, "about four minutes (once installed), and less exact", FULL, QUICK)
     parser.add_argument("--only", type=named, default=CONTENDERS, metavar="NAMES", help="beginnings: default,ray")
-    parser.add_argument(
-        "--repeats", type=int, metavar="N", help=f"default {FULL.repeats}, with --quick {QUICK.repeats}"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured, as JSON")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it: .svg or .png (needs matplotlib)")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="put the table between the marks of a Markdown page")
     parser.add_argument("--cache", type=Path, default=CACHE, metavar="FOLDER", help=f"for the venvs; default {CACHE}")
     return parser.parse_args()
 
 
 def named(names: str) -> tuple[Contender, ...]:
     """The contenders whose names begin with one of ``names``, which have commas between them."""
-    for name in names.split(","):
-        if not any(contender.name.startswith(name) for contender in CONTENDERS):
-            known = ", ".join(contender.name for contender in CONTENDERS)
-            raise argparse.ArgumentTypeError(f"no contender {name!r}; there are {known}")
-    return tuple(contender for contender in CONTENDERS if contender.name.startswith(tuple(names.split(","))))
-
-
-def install(contenders: Sequence[Contender], cache: Path, report: Report) -> dict[str, str]:
-    """The Python of each contender that could be installed."""
-    pythons = {}
-    for contender in contenders:
-        peer = contender.peer(Path())
-        try:
-            pythons[contender.name] = python_for(peer, cache)
-            report.versions[contender.name.partition(" ")[0]] = version_of(peer, pythons[contender.name])
-        except (InstallError, OSError) as error:
-            report.missing[contender.name] = str(error)
-    return pythons
+    found = command_line.named(names, [one.name for one in CONTENDERS], "contender", beginnings=True)
+    return tuple(contender for contender in CONTENDERS if contender.name in found)
 
 
 def schedule(contenders: Sequence[Contender], repeats: int) -> Iterator[tuple[int, Contender]]:
@@ -136,22 +114,6 @@ def figures(observed: Observed, load: int) -> Iterator[tuple[Figure, float]]:
         yield Figure(f"p{percent} of latency {at}", "ms"), percentile(observed.latencies_ms, percent)
     yield Figure(f"answers by the slow replica {at}", "%"), 100 * observed.bodies["slow"] / observed.bodies.total()
     yield Figure(f"answers by the busiest ingress worker {at}", "%"), largest_share([*observed.workers.values()])
-
-
-def write(report: Report, options: argparse.Namespace) -> None:
-    order = [contender.name for contender in options.only]
-    table = text(report, order)
-    print(table)
-    if options.json:
-        options.json.write_text(as_json(report))
-    if options.page:
-        options.page.write_text(fill_page(options.page.read_text(), table, "routing"))
-    if options.plot:
-        plot(report, order, options.plot)
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

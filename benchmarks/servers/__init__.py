@@ -8,7 +8,8 @@ Every server serves one of these handlers at a time, on ``/HANDLER``, in 1 or mo
 * ``batch`` answers ``hello`` to up to 16 calls at once, after 10 ms of ``time.sleep``;
 * ``compose`` calls another handler, which doubles a number, by a handle: as many times, and as many at a time, as it is
   asked to, and answers how many seconds that took;
-* ``stream`` makes as many small chunks as it is asked for, by a generator; ``astream`` by an async generator.
+* ``stream`` makes as many small chunks as it is asked for, by a generator; ``astream`` by an async generator;
+* ``echo`` answers with the id that it was sent, after 2 ms of ``time.sleep``, and dies or hangs where it is asked to.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ SERVEKIT = ("-e", f"{ROOT}[ray]", "ray==2.60.0", FLASK)
 NO_REPORTS = {"RAY_USAGE_STATS_ENABLED": "0", "BENTOML_DO_NOT_TRACK": "True"}
 
 EVERY = (*HANDLERS, "batch", *STREAMS)
-COMPOSING = (*EVERY, "compose")
+COMPOSING = (*EVERY, "echo", "compose")
 """Of those that have handles."""
 
 PEERS = (
@@ -112,10 +113,16 @@ PEERS = (
         "mosec",
         "mosec_server.py {handler} {port} {replicas}",
         ("mosec==0.9.8",),
-        (*HANDLERS, "batch", "stream"),
+        (*HANDLERS, "batch", "stream", "echo"),
         takes_get=False,
     ),
-    Peer("litserve", "litserve_server.py {handler} {port} {replicas}", ("litserve==0.2.19",), EVERY, takes_get=False),
+    Peer(
+        "litserve",
+        "litserve_server.py {handler} {port} {replicas}",
+        ("litserve==0.2.19",),
+        (*EVERY, "echo"),
+        takes_get=False,
+    ),
     Peer(
         "bentoml",
         "-m bentoml serve bentoml_server:replicas_{replicas} --host 127.0.0.1 --port {port}",

@@ -7,6 +7,7 @@ from typing import Annotated
 import litserve
 from chunks import async_chunks, chunks
 from fastapi import Body, Response
+from faulty import TIMEOUT_S, echo
 
 
 class Hello(litserve.LitAPI):
@@ -68,6 +69,11 @@ class Astream(Hello):
             yield chunk
 
 
+class Echo(Hello):
+    def predict(self, data):
+        return echo(data)
+
+
 OPTIONS = {
     "Batch": {"max_batch_size": 16, "batch_timeout": 0.01},
     "Stream": {"stream": True},
@@ -78,5 +84,6 @@ if __name__ == "__main__":
     handler, port, replicas = sys.argv[1:]
     name = handler.capitalize()
     api = globals()[name](api_path=f"/{handler}", **OPTIONS.get(name, {}))
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=int(replicas))
+    more = {"timeout": TIMEOUT_S, "restart_workers": True} if handler == "echo" else {}
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=int(replicas), **more)
     server.run(host="127.0.0.1", port=int(port), log_level="warning", generate_client_file=False)

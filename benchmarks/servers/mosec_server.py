@@ -5,6 +5,7 @@ import time
 
 import mosec
 from chunks import chunks
+from faulty import TIMEOUT_S, echo
 
 
 class Hello(mosec.Worker):
@@ -54,12 +55,18 @@ class Stream(mosec.SSEWorker):
         return ""
 
 
+class Echo(mosec.Worker):
+    def forward(self, data):
+        return echo(data)
+
+
 OPTIONS = {"Batch": {"max_batch_size": 16, "max_wait_time": 10}}
 
 if __name__ == "__main__":
     handler, port, replicas = sys.argv[1:]
     sys.argv[1:] = ["--address", "127.0.0.1", "--port", port, "--log-level", "warning"]  # mosec reads its options here
-    sys.argv += ["--max-request-size", str(64 * 1024 * 1024), "--timeout", "60000"]
+    timeout_ms = round(1000 * TIMEOUT_S) if handler == "echo" else 60_000
+    sys.argv += ["--max-request-size", str(64 * 1024 * 1024), "--timeout", str(timeout_ms)]
     server = mosec.Server()
     name = handler.capitalize()
     server.append_worker(globals()[name], num=int(replicas), route=f"/{handler}", **OPTIONS.get(name, {}))

@@ -7,6 +7,7 @@ import time
 import ray
 from calls import time_calls
 from chunks import async_chunks, chunks
+from faulty import TIMEOUT_S, echo
 from ray import serve
 from starlette.responses import StreamingResponse
 
@@ -70,15 +71,27 @@ class Compose:
         return str(await time_calls(self.double.remote, int(options["calls"]), int(options["at_once"])))
 
 
+class Echo:
+    async def __call__(self, request):
+        body = await request.json() if request.method == "POST" else {}
+        return echo({**request.query_params, **body})
+
+
 if __name__ == "__main__":
     handler, port, replicas = sys.argv[1:]
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
-    serve.start(http_options={"host": "127.0.0.1", "port": int(port)}, logging_config={"enable_access_log": False})
+    http = {"host": "127.0.0.1", "port": int(port)}
+    if handler == "echo":
+        http["request_timeout_s"] = TIMEOUT_S
+    serve.start(http_options=http, logging_config={"enable_access_log": False})
     options = {
         "num_replicas": int(replicas),
         "max_ongoing_requests": 100,  # with the default of 5, requests wait for a replica, in steps that grow
         "ray_actor_options": {"num_cpus": 0},  # so that 4 of them fit on any machine
     }
+    if handler == "echo":  # its defaults are 10 s, 30 s and 20 s, and a queue without an end
+        options |= {"health_check_period_s": 1, "health_check_timeout_s": 2, "graceful_shutdown_timeout_s": 2}
+        options |= {"max_ongoing_requests": 5, "max_queued_requests": 1000}
     parts = [serve.deployment(Double, **options).bind()] if handler == "compose" else []
     deployment = serve.deployment(globals()[handler.capitalize()], **options)
     serve.run(deployment.bind(*parts), route_prefix=f"/{handler}")

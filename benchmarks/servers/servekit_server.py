@@ -6,8 +6,11 @@ import time
 
 from calls import time_calls
 from chunks import async_chunks, chunks
+from faulty import TIMEOUT_S
+from faulty import echo as faulty_echo
 
 import servekit
+from servekit.config import BackendConfig
 
 
 def hello(request):
@@ -54,7 +57,12 @@ def double(request, number):
     return 2 * number
 
 
+def echo(request):
+    return faulty_echo({**request.args, **(request.get_json(silent=True) or {})})
+
+
 CONFIGS = {
+    "echo": {"hang_grace_s": TIMEOUT_S} if "hang_grace_s" in BackendConfig.__struct_fields__ else {},
     "batch": {"max_batch_size": 16, "batch_wait_timeout": 0.01},
     "stream": {"max_concurrent_queries": 64},
 }
@@ -68,5 +76,6 @@ if __name__ == "__main__":
             servekit.create_endpoint("double", backend="double")
         config = {"num_replicas": int(replicas), **CONFIGS.get(handler, {})}
         servekit.create_backend("backend", globals()[handler], config=config)
-        servekit.create_endpoint("endpoint", f"/{handler}", ["GET", "POST"], backend="backend")
+        options = {"timeout_s": TIMEOUT_S} if handler == "echo" else {}
+        servekit.create_endpoint("endpoint", f"/{handler}", ["GET", "POST"], backend="backend", **options)
         signal.pause()

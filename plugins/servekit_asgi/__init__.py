@@ -1,6 +1,6 @@
 """The request adapter ``asgi``: whole applications that speak ASGI 3 (FastAPI, Starlette, …), WebSockets included.
 
-Discovering this plugin imports no asyncio server and no wsproto: the replicas alone need them.
+The modules that replicas alone need are imported by `create_adapter`, so that discovering the plugin imports none.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ def create_adapter(
     """The adapter ``asgi``: the target is an ASGI 3 application.
 
     Args:
-        factory: the target, called without arguments, makes the application, once in each replica.
-        lifespan: ``auto``: an application that raises on the scope ``lifespan`` does without; ``on``: it must not;
-            ``off``: it is not asked.
-        ws_ping_interval_s: how often a WebSocket's client is sent a ping. One from which nothing comes until the next
-            is due is taken for gone. None: no pings.
-        ws_max_message_bytes: the longest message taken from a WebSocket; one that is longer closes it (1009).
+        factory: the target is a function without arguments that makes the application; it is called once in each
+            replica.
+        lifespan: ``auto``: an application that raises on the scope ``lifespan`` is served without a lifespan; ``on``:
+            such an application is an error; ``off``: the application is not called with that scope.
+        ws_ping_interval_s: the seconds between two pings to a WebSocket's client. A client from which nothing comes
+            between two pings is taken for gone. None: no pings.
+        ws_max_message_bytes: the longest message that a WebSocket's client may send; a longer message closes the
+            WebSocket (1009).
 
     Raises:
         ValueError: for an option that makes no sense.

@@ -1,4 +1,4 @@
-"""The adapter: an application is started with its replica, called once for each request, and stopped after the last."""
+"""The adapter: it starts an application with the replica, calls it once for each request, and stops it at the end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 from typing import Any, NoReturn
 
 from servekit.interfaces import Handler, Request, RequestAdapter, Response
+from servekit.tasks import TaskSet
 from servekit_asgi.http_call import HttpCall
 from servekit_asgi.lifespan import Lifespan
 from servekit_asgi.scopes import http_scope, websocket_scope
@@ -16,7 +17,7 @@ from servekit_asgi.websocket_call import SocketOptions, WebSocketCall
 _log = logging.getLogger("servekit.asgi")
 
 TASKS_TIMEOUT_S = 5.0
-"""How long what an application does after its answers may take when the replica ends."""
+"""The time that calls of the application may go on after the last answer, when the replica ends."""
 
 
 class AsgiAdapter(RequestAdapter):
@@ -35,13 +36,13 @@ class AsgiAdapter(RequestAdapter):
         self._application: Any = None
         self._lifespan: Lifespan | None = None
         self._state: dict[str, Any] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSet()
         self._sockets: set[WebSocketCall] = set()
 
     async def start(self, handler: Handler) -> None:
-        """Make the application, where the target is a factory, and have it start.
+        """Make the application, where the target is a factory, and start its lifespan.
 
-        Raises ``TypeError`` for what is no ASGI 3 application, ``RuntimeError`` where the application does not start.
+        Raises ``TypeError`` where the target is no ASGI 3 application, ``RuntimeError`` where it does not start.
         """
         application: Any = handler() if self._factory else handler
         if self._factory and inspect.isawaitable(application):
@@ -54,20 +55,18 @@ class AsgiAdapter(RequestAdapter):
             self._state = self._lifespan.state
 
     async def stop(self) -> None:
-        """Let the application finish what it does after its answers, and have it shut down."""
+        """Wait for calls of the application that go on after their answers, and end its lifespan."""
         self.drain()
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=TASKS_TIMEOUT_S)
-            for task in late:
-                task.cancel()
-            if late:
-                _log.warning("%d calls of the application went on after its last answer, and were cancelled", len(late))
-                await asyncio.wait(late, timeout=TASKS_TIMEOUT_S)
+        if not await self._tasks.wait(TASKS_TIMEOUT_S):
+            late = len(self._tasks)
+            _log.warning("%d calls of the application went on after its last answer, and were cancelled", late)
+            self._tasks.cancel()
+            await self._tasks.wait(TASKS_TIMEOUT_S)
         if self._lifespan is not None:
             await self._lifespan.stop()
 
     def drain(self) -> None:
-        """The replica leaves: WebSockets, which would never end, are closed (1012, service restart)."""
+        """Close all WebSockets (1012, service restart): the replica leaves, and a WebSocket has no end of its own."""
         for socket in list(self._sockets):
             socket.go_away()
 
@@ -82,15 +81,14 @@ class AsgiAdapter(RequestAdapter):
         else:
             call = HttpCall(request)
             task = call.begin(application, http_scope(request, self._state))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.hold(task)
         try:
             return await call.answer
         except asyncio.CancelledError:
             await call.abandon()
             raise
 
-    # -- what a whole application has no use for ---------------------------------------------------------------------
+    # -- methods that are never called for a whole application -------------------------------------------------------
 
     def decode(self, request: Request) -> dict[str, Any]:
         return http_scope(request, self._state)
@@ -103,7 +101,7 @@ class AsgiAdapter(RequestAdapter):
 
 
 def _check(application: Any) -> None:
-    """Raise ``TypeError`` where this cannot be called with ``scope``, ``receive`` and ``send``."""
+    """Raise ``TypeError`` where ``application`` cannot be called with ``scope``, ``receive`` and ``send``."""
     name = f"{type(application).__module__}.{type(application).__qualname__}"
     if not callable(application):
         raise TypeError(f"the factory made an object of {name}, which cannot be called and so is no application")
@@ -116,4 +114,4 @@ def _check(application: Any) -> None:
             "asgiref.compatibility.guarantee_single_callable"
         ) from None
     except ValueError:
-        return  # A callable without a signature: its first call will tell.
+        return  # A callable without a signature: the first call shows whether it is an application.

@@ -1,4 +1,4 @@
-"""The body of an answer, made piece by piece: what the application sends, and the core takes."""
+"""The body of an answer that is sent piece by piece: the application writes it, and the core reads it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 
 class ClientGoneError(ConnectionError):
-    """What `send` raises once the client is gone (an `OSError`, as the ASGI specification, 2.4, says)."""
+    """Raised by `send` once the client is gone (an `OSError`, as the ASGI specification, 2.4, demands)."""
 
     def __init__(self) -> None:
         super().__init__("the client is gone: nobody takes this answer")
 
 
 class AnswerBody:
-    """Pieces that were not taken yet. The core takes them by ``async for``, no faster than the client reads."""
+    """The pieces that the core has not read yet. The core reads by ``async for``, no faster than the client reads."""
 
     def __init__(self, limit_bytes: int = 0, on_close: Callable[[], Awaitable[None]] | None = None) -> None:
         """
         Args:
-            limit_bytes: above this many that were not taken, `room` waits.
-            on_close: awaited when the core closes the body, at the end or early.
+            limit_bytes: `room` waits while more than so many bytes have not been read.
+            on_close: awaited when the core closes the body, at its end or earlier.
         """
         self._limit_bytes = limit_bytes
         self._on_close = on_close
@@ -31,7 +31,7 @@ class AnswerBody:
         self._came = asyncio.Event()
         self._taken = asyncio.Event()
         self.gone = asyncio.Event()
-        """Set when nobody takes the pieces any more."""
+        """Set when the core reads no more pieces."""
 
     @property
     def is_full(self) -> bool:
@@ -40,7 +40,7 @@ class AnswerBody:
     # -- by the application's side ---------------------------------------------------------------------------------
 
     def write(self, piece: bytes) -> None:
-        """Add a piece, be it empty. After the end, or when nobody takes it: nothing."""
+        """Add a piece, which may be empty. After `end`, or once ``gone`` is set, this does nothing."""
         if self._ended or self.gone.is_set():
             return
         if piece or not self._pieces:
@@ -49,7 +49,7 @@ class AnswerBody:
             self._came.set()
 
     async def room(self) -> None:
-        """Wait until there is room for more. Raises `ClientGoneError` when nobody takes what there is."""
+        """Wait until at most ``limit_bytes`` have not been read. Raises `ClientGoneError` once ``gone`` is set."""
         while self.is_full and not self.gone.is_set():
             self._taken.clear()
             await self._taken.wait()
@@ -57,7 +57,7 @@ class AnswerBody:
             raise ClientGoneError
 
     def end(self, error: BaseException | None = None) -> None:
-        """No more pieces. ``error``: it was broken off, and whoever takes the pieces is to know."""
+        """End the body. ``error``: the body is broken off, and the reader gets this exception after the last piece."""
         if not self._ended:
             self._ended = True
             self._error = error
@@ -69,7 +69,7 @@ class AnswerBody:
         return self
 
     async def __anext__(self) -> bytes:
-        """All the pieces that there are, as one."""
+        """All the pieces that were written so far, as one."""
         while not self._pieces:
             if self._ended:
                 if self._error is not None:
@@ -83,7 +83,7 @@ class AnswerBody:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def aclose(self) -> None:
-        """Nobody takes any more, or all has been taken."""
+        """Called by the core when it reads no more, at the end of the body or earlier."""
         self.close()
         if self._on_close is not None:
             await self._on_close()

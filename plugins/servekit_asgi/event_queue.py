@@ -1,4 +1,4 @@
-"""What a WebSocket's client has sent, as the events that the application's `receive` gives."""
+"""The events of a WebSocket that the application's `receive` returns."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections import deque
 from typing import Any
 
 ABNORMAL = 1006
-"""The code of a connection that ended without a close (RFC 6455, 7.1.5)."""
+"""The close code of a connection that ended without a close frame (RFC 6455, 7.1.5)."""
 MOST_EVENTS = 64
 MOST_BYTES = 1024 * 1024
 
 
 class EventQueue:
-    """Events in order; the last is ``websocket.disconnect``. When many wait, or long ones, whoever puts them in waits
-    too: the client is read no further."""
+    """Events in order, the last of which is ``websocket.disconnect``. While the queue is full, `put` waits, and so the
+    client is read no further.
+    """
 
     def __init__(self) -> None:
         self._events: deque[tuple[dict[str, Any], int]] = deque()
@@ -28,7 +29,7 @@ class EventQueue:
         return self._last is None and (len(self._events) >= MOST_EVENTS or self._size > MOST_BYTES)
 
     async def put(self, event: dict[str, Any], size_bytes: int) -> None:
-        """Returns when there is room for more. Once `disconnect` was called: does nothing."""
+        """Add an event, and return when the queue has room for more. After `disconnect` this does nothing."""
         if self._last is not None:
             return
         self._events.append((event, size_bytes))
@@ -39,7 +40,7 @@ class EventQueue:
             await self._taken.wait()
 
     def disconnect(self, code: int = ABNORMAL, reason: str = "") -> None:
-        """No more will come; from then on `get` gives what says so. The first call counts."""
+        """End the queue: behind the last event, `get` returns ``websocket.disconnect``. Only the first call counts."""
         if self._last is None:
             self._last = {"type": "websocket.disconnect", "code": code, "reason": reason}
             self._came.set()

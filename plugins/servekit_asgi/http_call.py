@@ -13,13 +13,15 @@ from servekit_asgi.answer_body import AnswerBody, ClientGoneError
 _log = logging.getLogger("servekit.asgi")
 
 GONE_GRACE_S = 0.5
-"""How long an application may go on with an answer that nobody waits for, before it is cancelled."""
+"""The time after which an application is cancelled that goes on with an answer nobody waits for."""
 
 _DISCONNECT = {"type": "http.disconnect"}
 
 
 class HttpCall:
-    """What `receive` and `send` of one scope are made of. `answer` is there once the application has begun its body."""
+    """One call of the application, with its `receive` and `send`. ``answer`` is set once the application has begun the
+    body of its answer.
+    """
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -27,29 +29,29 @@ class HttpCall:
         self._pieces = request.pieces()
         self._body_over = False
         self._status = 0
-        """0: ``http.response.start`` has not come."""
+        """0 until the application has sent ``http.response.start``."""
         self._headers: list[tuple[str, str]] = []
-        self._answer_body = AnswerBody(0, self._body_closed)  # Room is when each piece has been taken.
+        self._answer_body = AnswerBody(0, self._body_closed)  # 0: `send` returns once the piece was read.
         self._complete = False
         self._over = asyncio.Event()
-        """The answer is complete, or nobody waits for it: `receive` has nothing but ``http.disconnect`` any more."""
+        """Set when the answer is complete or has no reader: from then on `receive` returns ``http.disconnect``."""
         self._task: asyncio.Task[None] | None = None
         self.answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 
     def begin(self, application: Any, scope: dict[str, Any]) -> asyncio.Task[None]:
-        """Call the application, in a task; whatever it raises becomes its answer, or breaks it off."""
+        """Call the application in a task. An exception of the application becomes the answer, or breaks it off."""
         self._task = asyncio.ensure_future(self._run(application, scope))
         return self._task
 
     async def abandon(self) -> None:
-        """Nobody waits for the answer: the application is told, and cancelled where it does not end by itself."""
+        """Tell the application that its answer has no reader, and cancel it where it does not end."""
         self._answer_body.close()
         self._over.set()
         if self._task is not None:
             await end_within(self._task, GONE_GRACE_S)
 
     async def _body_closed(self) -> None:
-        """The core takes no more. An answer to HEAD is first let come to its end, which nobody is sent."""
+        """Called when the core reads no more of the body. An answer to HEAD is never read, and may end."""
         try:
             if self._head_only and not self._complete:
                 await asyncio.wait_for(self._over.wait(), GONE_GRACE_S)
@@ -131,7 +133,7 @@ class HttpCall:
             await (asyncio.sleep(0) if self._head_only else self._answer_body.room())
 
     def _first_body(self, body: bytes, more: bool) -> bytes | AnswerBody:
-        """The body of the response: bytes, where all of it has come in one piece."""
+        """The body of the response: bytes, where the application has sent the whole body as one piece."""
         if self._head_only:
             if not more:
                 promised = any(name.lower() == "content-length" for name, _ in self._headers)

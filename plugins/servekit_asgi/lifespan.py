@@ -1,4 +1,4 @@
-"""The lifespan of an application: what it does before a replica is ready, and after its last answer."""
+"""The lifespan of an application: its startup before the replica is ready, and its shutdown after the last answer."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 _log = logging.getLogger("servekit.asgi")
 
 SHUTDOWN_TIMEOUT_S = 10.0
-"""How long an application may take over its shutdown."""
+"""The time that the shutdown of an application may take."""
 RETURN_TIMEOUT_S = 1.0
-"""How long it may take to return once it has said that it is done."""
+"""The time that an application may take to return after it has sent the last event of its lifespan."""
 
 
 class Lifespan:
-    """One application's, on the scope ``lifespan``; it runs as one task from `start` to `stop`."""
+    """The call of an application with the scope ``lifespan``: one task from `start` to `stop`."""
 
     def __init__(self, application: Any, *, required: bool) -> None:
-        """``required``: an application that knows no such scope is an error."""
+        """``required``: an application that does not answer on this scope is an error."""
         self._application = application
         self._required = required
         self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -27,10 +27,10 @@ class Lifespan:
         self._message = ""
         self._task: asyncio.Task[None] | None = None
         self.state: dict[str, Any] = {}
-        """What the application put there: each scope gets a copy."""
+        """The lifespan state of the application; each scope gets a copy."""
 
     async def start(self) -> None:
-        """Have the application start. Raises ``RuntimeError`` with its own message where it says that it cannot."""
+        """Send ``lifespan.startup``, and wait for the answer. Raises ``RuntimeError`` where the startup fails."""
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
         task = self._task = asyncio.ensure_future(self._run(scope))
         error = await self._ask("startup")
@@ -39,15 +39,15 @@ class Lifespan:
             raise RuntimeError(f"the application's startup failed: {self._message or 'it gave no reason'}")
         if self._answer == "startup.complete":
             return
-        self._task = None  # It raised, or returned, without a word: most likely it knows requests alone.
+        self._task = None  # The application raised or returned without an answer: most likely it knows no lifespan.
         if self._required:
             raise RuntimeError(
                 "the application does not answer on the scope 'lifespan', which lifespan=\"on\" requires"
             ) from error
-        _log.info("the application knows no lifespan, and is served without (%r)", error)
+        _log.debug("the application knows no lifespan, and is served without (%r)", error)
 
     async def stop(self) -> None:
-        """Have the application shut down, within `SHUTDOWN_TIMEOUT_S`. What goes wrong is logged."""
+        """Send ``lifespan.shutdown``, and wait for the answer up to `SHUTDOWN_TIMEOUT_S`. Failures are logged."""
         task = self._task
         if task is None:
             return
@@ -64,7 +64,7 @@ class Lifespan:
 
     @staticmethod
     async def _end(task: asyncio.Task[None]) -> None:
-        """It has said its last word; it need not have returned."""
+        """End the task, after the application has sent its last event: it need not have returned."""
         await asyncio.wait([task], timeout=RETURN_TIMEOUT_S)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -73,7 +73,7 @@ class Lifespan:
         await self._application(scope, self._events.get, self._send)
 
     async def _ask(self, what: str) -> BaseException | None:
-        """Send an event and wait for its answer; returns what ended the application instead, if something did."""
+        """Send an event and wait for the answer. Where the application raises instead, its exception is returned."""
         assert self._task is not None
         self._answered.clear()
         self._events.put_nowait({"type": f"lifespan.{what}"})

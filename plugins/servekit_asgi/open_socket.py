@@ -14,7 +14,7 @@ from servekit_asgi.answer_body import AnswerBody
 from servekit_asgi.event_queue import EventQueue
 
 CLOSE_TIMEOUT_S = 5.0
-"""How long a client may take to answer a close."""
+"""The time that a client may take to answer a close frame."""
 
 
 def accept_token(key: bytes) -> str:
@@ -23,7 +23,7 @@ def accept_token(key: bytes) -> str:
 
 
 class OpenSocket:
-    """Reads what the client sends into ``events``, writes what it is sent into ``answer_body``; either may end it."""
+    """Reads the client's frames into ``events``, and writes frames for the client into ``answer_body``."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class OpenSocket:
         self._max_message_bytes = max_message_bytes
         self._connection = Connection(ConnectionType.SERVER)
         self._parts: list[Any] = []
-        """Of a message that comes in fragments: all str, or all bytes."""
+        """The fragments so far of a message: all are str, or all are bytes."""
         self._size = 0
         self._heard = True
         self._timer: asyncio.TimerHandle | None = None
@@ -54,16 +54,16 @@ class OpenSocket:
 
     @property
     def is_open(self) -> bool:
-        """Whether messages can be sent."""
+        """True while messages can be sent."""
         return self._connection.state is ConnectionState.OPEN and not self._over
 
     async def send(self, data: str | bytes) -> None:
-        """Send a message; returns when there is room for the next. Only while it is open."""
+        """Send a message, and return when there is room for the next. To be called only while `is_open`."""
         self._write(TextMessage(data) if isinstance(data, str) else BytesMessage(data))
         await self._answer_body.room()
 
     def close(self, code: int, reason: str, error: BaseException | None = None) -> None:
-        """Begin to close; ``error``: what broke it off, for the core to tell."""
+        """Send a close frame. ``error`` is the exception that broke the WebSocket off, for the core to log."""
         if not self.is_open:
             return
         self._error = error
@@ -72,7 +72,7 @@ class OpenSocket:
         self._after(CLOSE_TIMEOUT_S, self.end)
 
     def end(self) -> None:
-        """Nothing more is read or written."""
+        """End reading and writing at once."""
         self._over = True
         self._events.disconnect()
         if self._timer is not None:
@@ -91,11 +91,11 @@ class OpenSocket:
                     await self._received(event)
                 if self._connection.state in (ConnectionState.CLOSED, ConnectionState.REMOTE_CLOSING):
                     break
-            if self.is_open:  # The client has sent the last of its bytes without a word; or the ingress worker leaves.
+            if self.is_open:  # The client has ended its stream without a close frame; or the ingress worker leaves.
                 self._events.disconnect()
                 self._write(CloseConnection(1012, "service restart"))
         except ConnectionError:
-            pass  # The client is gone, or nobody waits: `end` says so.
+            pass  # The client is gone, or nobody waits: `end` tells the application.
         finally:
             self.end()
 
@@ -141,8 +141,10 @@ class OpenSocket:
         self._timer = self._loop.call_later(delay_s, call)
 
     def _tick(self) -> None:
-        """A client of which nothing came since the last ping is gone; unless it is we who do not read, or it is busy
-        with what it was sent, where the core sees to the end.
+        """Send a ping, or end a WebSocket whose client has sent nothing since the last ping.
+
+        A client is not ended while its frames are not read because ``events`` is full, nor while it has yet to read
+        what it was sent: the core limits that time.
         """
         assert self._ping_interval_s is not None
         if not self._heard and not self._events.is_full and not self._answer_body.is_full:

@@ -1,4 +1,4 @@
-"""One WebSocket of an ASGI application: the messages of `receive` and `send`, from the handshake to the end."""
+"""One WebSocket of an ASGI application, from the handshake to the end."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger("servekit.asgi")
 
 SEND_BUFFER_BYTES = 64 * 1024
-"""What may wait for the client before `send` waits."""
+"""`send` waits while more than so many bytes are not read by the core."""
 
 
 @dataclass(frozen=True)
 class SocketOptions:
-    """See `servekit_asgi.create_adapter`."""
+    """The options of WebSockets: see `servekit_asgi.create_adapter`."""
 
     ping_interval_s: float | None
     max_message_bytes: int
@@ -36,7 +36,9 @@ class SocketOptions:
 
 
 class WebSocketCall:
-    """A WebSocket from its request on. `answer` is the 101, whose body is what the client is sent; or a refusal."""
+    """One call of the application, with its `receive` and `send`. ``answer`` is a refusal, or a 101 whose body has the
+    frames for the client.
+    """
 
     def __init__(self, request: Request, options: SocketOptions) -> None:
         self._request = request
@@ -46,30 +48,30 @@ class WebSocketCall:
         self._socket: OpenSocket | None = None
         self._connect_sent = False
         self._closed = False
-        """The application has closed it, or has sent the last of a refusal."""
+        """True once the application has closed the WebSocket, or has sent the last piece of a refusal."""
         self._refusal: tuple[int, list[tuple[str, str]]] | None = None
         self._task: asyncio.Task[None] | None = None
         self.answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 
     def begin(self, application: Any, scope: dict[str, Any]) -> asyncio.Task[None]:
-        """Call the application, in a task. Raises ``RuntimeError`` where wsproto is not installed."""
+        """Call the application in a task. Raises ``RuntimeError`` where wsproto is not installed."""
         _import_open_socket()
         self._task = asyncio.ensure_future(self._run(application, scope))
         return self._task
 
     async def abandon(self) -> None:
-        """Nobody waits for the answer, which has not begun."""
+        """Called when nobody waits for the answer, before the answer has begun."""
         await self._body_closed()
         if self._task is not None:
             await end_within(self._task, GONE_GRACE_S)
 
     def go_away(self) -> None:
-        """The replica ends: close an open socket, so that its client dials another."""
+        """Close an open WebSocket since the replica ends, so that the client connects to another replica."""
         if self._socket is not None:
             self._socket.close(1012, "service restart")
 
     async def _body_closed(self) -> None:
-        """The core takes no more: the connection is over. The application learns it from `receive`, or by `send`."""
+        """Called when the core reads no more of the answer: the connection is over, and `receive` and `send` say so."""
         self._answer_body.close()
         self._events.disconnect()
         if self._socket is not None:
@@ -98,7 +100,7 @@ class WebSocketCall:
         elif self._socket is None and not self._closed:
             self._answer_body.end(error or RuntimeError("the application returned within the body of its refusal"))
         elif error is not None:
-            _log.info("after WebSocket %s was over, the application ended by", self._request.id, exc_info=error)
+            _log.debug("after WebSocket %s was over, the application ended by", self._request.id, exc_info=error)
 
     # -- what the application calls ---------------------------------------------------------------------------------
 

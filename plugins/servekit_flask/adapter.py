@@ -41,7 +41,7 @@ class FlaskAdapter(RequestAdapter):
         SansIORequest.__init__(
             flask_request,
             method=request.method,
-            scheme="http",
+            scheme=request.scheme,
             server=(environ["SERVER_NAME"], int(environ["SERVER_PORT"])),
             root_path="",
             path=request.path,

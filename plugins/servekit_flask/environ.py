@@ -49,6 +49,9 @@ def environ_of(request: Request) -> dict[str, Any]:
         elif key:
             environ[key] = value.decode("latin-1")
     environ["SERVER_NAME"], environ["SERVER_PORT"] = server_of(environ.get("HTTP_HOST", ""))
+    if request.scheme == "https":
+        environ["wsgi.url_scheme"] = "https"
+        environ["SERVER_NAME"], environ["SERVER_PORT"] = server_of(environ.get("HTTP_HOST", ""), "443")
     return environ
 
 
@@ -57,20 +60,21 @@ def environ_key(name: bytes) -> str:
     """``content-type`` → ``CONTENT_TYPE``, ``x-a`` → ``HTTP_X_A``; empty for a header that must not get in.
 
     A name with an underscore must not: it could pass for another header (``x_user`` for ``x-user``) that a proxy in
-    front of us checks or removes. nginx, gunicorn and werkzeug drop such headers too.
+    front of us checks or removes. nginx, gunicorn and werkzeug drop such headers too. ``Proxy`` must not either: as
+    ``HTTP_PROXY`` it could pass for the variable that clients of HTTP take their proxy from (CVE-2016-5385).
     """
-    if b"_" in name:
+    if b"_" in name or name == b"proxy":
         return ""
     key = name.decode("latin-1").upper().replace("-", "_")
     return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
 
 
 @lru_cache(maxsize=256)
-def server_of(host: str) -> tuple[str, str]:
+def server_of(host: str, default_port: str = "80") -> tuple[str, str]:
     """Name and port in a Host header; ``localhost`` for none, as PEP 3333 wants both."""
     name, _, port = host.rpartition(":")
     if name and not port:
-        return name, "80"
+        return name, default_port
     if name and port.isdecimal() and len(port) <= 5:
         return name, port
-    return host or "localhost", "80"
+    return host or "localhost", default_port

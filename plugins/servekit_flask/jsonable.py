@@ -1,39 +1,49 @@
-"""JSON as Flask writes it, and numpy and pydantic values too."""
+"""JSON as Flask writes it, for more types; never with ``NaN`` or ``Infinity``, which no JSON has."""
 
 from __future__ import annotations
 
-import sys
+import datetime
+from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from json import JSONEncoder
 from typing import Any
 
 from flask.json.provider import DefaultJSONProvider
 
-
-def is_jsonable(value: Any) -> bool:
-    """True for a numpy scalar or array and for a pydantic model."""
-    return isinstance(value, _classes("numpy", "generic", "ndarray") + _classes("pydantic", "BaseModel"))
+from servekit import jsonable
 
 
 def default(value: Any) -> Any:
-    """What JSON has in the place of ``value``; raises ``TypeError`` when it has nothing, as Flask's own does."""
-    if isinstance(value, _classes("numpy", "generic", "ndarray")):
-        plain = value.tolist()
-        # A long double is its own item; the nearest float is what JSON can say.
-        return float(plain) if plain is value or isinstance(plain, _classes("numpy", "longdouble")) else plain
-    if isinstance(value, _classes("pydantic", "BaseModel")):
-        return value.model_dump(mode="json") if hasattr(value, "model_dump") else value.dict()
-    return DefaultJSONProvider.default(value)
+    """What JSON has in the place of ``value``; raises ``TypeError`` when it has nothing.
+
+    Flask's own forms come first: a date is as in HTTP's headers, and ``__html__()`` is called where there is one.
+    """
+    if isinstance(value, datetime.date) or hasattr(value, "__html__"):
+        return DefaultJSONProvider.default(value)
+    return jsonable.convert(value)
 
 
 class HandlerJSON(DefaultJSONProvider):
-    """The provider behind `flask.jsonify`, and behind a handler's dict or list."""
+    """The provider behind `flask.jsonify`, and behind a handler's dict or list. Raises `ResultError` for what cannot
+    become JSON, and says where it is."""
 
     default = staticmethod(default)
 
+    def dumps(self, obj: Any, **kwargs: Any) -> str:
+        kwargs.setdefault("allow_nan", False)
+        return _encoded(lambda value: super(HandlerJSON, self).dumps(value, **kwargs), obj)
+
     def encode(self, value: Any) -> bytes:
         """The body of ``jsonify(value)``, byte for byte, in half the time."""
-        return _encoder(self.ensure_ascii, self.sort_keys, self.compact is False).encode(value).encode() + b"\n"
+        encoder = _encoder(self.ensure_ascii, self.sort_keys, self.compact is False)
+        return _encoded(encoder.encode, value).encode() + b"\n"
+
+
+def _encoded(encode: Callable[[Any], str], value: Any) -> str:
+    with suppress(TypeError, ValueError, RecursionError):  # What `plain` says of it is better.
+        return encode(value)
+    return encode(jsonable.plain(value, default))
 
 
 @lru_cache(maxsize=8)
@@ -43,11 +53,6 @@ def _encoder(ensure_ascii: bool, sort_keys: bool, indented: bool) -> JSONEncoder
         sort_keys=sort_keys,
         indent=2 if indented else None,
         separators=None if indented else (",", ":"),
+        allow_nan=False,
         default=default,
     )
-
-
-def _classes(module: str, *names: str) -> tuple[Any, ...]:
-    """Those classes of ``module``, if it is imported: a value of a class that nobody has imported is not there."""
-    loaded = sys.modules.get(module)
-    return tuple(getattr(loaded, name) for name in names if hasattr(loaded, name))

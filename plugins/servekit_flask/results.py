@@ -1,7 +1,8 @@
-"""What a handler returned, as a response: Flask's own conventions, and JSON for numpy and pydantic values."""
+"""What a handler returned, as a response: Flask's own conventions, and JSON for whatever becomes JSON."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import inspect
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, cast
@@ -12,14 +13,20 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as WerkzeugResponse
 from werkzeug.wsgi import ClosingIterator
 
+from servekit.errors import ResultError
 from servekit.interfaces import Response
+from servekit.jsonable import is_convertible, parts_of
 from servekit_flask.context import LeanRequestContext
-from servekit_flask.jsonable import HandlerJSON, is_jsonable
+from servekit_flask.jsonable import HandlerJSON
 
 _HTML = ("Content-Type", "text/html; charset=utf-8")
 _JSON = ("Content-Type", "application/json")
-_PLAIN = frozenset({str, bytes, dict, list})
-_ACCEPTED = "str, bytes, dict, list, a generator, a Response, a numpy value, a pydantic model or a tuple that begins so"
+_JSON_TYPES = frozenset({dict, list, int, float, bool})
+_PLAIN = _JSON_TYPES | {str, bytes}
+_ACCEPTED = (
+    "str, bytes, int, float, bool, dict, list, a generator, a Response, what else becomes JSON (a numpy value, a "
+    "dataclass, a pydantic model) or a tuple that begins so"
+)
 
 
 class HandlerApp(flask.Flask):
@@ -29,45 +36,60 @@ class HandlerApp(flask.Flask):
     json: HandlerJSON
 
     def make_response(self, rv: Any) -> flask.Response:
-        """As Flask's, for more types. Raises ``TypeError`` for a result that is no answer."""
-        pair = isinstance(rv, tuple) and len(rv) in (2, 3)
-        body, rest = (rv[0], rv[1:]) if pair else (rv, ())
+        """As Flask's, for more types. Raises `ResultError` for a result that is no answer."""
+        body: Any = rv
+        rest: tuple[Any, ...] = ()
+        if isinstance(rv, tuple) and len(rv) in (2, 3):
+            body, status, headers = parts_of(rv)
+            rest = (status,) if headers is None else (status, rv[-1])  # Flask reads them in its own way.
         if isinstance(body, AsyncIterator):
             response = self.response_class(iter(()))  # of "" it would have a Content-Length
             response = super().make_response((response, *rest)) if rest else response
             response.response = body  # type: ignore[assignment]  # `wire_response` knows
             return response
         body = self._flask_body(body)
-        return super().make_response((body, *rest) if rest else body)
+        try:
+            return super().make_response((body, *rest) if rest else body)
+        except ValueError as error:  # A header with a line break in it, or text that is half of a surrogate pair.
+            if callable(body):
+                raise  # Flask has called it.
+            raise ResultError(f"The handler's result makes no response: {error}") from error
 
     def _flask_body(self, body: Any) -> Any:
         """``body`` as something that Flask's own ``make_response`` takes."""
         if body is None:
-            raise TypeError(
+            raise ResultError(
                 "The handler did not return a valid response. The function either returned None or ended without a"
                 f" return statement. It may return {_ACCEPTED}."
             )
-        if isinstance(body, self.response_class | str | bytes | bytearray | dict | list | tuple | Iterator):
+        if isinstance(body, self.response_class | str | bytes | bytearray | dict | list | Iterator):
             return body
-        if is_jsonable(body):
+        if isinstance(body, int | float) or is_convertible(body):
             return self.json.response(body)
         if isinstance(body, HTTPException):
             body = body.get_response(_environ())
         if isinstance(body, WerkzeugResponse):
             return self.response_class.force_type(body)
+        if isinstance(body, concurrent.futures.Future):
+            raise TypeError(
+                f"The handler returned a {type(body).__name__}, which is what a call will give: return its .result(), "
+                "or, in an async def, await it."
+            )
         if inspect.iscoroutine(body):
             body.close()
-            raise TypeError(
+            raise ResultError(
                 "The handler returned a coroutine, which nobody awaits here: it is a def that calls an async def, or a "
                 "decorator hides that it is an async def. Make it an async def, and await the call in it."
             )
         if callable(body):  # a WSGI application, or so Flask takes it
             return body
-        raise TypeError(f"The handler returned {type(body).__name__}, which is no response. It may return {_ACCEPTED}.")
+        raise ResultError(
+            f"The handler returned {type(body).__name__}, which is no response. It may return {_ACCEPTED}."
+        )
 
 
 def encode(app: HandlerApp, result: Any, context: LeanRequestContext | None = None) -> Response:
-    """Raises ``TypeError`` for a type that is no response, ``ValueError`` for a header with a line break in it.
+    """Raises `ResultError` for what is no response.
 
     ``context``: of the call, whose after-request functions and session then have their part in the response. The core
     has the last word on statuses and headers, whichever adapter made them.
@@ -78,8 +100,11 @@ def encode(app: HandlerApp, result: Any, context: LeanRequestContext | None = No
         return wire_response(context.finish(app.make_response(result)))
     kind = type(result)
     if kind is str:
-        return Response(200, [_HTML], result.encode())
-    if kind is dict or kind is list:
+        try:
+            return Response(200, [_HTML], result.encode())
+        except UnicodeEncodeError as error:
+            raise ResultError(f"The handler's text is no UTF-8: {error}") from error
+    if kind in _JSON_TYPES:
         return Response(200, [_JSON], app.json.encode(result))
     if kind is bytes:
         return Response(200, [_HTML], result)
@@ -119,7 +144,7 @@ def _bytes(piece: Any) -> bytes:
         return piece.encode()
     if isinstance(piece, bytes | bytearray | memoryview):
         return bytes(piece)
-    raise TypeError(f"a streamed response is made of str and bytes; {type(piece).__name__} came")
+    raise ResultError(f"a streamed response is made of str and bytes; {type(piece).__name__} came")
 
 
 def _pieces(content: Iterable[Any]) -> Iterator[bytes]:

@@ -1,6 +1,7 @@
-"""Replicas as Ray actors: Ray gives each a place (nodes, CPUs, GPUs), requests travel on servekit's own links.
+"""The runtime ``ray``: each replica is a Ray actor. Ray chooses the node, and reserves the CPUs and GPUs; requests
+travel on servekit's own links.
 
-Ray itself is imported only once a `RayRuntime` is opened.
+Ray is imported when a `RayRuntime` is opened, and not before.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The Ray that the process which calls `init` or `create_backend` is connected to, as that process tells it.
+"""The driver's Ray: the one that the process which calls `init` or `create_backend` is connected to.
 
-The runtime lives in the controller's process. What a driver is connected to cannot be seen from there.
+The runtime lives in the controller's process, and cannot see it. So the calling process describes its Ray.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from servekit_ray.keeper import vital_children
 
 
 class DriverRay(msgspec.Struct, forbid_unknown_fields=True):
-    """A Ray that somebody else is connected to."""
+    """A Ray that another process is connected to."""
 
     address: str
-    """Of its GCS: ``host:port``."""
+    """The address of the GCS: ``host:port``."""
     tokens: bool
-    """Whether that process proves who it is by a token."""
+    """True where that process authenticates by a token."""
     processes: list[ProcessIdentity]
-    """Those that it ends with; none where it is a cluster that goes on without its driver."""
+    """The processes without which the Ray ends; none where it is a cluster, which goes on without its driver."""
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> DriverRay:
-        """From what `msgspec.to_builtins` made of one. Raises `InvalidInputError`."""
+        """The object that `msgspec.to_builtins` has turned into ``given``. Raises `InvalidInputError`."""
         try:
             return msgspec.convert(given, cls)
         except msgspec.ValidationError as error:
@@ -37,10 +37,10 @@ class DriverRay(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def connected_here(*, outlives: bool) -> DriverRay | None:
-    """The Ray of this process, or None. Does not import Ray: where nobody has, this process is connected to none.
+    """The Ray of this process, or None. Ray is not imported: a process that has not imported it is connected to none.
 
     Raises:
-        InvalidInputError: servekit cannot use it, or not for an instance that ``outlives`` this process.
+        InvalidInputError: servekit cannot use that Ray, or not for an instance that ``outlives`` this process.
     """
     client: Any = sys.modules.get("ray.util.client")
     if client is not None and client.ray.is_connected():

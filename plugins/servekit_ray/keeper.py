@@ -1,7 +1,7 @@
-"""The keeper's process: starts a local Ray, holds it while its owner lives, and takes it down.
+"""The keeper: a process that starts a local Ray, holds it while the owner lives, and ends it.
 
-A Ray that the owner started itself would end with the thread that called ``ray.init()``, and a kill -9 of the owner
-would leave some of Ray's processes behind. The keeper has a session of its own, so a Ctrl-C in a terminal passes it by.
+A Ray that the owner itself starts would end with the thread that called ``ray.init()``, and a kill -9 of the owner
+would leave some of Ray's processes behind. The keeper has a session of its own, so that a Ctrl-C does not reach it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from servekit.processes import begin_process
+from servekit.processes import begin_process, set_title
+from servekit_ray.asks import NAMESPACE
 
-NAMESPACE = "servekit"
+VITAL = ("gcs_server", "raylet")
 
 
 def main() -> None:
-    """Told in JSON: ``report_fd``; ``owner_pidfd``; ``owned``, false to stay until SIGTERM; ``ray_init``, arguments."""
+    """Be the keeper. The argument is JSON: ``instance``, the name of its folder; ``report_fd``, a pipe for `report`;
+    ``owner_pidfd``; ``owned``, false for a keeper that stays until SIGTERM; and ``ray_init``, the arguments of
+    ``ray.init``.
+    """
     begin_process()
     told = json.loads(sys.argv[1])
+    set_title(f"Ray keeper of {told['instance']}")
     try:
         address = start_ray(told["ray_init"])
     except BaseException as error:
@@ -33,10 +38,11 @@ def main() -> None:
     try:
         signal.signal(signal.SIGTERM, _end)
         if wait_for_end([told["owner_pidfd"]], timeout_s=0):
-            return  # nobody would ever know of this Ray
+            return  # no process would ever know of this Ray
         report(told["report_fd"], {"address": address})
-        vital = [os.pidfd_open(pid) for pid in vital_children()]
-        wait_for_end([told["owner_pidfd"], *vital] if told["owned"] else vital)
+        # Replicas go on while the raylet does, which gives up on a GCS that has ended after about a minute.
+        raylet = [os.pidfd_open(pid) for pid in vital_children("raylet")]
+        wait_for_end([told["owner_pidfd"], *raylet] if told["owned"] else raylet)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         import ray
@@ -45,7 +51,7 @@ def main() -> None:
 
 
 def start_ray(arguments: Mapping[str, Any]) -> str:
-    """Start it; its address."""
+    """Start a local Ray; the address of its GCS."""
     import ray
 
     context = ray.init(
@@ -55,7 +61,7 @@ def start_ray(arguments: Mapping[str, Any]) -> str:
 
 
 def report(fd: int, message: Mapping[str, str]) -> None:
-    """Tell the owner, once. One that is gone already is no error: `wait_for_end` says so next."""
+    """Send the owner its only message. An owner that has ended is no error: `wait_for_end` notices that next."""
     try:
         with open(fd, "w") as pipe:
             json.dump(message, pipe)
@@ -64,23 +70,24 @@ def report(fd: int, message: Mapping[str, str]) -> None:
 
 
 def wait_for_end(pidfds: Sequence[int], timeout_s: float | None = None) -> bool:
-    """Whether one of these processes ended in time: a pidfd is readable then, pidfd_open(2)."""
+    """True once one of these processes has ended, by its pidfd (pidfd_open(2)). False after ``timeout_s``."""
     poller = select.poll()
     for pidfd in pidfds:
         poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(None if timeout_s is None else timeout_s * 1000))
 
 
-def vital_children() -> list[int]:
-    """The children of this process without which its Ray is of no use, and which Ray does not start again: its GCS and
-    its raylet. None where this process started no Ray, or where the kernel lacks CONFIG_PROC_CHILDREN.
+def vital_children(*names: str) -> list[int]:
+    """The pids of the GCS and the raylet, or of the one that is named, among the children of this process: a Ray is of
+    no use without them, and does not start them again. Empty where this process started no Ray, or where the kernel
+    lacks CONFIG_PROC_CHILDREN.
     """
     children = [pid for file in Path("/proc/self/task").glob("*/children") for pid in _read(file).split()]
-    return [int(pid) for pid in children if _read(Path(f"/proc/{pid}/comm")).strip() in ("gcs_server", "raylet")]
+    return [int(pid) for pid in children if _read(Path(f"/proc/{pid}/comm")).strip() in (names or VITAL)]
 
 
 def _read(file: Path) -> str:
-    """Nothing, where the thread or process that it tells of has ended meanwhile."""
+    """The content of a file in /proc; empty where its thread or process has ended."""
     try:
         return file.read_text()
     except (FileNotFoundError, ProcessLookupError):

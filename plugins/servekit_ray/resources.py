@@ -1,9 +1,9 @@
-"""Placement options: which are the user's, what they ask of a cluster, and what to say when it has no room."""
+"""Placement options: the options that users may set, and the resources that they ask of a cluster."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from servekit.config import nearest
@@ -43,6 +43,8 @@ SERVEKIT_OPTIONS = frozenset(
     }
 )
 
+NODE_ID = "ray.io/node-id"
+"""The label by which Ray knows each node."""
 _SLOW_SETUP = frozenset({"pip", "uv", "conda", "container", "image_uri", "working_dir", "py_modules"})
 _DEFAULT_SETUP_S = 600.0  # Ray's own default of runtime_env["config"]["setup_timeout_seconds"]
 _AMOUNTS = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory", "object_store_memory": "object_store_memory"}
@@ -53,14 +55,17 @@ def check_names(options: Mapping[str, Any]) -> None:
     """Raise `InvalidInputError` for an option that Ray does not have, or that servekit sets itself."""
     for name in options:
         if name in SERVEKIT_OPTIONS:
-            raise InvalidInputError(f"ray_actor_options: servekit sets {name!r} itself; leave it out")
+            raise InvalidInputError(f"placement: servekit sets {name!r} itself; leave it out")
         if name not in USER_OPTIONS:
-            raise InvalidInputError(f"ray_actor_options: Ray has no option {name!r}{nearest(name, USER_OPTIONS)}")
+            raise InvalidInputError(f"placement: Ray has no option {name!r}{nearest(name, USER_OPTIONS)}")
 
 
 def with_code(spec: WorkerSpec) -> dict[str, Any]:
-    """The options of a worker's actor. Ray tasks of code that imports Ray are to run the frozen code as well: they
-    inherit the actor's environment. It costs the first actor about a second, so others go without it."""
+    """The options of a worker's actor, with the folders of frozen code in ``PYTHONPATH`` where that code imports Ray.
+
+    Ray tasks that the code starts inherit the actor's environment, and so run the frozen code as well. A changed
+    environment costs the first actor about a second; therefore other code goes without it.
+    """
     options = dict(spec.options)
     if spec.code_folders and "ray" in spec.distributions:
         runtime_env = dict(options.get("runtime_env") or {})
@@ -71,8 +76,17 @@ def with_code(spec: WorkerSpec) -> dict[str, Any]:
     return options
 
 
+def avoiding(options: dict[str, Any], nodes: Sequence[str]) -> dict[str, Any]:
+    """``options``, such that Ray places the actor on none of these nodes, of which it may believe that they live. Where
+    the user has chosen the node, by a strategy, a placement group or the label, that choice stands."""
+    strategy = options.get("placement_group") or options.get("scheduling_strategy")
+    if not nodes or strategy not in (None, "DEFAULT", "SPREAD"):
+        return options
+    return {**options, "label_selector": {NODE_ID: f"!in({','.join(nodes)})", **(options.get("label_selector") or {})}}
+
+
 def demand(options: Mapping[str, Any]) -> dict[str, float]:
-    """What one node must have free to take a worker, by Ray's names.
+    """The resources that one node must have free to take a worker, by Ray's names.
 
     Without ``num_cpus`` an actor is placed where a CPU is free, though it holds none if it asks for nothing else:
     https://docs.ray.io/en/latest/ray-core/scheduling/resources.html
@@ -86,15 +100,15 @@ def demand(options: Mapping[str, Any]) -> dict[str, float]:
 
 
 def fits(options: Mapping[str, Any], amounts: Mapping[str, float]) -> bool:
-    """Whether ``amounts`` hold what a worker asks for.
+    """True where ``amounts`` are enough for a worker with these options.
 
-    What labels, a placement group or a strategy ask besides is not looked at: of those only time tells.
+    Labels, placement groups and strategies are not considered: whether those fit, only Ray can tell.
     """
     return all(amounts.get(name, 0.0) >= amount for name, amount in demand(options).items())
 
 
 def setup_allowance_s(options: Mapping[str, Any]) -> float:
-    """Seconds that Ray may take to prepare ``runtime_env`` before it starts the process."""
+    """The seconds that Ray may take to prepare ``runtime_env`` before it starts the process."""
     runtime_env = options.get("runtime_env") or {}
     if not _SLOW_SETUP & set(runtime_env):
         return 0.0
@@ -103,7 +117,7 @@ def setup_allowance_s(options: Mapping[str, Any]) -> float:
 
 
 def describe(amounts: Mapping[str, float]) -> str:
-    """``2 CPU, 1 GPU, 1.5 GiB memory``: without what Ray counts for its own use."""
+    """A list for people: ``2 CPU, 1 GPU, 1.5 GiB memory``, without the entries that Ray makes for its own use."""
     shown = {name: amount for name, amount in sorted(amounts.items()) if not name.startswith("node:")}
     parts = [
         f"{amount / 2**30:.3g} GiB {name}" if name in _BYTES else f"{amount:g} {name}" for name, amount in shown.items()

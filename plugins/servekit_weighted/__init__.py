@@ -1,7 +1,7 @@
 """The bundled routing policies.
 
-A plugin is a module like this one: classes that implement one of `servekit.interfaces`, a hook that gives them names,
-and an entry point of the group ``servekit`` that names the module. Each policy has a file of its own.
+A plugin is a module like this one: classes that implement an abstract class of `servekit.interfaces`, a hook that gives
+each class a name, and an entry point of the group ``servekit`` that names the module.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from servekit.hookspecs import hookimpl
 from servekit.interfaces import RoutingPolicyFactory
 from servekit_weighted.header_rules import HeaderRules
-from servekit_weighted.least_loaded import LeastLoaded
 from servekit_weighted.packing import FixedPacking
 from servekit_weighted.random_choice import RandomChoice
-from servekit_weighted.round_robin import RoundRobin
 from servekit_weighted.split import MAX_REMEMBERED, WeightedSplit
 from servekit_weighted.sticky import Sticky
+from servekit_weighted.turns import LeastLoaded, RoundRobin
 
 __all__ = ["FixedPacking", "HeaderRules", "LeastLoaded", "RandomChoice", "RoundRobin", "Sticky", "WeightedSplit"]
 __all__ += ["MAX_REMEMBERED"]

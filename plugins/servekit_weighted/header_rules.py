@@ -5,40 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from servekit.interfaces import BackendView, ReplicaView, RequestInfo, RoutingPolicy
-from servekit_weighted.fields import header_or_cookie
-from servekit_weighted.options import text
+from servekit.interfaces import BackendView, ReplicaView, RequestInfo, RoutingPolicy, two_choices
+from servekit_weighted.options import header_or_cookie, seeded, text
 from servekit_weighted.split import WeightedSplit
-from servekit_weighted.two_choices import TwoChoices
 
 EXAMPLE = "{'header': 'x-version', 'value': 'beta', 'backend': 'b'}"
 
 
 class HeaderRules(RoutingPolicy):
-    """The first rule that fits a request names its backend; what no rule fits is split by weight.
+    """The first rule that fits a request names the backend of that request; all other requests are split by weight.
 
-    So is what a rule sends to a backend that has no weight or no ready replica. The split is among the requests that
-    come to it: what rules send somewhere does not count. Replicas: two choices.
+    A request is split by weight, too, where the backend of its rule has no weight or no ready replica. Requests that a
+    rule has sent do not count in the split. Replicas are chosen by `two_choices`.
     """
 
     def __init__(self, rules: Sequence[Mapping[str, Any]], seed: int | None = None) -> None:
         """
         Args:
-            rules: dicts with ``header`` or ``cookie``, the name of one, in whatever case a header's; ``value``, what it
-                must be, or left out: anything but empty; and ``backend``, where such a request goes.
+            rules: a list of dicts. Each has ``header`` or ``cookie``, the name of a header (in any case) or of a
+                cookie; ``value``, the value that it must have (without ``value``, any but the empty one fits); and
+                ``backend``, the name of the backend that such a request goes to.
             seed: an integer with which the choices among replicas can be reproduced.
         """
         if isinstance(rules, (str, bytes, Mapping)) or not isinstance(rules, Sequence) or not rules:
             raise ValueError(f"rules is {rules!r}: give a list of at least one rule, such as [{EXAMPLE}]")
         self._rules = [_Rule(f"rules[{index}]", rule) for index, rule in enumerate(rules)]
         self._split = WeightedSplit()
-        self._two_choices = TwoChoices(seed)
+        self._random = seeded(seed)
 
     def traffic_changed(self, weights: Mapping[str, float]) -> None:
         self._split.traffic_changed(weights)
 
     def choose_backend(self, request: RequestInfo, backends: Sequence[BackendView]) -> BackendView:
-        headers = request.headers  # made of the raw ones at each access
+        headers = request.headers  # once: the core makes the mapping anew at each access
         for rule in self._rules:
             if rule.fits(headers):
                 for backend in backends:
@@ -48,10 +47,12 @@ class HeaderRules(RoutingPolicy):
         return self._split.choose_backend(request, backends)
 
     def choose_replica(self, request: RequestInfo, replicas: Sequence[ReplicaView]) -> ReplicaView:
-        return self._two_choices(replicas)
+        return two_choices(replicas, self._random.random)
 
 
 class _Rule:
+    """One rule, checked. ``name`` stands for the rule in errors: ``rules[0]``."""
+
     def __init__(self, name: str, rule: object) -> None:
         if not isinstance(rule, Mapping):
             raise ValueError(f"{name} is {rule!r}: give a dict, such as {EXAMPLE}")  # noqa: TRY004

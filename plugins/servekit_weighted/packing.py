@@ -4,31 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from servekit.interfaces import BackendView, ReplicaView, RequestInfo, RoutingPolicy
+from servekit.interfaces import BackendView, ReplicaView, RequestInfo, RoutingPolicy, two_choices
+from servekit_weighted.options import seeded
 from servekit_weighted.split import WeightedSplit
-from servekit_weighted.two_choices import TwoChoices
 
 
 class FixedPacking(RoutingPolicy):
-    """``k`` consecutive requests to one backend, the next ``k`` to the next: after the policy of that name in early Ray
-    Serve, for backends that answer in batches.
+    """Runs of ``k`` requests: ``k`` requests in a row go to one backend, and the next ``k`` to the next backend.
 
-    Which backend is next, the weighted split says; with equal weights, each in turn. Hence after any n requests a
-    backend has n·w within k. A run whose backend goes away ends there, and the next begins. Replicas: two choices.
+    The policy of that name in early Ray Serve did so, for backends that answer in batches. The weighted split chooses
+    the backend of each run, so that after any n requests a backend of weight w has had n·w, give or take k. A run ends
+    early where its backend goes away. Replicas are chosen by `two_choices`.
     """
 
     def __init__(self, k: int = 3, seed: int | None = None) -> None:
-        """``seed``: an integer with which the choices among replicas can be reproduced."""
+        """
+        Args:
+            k: the length of a run, in requests.
+            seed: an integer with which the choices among replicas can be reproduced.
+        """
         if not isinstance(k, int) or isinstance(k, bool) or k < 1:
             raise ValueError(f"k is {k!r}: give a whole number of requests to a run, 1 or more")
         self._k = k
         self._split = WeightedSplit()
-        self._two_choices = TwoChoices(seed)
+        self._random = seeded(seed)
         self._current = ""
         self._left = 0
 
     def traffic_changed(self, weights: Mapping[str, float]) -> None:
-        """Start counting anew."""
+        """Begin a new run, and count shares from 0."""
         self._split.traffic_changed(weights)
         self._left = 0
 
@@ -43,4 +47,4 @@ class FixedPacking(RoutingPolicy):
         return backend
 
     def choose_replica(self, request: RequestInfo, replicas: Sequence[ReplicaView]) -> ReplicaView:
-        return self._two_choices(replicas)
+        return two_choices(replicas, self._random.random)

@@ -9,13 +9,16 @@ from servekit_weighted.options import seeded
 
 
 class RandomChoice(RoutingPolicy):
-    """A backend at random by weight, and one of its replicas at random, each request for itself.
+    """For each request a random backend, by weight, and a random replica of that backend.
 
-    After n requests a backend of weight w has had n·w, give or take some √(n·w·(1 - w)).
+    After n requests a backend of weight w has had n·w, give or take a few times √(n·w·(1 - w)).
     """
 
     def __init__(self, seed: int | None = None) -> None:
-        """``seed``: an integer with which the choices can be reproduced, alike in every ingress worker."""
+        """
+        Args:
+            seed: an integer with which the choices can be reproduced; every ingress worker then makes the same ones.
+        """
         self._random = seeded(seed)
 
     def choose_backend(self, request: RequestInfo, backends: Sequence[BackendView]) -> BackendView:
@@ -24,7 +27,7 @@ class RandomChoice(RoutingPolicy):
             point -= backend.weight
             if point < 0:
                 return backend
-        return backends[-1]  # by rounding alone
+        return backends[-1]  # only where rounding has left ``point`` just above 0
 
     def choose_replica(self, request: RequestInfo, replicas: Sequence[ReplicaView]) -> ReplicaView:
         return replicas[int(self._random.random() * len(replicas))]

@@ -1,4 +1,4 @@
-"""The weighted split: every backend gets its share of the requests, to within one request."""
+"""The bundled routing policy ``weighted``: every backend gets its share of the requests, to within one request."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from fractions import Fraction
 from servekit.interfaces import BackendView, RequestInfo, RoutingPolicy
 
 MAX_REMEMBERED = 64
-"""Sets of present backends whose counting is kept: with k backends there could be 2**k."""
+"""The number of sets of backends whose counts are remembered: k backends have 2**k sets."""
 
 
 class WeightedSplit(RoutingPolicy):
-    """Splits an endpoint's requests by weight, without chance: after any n of them a backend has n·w within 1.
+    """Splits an endpoint's requests by weight: after any n requests a backend of weight w has had n·w, give or take 1.
 
-    That holds for each set of backends that were present together, by their weights relative to each other. Hence a
-    backend that is absent gathers no credit, and one that comes and goes shifts nothing between the others.
+    The requests are counted for each set of backends that are present together, with their weights relative to each
+    other. So a backend that is absent gathers no credit, and a backend that comes and goes shifts nothing between the
+    others. Nothing is random.
     """
 
     def __init__(self) -> None:
@@ -26,7 +27,7 @@ class WeightedSplit(RoutingPolicy):
         self._split = _Split([])
 
     def traffic_changed(self, weights: Mapping[str, float]) -> None:
-        """Start counting anew."""
+        """Count from 0."""
         self._remembered.clear()
         self._present = ()
 
@@ -38,7 +39,7 @@ class WeightedSplit(RoutingPolicy):
         return backends[self._positions[self._split.next()]]
 
     def _present_changed(self, backends: Sequence[BackendView]) -> None:
-        """Go on where the counting stood when these same backends, with these weights, were last present."""
+        """Take up the counts of the time when these same backends, with these weights, were last present."""
         positions = sorted(range(len(backends)), key=lambda position: backends[position].name)
         key = frozenset((backend.name, backend.weight) for backend in backends)
         if key not in self._remembered:
@@ -53,11 +54,13 @@ class WeightedSplit(RoutingPolicy):
 class _Split:
     """A sequence of indices in which index i has a share of w[i] in every prefix, to within 1.
 
-    The n-th goes, among those whose count is below n·w, to the one with the earliest (count + 1)/w, by which it must
-    have its next or fall behind by 1: after R. Tijdeman, "The chairman assignment problem", Discrete Mathematics 32
-    (1980). Smooth weighted round robin does not keep that bound: weights 73, 4, 23, 4, 73 take it to 1.045.
+    The n-th choice is made among the indices whose count is below n·w. Of those, the index with the earliest deadline
+    (count + 1)/w is chosen: at its deadline, an index that is not chosen falls behind by 1 (R. Tijdeman, "The chairman
+    assignment problem", Discrete Mathematics 32, 1980). Smooth weighted round robin does not keep that bound: the
+    weights 73, 4, 23, 4, 73 take it to 1.045.
 
-    Kept is credit = (n·w - count)·total, in integers: exact, and never beyond ±total however many requests pass.
+    The state is credit = (n·w - count)·total of each index, in integers: exact, and never beyond ±total however many
+    requests pass.
     """
 
     def __init__(self, weights: Sequence[float]) -> None:

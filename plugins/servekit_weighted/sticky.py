@@ -6,22 +6,21 @@ import math
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
-from servekit.interfaces import BackendView, ReplicaView, RequestInfo, RoutingPolicy
-from servekit_weighted.fields import header_or_cookie
+from servekit.interfaces import BackendView, ReplicaView, RequestInfo, RoutingPolicy, two_choices
+from servekit_weighted.options import header_or_cookie, seeded
 from servekit_weighted.split import WeightedSplit
-from servekit_weighted.two_choices import TwoChoices
 
 
 class Sticky(RoutingPolicy):
     """A client, known by a header or a cookie, stays with its backend and its replica.
 
-    Both by rendezvous hashing (Thaler and Ravishankar, 1998), the same in every ingress worker and after every restart,
-    with nothing kept: when one goes away only its own clients move, and they come back with it. Of the clients, not
-    of the requests, a backend has its share by weight.
+    Backends and replicas are chosen by rendezvous hashing (Thaler and Ravishankar, 1998): the choice is the same in
+    every ingress worker and after every restart, and nothing is stored. When a backend or a replica goes away, only its
+    own clients move, and they return with it. A backend's weight is its share of the clients, not of the requests.
 
-    A replica takes clients' requests up to ``balance`` times the mean load: consistent hashing with bounded loads
-    (Mirrokni, Thorup and Zadimoghaddam, 2018). Beyond that a client's request goes to the client's next replica, always
-    the same one. Requests without the header or cookie: the weighted split, and two choices.
+    A replica takes the requests of its clients up to ``balance`` times the mean load: consistent hashing with bounded
+    loads (Mirrokni, Thorup and Zadimoghaddam, 2018). Beyond that, a client's request goes to the next replica in the
+    client's own order. Requests without the header or cookie are split by weight, and go to replicas by `two_choices`.
     """
 
     def __init__(
@@ -33,10 +32,10 @@ class Sticky(RoutingPolicy):
     ) -> None:
         """
         Args:
-            header: the name of the header that tells clients apart, in whatever case; or
-            cookie: the name of the cookie that does.
-            balance: above 1. Near 1 loads are even, and clients move at every burst; far above it they stay, whatever
-                the load.
+            header: the name of the header that tells clients apart, in any case; or
+            cookie: the name of the cookie that tells clients apart.
+            balance: a number above 1. Near 1, loads are even, and clients move at every burst; far above 1, clients
+                stay whatever the load.
             seed: an integer with which the choices for requests without a key can be reproduced.
         """
         self._client = header_or_cookie(header, cookie)
@@ -44,7 +43,7 @@ class Sticky(RoutingPolicy):
             raise ValueError(f"balance is {balance!r}: give a number above 1, such as 1.25")
         self._balance = balance
         self._split = WeightedSplit()
-        self._two_choices = TwoChoices(seed)
+        self._random = seeded(seed)
 
     def traffic_changed(self, weights: Mapping[str, float]) -> None:
         self._split.traffic_changed(weights)
@@ -53,13 +52,13 @@ class Sticky(RoutingPolicy):
         client = self._client(request.headers)
         if client is None:
             return self._split.choose_backend(request, backends)
-        # Each draws a waiting time at the rate of its weight; the first to come has a chance of w/Σw to be so.
+        # Each backend draws an exponential waiting time at the rate of its weight w; it is the first with chance w/Σw.
         return min(backends, key=lambda backend: -math.log(_draw(client, "backend", backend.name)) / backend.weight)
 
     def choose_replica(self, request: RequestInfo, replicas: Sequence[ReplicaView]) -> ReplicaView:
         client = self._client(request.headers)
         if client is None:
-            return self._two_choices(replicas)
+            return two_choices(replicas, self._random.random)
         total = sum(replica.outstanding for replica in replicas) + 1
         bound = math.ceil(self._balance * total / len(replicas))  # above the mean: some replica is below it
         below = [replica for replica in replicas if replica.outstanding < bound]
@@ -67,6 +66,6 @@ class Sticky(RoutingPolicy):
 
 
 def _draw(client: str, kind: str, name: str) -> float:
-    """A number between 0 and 1, neither included, that looks random and is always the same."""
+    """A number between 0 and 1, neither included: the same for the same arguments, and evenly spread over all."""
     digest = blake2b(f"{client}\0{kind}\0{name}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return (int.from_bytes(digest, "big") // 2**12 + 0.5) / 2**52

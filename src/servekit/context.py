@@ -1,17 +1,19 @@
-"""What a handler may know of the call that it answers."""
+"""The context of a call: facts that a handler may know of the call that it answers."""
 
 from __future__ import annotations
 
 import time
 from contextvars import ContextVar
+from typing import Any
 
 import msgspec
 
+from servekit.arguments import checked
 from servekit.errors import NotRunningError
 
 
 class Context(msgspec.Struct, frozen=True, gc=False):
-    """One call of a handler; of a batch, its first request."""
+    """One call of a handler. For a batch, the fields are those of its first request."""
 
     backend: str
     replica: str
@@ -19,15 +21,17 @@ class Context(msgspec.Struct, frozen=True, gc=False):
     endpoint: str
     request_id: str
     batch_size: int
-    """Requests that this call of the handler has; 1 where it takes no batches."""
+    """How many requests this call of the handler has; 1 where the handler takes no batches."""
     expires: float
     """The deadline, by ``time.perf_counter``."""
     chain: tuple[str, ...]
-    """The replicas whose handlers wait for this one, outermost first, and this one."""
+    """The replicas whose handlers wait for this call, outermost first, and this replica."""
+    replica_rank: int = 0
+    """The replica's number among the living ones of its backend, from 0: a new replica has the lowest that is free."""
 
     @property
     def remaining_s(self) -> float:
-        """Seconds to the deadline; 0.0 when it has passed."""
+        """Seconds to the deadline; 0.0 when the deadline has passed."""
         return max(0.0, self.expires - time.perf_counter())
 
 
@@ -35,9 +39,17 @@ current_call: ContextVar[Context] = ContextVar("servekit_current_call")
 """Set by a replica around each call of its handler."""
 
 
+@checked
 def get_context() -> Context:
-    """The call that is being answered here. Raises `NotRunningError` where none is: outside of a handler."""
+    """The context of the call that is being answered here. Raises `NotRunningError` outside of a handler."""
     found = current_call.get(None)
     if found is None:
         raise NotRunningError("servekit.get_context() is for handlers: no call is being answered here")
     return found
+
+
+def __getattr__(name: str) -> Any:
+    """``servekit.context.batch_size`` and the other fields of `get_context`, as the first Ray Serve had them."""
+    if name in Context.__struct_fields__:
+        return getattr(get_context(), name)
+    raise AttributeError(f"module 'servekit.context' has no attribute {name!r}")

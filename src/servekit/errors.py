@@ -17,6 +17,10 @@ class InvalidInputError(ServekitError, ValueError):
     """A value given to servekit is not acceptable."""
 
 
+class ArgumentError(InvalidInputError, TypeError):
+    """A function of servekit was called with arguments that it does not take, or with one of the wrong type."""
+
+
 class NotFoundError(InvalidInputError, LookupError):
     """A name was given that nothing has."""
 
@@ -27,6 +31,10 @@ class AlreadyExistsError(InvalidInputError):
 
 class InUseError(InvalidInputError):
     """Something cannot go, because something else needs it."""
+
+
+class StalePlanError(InvalidInputError):
+    """The plan of a deploy was made from another state than there is."""
 
 
 class UnpicklableTargetError(InvalidInputError, TypeError):
@@ -76,12 +84,20 @@ class DeadlineError(ServekitError, TimeoutError):
     """Something did not happen within its bound."""
 
 
+class StoreError(ServekitError, OSError):
+    """The state of an instance cannot be read, or cannot be saved: the disk is full, say, or a file is damaged."""
+
+
 class UnavailableError(ServekitError, RuntimeError):
     """A call was refused: its endpoint has no traffic or no replica, or a queue is full."""
 
 
 class HandlerError(ServekitError, RuntimeError):
     """A handler failed with what cannot be raised at its caller; the message says what it was."""
+
+
+class ResultError(ServekitError, TypeError):
+    """What a handler returned has no answer. The message, which the client gets too, says which part, and why."""
 
 
 class CodeDiffersError(ServekitError, ImportError):
@@ -106,6 +122,10 @@ class LinkError(ServekitError, ConnectionError):
 
 class AuthenticationError(ServekitError, PermissionError):
     """A peer does not hold the instance's token."""
+
+
+class ForbiddenError(ServekitError, PermissionError):
+    """The admin API was asked under another host's name, or by another site's page."""
 
 
 class InternalError(ServekitError, RuntimeError):

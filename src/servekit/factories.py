@@ -1,4 +1,4 @@
-"""What plugins give the core, one by one: finding a factory by its import path, checking options, building.
+"""Factories of plugins, one by one: each is found by its import path, its options are checked, and it is called.
 
 Workers use this file alone: they load the one factory they need by its path, and never scan entry points.
 """
@@ -8,21 +8,27 @@ from __future__ import annotations
 import enum
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Union
 
-from servekit.config import nearest
+from servekit.arguments import kinds_of
+from servekit.config import fits, misfit, nearest
 from servekit.errors import InternalError, InvalidInputError, PluginOptionsError, ServekitError, UnknownPluginError
 from servekit.interfaces import ReplicaRuntime, RequestAdapter, RoutingPolicy
 
+_SCALARS: tuple[Any, ...] = (str, bytes, int, float, bool, type(None), Any)
+_PLAIN = (*_SCALARS, Union, types.UnionType, list, tuple, dict, Iterable, Collection, Sequence, Mapping)
+
 
 class Kind(enum.Enum):
-    """What a plugin can give a name to; the value is the word for it in messages."""
+    """The kinds of objects that plugins have factories for; the value is the word for the kind in messages."""
 
     plural: str
     interface: type
-    """What a factory of this kind must make."""
+    """The abstract class of the objects that a factory of this kind makes."""
 
     def __new__(cls, label: str, plural: str, interface: type) -> Kind:
         kind = object.__new__(cls)
@@ -43,7 +49,8 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where something came from, for blame. The distribution is ``local`` for what was given as ``module:attr``."""
+    """The plugin that a factory came from, for blame; its distribution is ``local`` where a user named
+    ``module:attr``."""
 
     distribution: str
     version: str
@@ -72,7 +79,7 @@ class Provided:
 
 
 def load_path(path: str) -> Any:
-    """The object at ``module:qualname``; raises `UnknownPluginError`, from what the import raised."""
+    """The object at ``module:qualname``; raises `UnknownPluginError`, from the exception of the import."""
     if ":" not in path:
         raise UnknownPluginError(f"{path!r} is not an import path: write 'module:attribute'")
     try:
@@ -120,7 +127,7 @@ def check_options(provided: Provided, options: Mapping[str, Any]) -> None:
     parameters = signature.parameters.values()
     takes = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     names = [p.name for p in takes]
-    summary = f"It takes: {', '.join(map(_summary, takes)) or 'none'}"
+    summary = f"It takes: {', '.join(map(_summary, takes))}" if takes else "It takes no options"
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         for key in options:
             if key not in names:
@@ -129,14 +136,35 @@ def check_options(provided: Provided, options: Mapping[str, Any]) -> None:
     missing = [p.name for p in takes if p.default is p.empty and p.name not in options]
     if missing:
         raise PluginOptionsError(f"{provided} needs the option {', '.join(map(repr, missing))}. {summary}")
+    for name, kind in _kinds_of(provided.factory).items():
+        if name in options and not fits(options[name], kind):
+            raise PluginOptionsError(f"{provided}: its option {misfit(name, options[name], kind)}. {summary}")
     try:
         signature.bind(**options)
     except TypeError as error:
         raise PluginOptionsError(f"{provided} cannot be made from options: {error}. {summary}") from None
 
 
+def _kinds_of(factory: Callable[..., Any]) -> dict[str, Any]:
+    """Annotations of its parameters, as far as options can be checked by them; none where one cannot be looked up."""
+    try:
+        found = kinds_of(factory.__init__ if inspect.isclass(factory) else factory)
+    except Exception:
+        return {}
+    return {name: kind for name, kind in found.items() if _is_plain(kind)}
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether plain data, which options are, can be what an annotation says. Of any other, a path or a set, say, the
+    factory makes what it wants itself."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return True
+    return (origin or kind) in _PLAIN and all(_is_plain(each) for each in inner if each is not ...)
+
+
 def build(provided: Provided, options: Mapping[str, Any]) -> Any:
-    """What the factory makes of ``options``: an instance of the kind's abstract class.
+    """The object that the factory makes from ``options``: an instance of the kind's abstract class.
 
     Raises `PluginOptionsError` when the options do not fit, or the factory refuses them by ``ValueError`` or
     ``TypeError``; `InvalidInputError` when it makes something else; `InternalError` when it fails otherwise.

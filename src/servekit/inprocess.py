@@ -1,24 +1,24 @@
-"""An instance inside one process: the same controller, ingress, links and replicas, with threads for processes and
-memory for sockets.
+"""An instance inside one process: the same controller, ingress, links and replicas, with threads for processes.
 
-What differs from a real instance is where a worker runs and what its connections are made of; requests are parsed,
-routed, framed, queued and answered by the very same code. Targets are pickled, for the same errors, but the original
-object is what runs, so that a test can look at what its handler saw.
+A worker runs elsewhere than in a real instance, and HTTP comes by a Unix socket; all else is the very same code.
+Targets are pickled, for the same errors, but the original object runs: a test can look at what its handler saw.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
+import secrets
+import select
 import shutil
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeAlias, TypeVar
 
-import uvloop
-
-from servekit.client import DirectClient
+from servekit.client import DirectClient, who
 from servekit.config import HttpLimits
 from servekit.control.directories import scratch_directory
 from servekit.control.operations import Resolver
@@ -26,10 +26,11 @@ from servekit.control.service import Service
 from servekit.control.setup import InstanceOptions, InstanceSetup
 from servekit.errors import InternalError, NotRunningError
 from servekit.factories import load_path
+from servekit.forks import forks
 from servekit.handles.caller import Caller
 from servekit.ingress.apply import build_policy
 from servekit.ingress.worker import IngressWorker
-from servekit.instance import Instance
+from servekit.instance import Instance, shut_down
 from servekit.interfaces import Exit, ReplicaRuntime, RequestAdapter, RoutingPolicy, WorkerHandle, WorkerSpec
 from servekit.plugins import Registry
 from servekit.replica.target import Target
@@ -37,20 +38,28 @@ from servekit.replica.worker import ReplicaWorker
 from servekit.targets import Packed, pack_target
 from servekit.wire.bootstrap import WorkerBootstrap, unpack
 from servekit.wire.control_frames import PluginRef
-from servekit.wire.memory import MemoryNetwork, MemoryTransport
+from servekit.wire.loop_thread import LoopThread
+from servekit.wire.network import bind_unix
 
 T = TypeVar("T")
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0
+"""For what is in flight at the end; and then replicas have some time to end in."""
+END_TIMEOUT_S = 10.0
+_TURNS_TO_READ = 5
+"""Turns of the loop, from the first in which no connection waits to be accepted and no call of a handle for a link: a
+connection that is accepted in the turn before is read from in the fourth."""
+_MOST_TURNS = 10_000
+"""For all that clients may have sent: a turn takes microseconds."""
 BY_INSTANCE = "instance:"
-"""What the path of a plugin begins with that was given by instance."""
+"""So begins the path of a plugin that was given by instance."""
 
 BuildPolicy: TypeAlias = Callable[[PluginRef], RoutingPolicy]
 
 
 class Originals:
-    """The objects of the test: what replicas run in the place of a pickle, and plugins that are given by instance."""
+    """The objects of the test: targets, which replicas run in the place of a pickle, and plugins given by instance."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
@@ -60,7 +69,7 @@ class Originals:
     def pack_target(
         self, target: Any, init_args: tuple[Any, ...], init_kwargs: Mapping[str, Any] | None, *more: Any
     ) -> Packed:
-        """The pickle, with a number behind it that leads back to the original."""
+        """Return the pickle, with a number behind it that leads back to the original."""
         packed = pack_target(target, init_args, init_kwargs, *more)
         mark = next(self._numbers).to_bytes(8, "big")
         self._targets[mark] = Target(target, init_args, dict(init_kwargs or {}))
@@ -101,8 +110,7 @@ class InProcessResolver(Resolver):
 class InProcessRuntime(ReplicaRuntime):
     """Each worker is a thread of this process, with an event loop of its own."""
 
-    def __init__(self, network: MemoryNetwork, originals: Originals, control_loop: asyncio.AbstractEventLoop) -> None:
-        self._network = network
+    def __init__(self, originals: Originals, control_loop: asyncio.AbstractEventLoop) -> None:
         self._originals = originals
         self._control_loop = control_loop
         self._workers: dict[str, tuple[ReplicaWorker, threading.Thread]] = {}
@@ -113,7 +121,6 @@ class InProcessRuntime(ReplicaRuntime):
     def start(self, spec: WorkerSpec) -> WorkerHandle:
         worker = ReplicaWorker(
             unpack(spec.bootstrap),
-            self._network,
             load_target=self._originals.load_target,
             load_plugin=self._originals.adapter,
             own_process=False,
@@ -125,7 +132,9 @@ class InProcessRuntime(ReplicaRuntime):
 
     def poll(self, handle: WorkerHandle) -> Exit | None:
         found = self._workers.get(handle.worker_id)
-        return None if found is not None and found[1].is_alive() else Exit("its thread has ended")
+        if found is None or not found[1].is_alive():
+            return Exit("its thread has ended")
+        return Exit("its thread hangs, and is left behind") if found[0].left_behind else None
 
     def stop(self, handle: WorkerHandle, grace_s: float) -> None:
         """A thread that hangs in a handler cannot be ended: after ``grace_s`` it is left behind, as a daemon."""
@@ -133,7 +142,7 @@ class InProcessRuntime(ReplicaRuntime):
         if found is not None:
             worker, thread = found
             worker.end("stopped")
-            thread.join(grace_s)
+            thread.join(0.0 if worker.left_behind else grace_s)
 
     def attach(self, state: bytes) -> WorkerHandle:
         raise LookupError("threads do not outlive their process")
@@ -142,9 +151,8 @@ class InProcessRuntime(ReplicaRuntime):
 class _InProcessIngress:
     """An ingress worker as a task of the instance's loop."""
 
-    pid = 0
-
     def __init__(self, worker: IngressWorker) -> None:
+        self.pid = os.getpid()
         self._task = asyncio.ensure_future(worker.run())
 
     async def wait(self) -> str:
@@ -157,7 +165,7 @@ class _InProcessIngress:
 
 
 class InProcessInstance(Instance):
-    """An instance without processes and sockets. It has no port: `connect` gives what a client would dial."""
+    """An instance without processes. It has no port: HTTP comes by the Unix socket at `http_socket`."""
 
     _code_travels = False
 
@@ -175,43 +183,49 @@ class InProcessInstance(Instance):
             around_policy: builds a routing policy, with what is handed to it, and may put something around it.
             clock: what requests' deadlines run on: the `time` and `call_later` of a loop; default, the loop's own.
         """
-        self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="servekit-inprocess", daemon=True)
-        self._thread.start()
+        forks.guard(worker=False)
         self._pid = os.getpid()
-        self._network = MemoryNetwork()
         self._originals = Originals()
         self._around_policy = around_policy
         self._clock = clock
         self._ingress: IngressWorker
-        directory = scratch_directory()
-        setup = InstanceSetup(
-            options=InstanceOptions(
-                name="in-process", runtime="process", limits=http_limits or HttpLimits(), debug=debug
-            ),
-            instance_id="in-process",
-            directory=directory,
-            token=bytes(32),
-            http_url="http://servekit",
-            http_fd=-1,
-            sys_path=[],
-        )
-        try:
+        with contextlib.ExitStack() as closing:
+            directory = scratch_directory()
+            closing.callback(shutil.rmtree, directory, ignore_errors=True)
+            opened = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+            closing.callback(os.close, opened)
+            short = f"/proc/self/fd/{opened}"  # However long TMPDIR is, a socket's path is short enough.
+            self.http_socket = f"{short}/http.sock"
+            """The path of the socket, for this process alone: ``httpx.HTTPTransport(uds=instance.http_socket)``."""
+            self._http = closing.enter_context(bind_unix(self.http_socket))
+            self._http.listen(socket.SOMAXCONN)
+            closing.callback(forks.let_go, forks.hold(self._http))
+            self._loop_thread = LoopThread("servekit-inprocess")
+            closing.callback(self._loop_thread.close)
+            setup = InstanceSetup(
+                options=InstanceOptions(
+                    name="in-process", runtime="process", limits=http_limits or HttpLimits(), debug=debug
+                ),
+                instance_id="in-process",
+                directory=short,
+                token=secrets.token_bytes(32),
+                http_url="http://servekit",
+                http_fd=self._http.fileno(),
+                sys_path=[],
+            )
             service = self.submit(self._start(setup, registry), START_TIMEOUT_S)
-        except BaseException:
-            self._end_loop(directory)
-            raise
+            closing = closing.pop_all()
 
         def end() -> None:
             if not self._is_here:
                 return  # Its threads are not here, and its directory is the parent's.
-            try:
-                self.submit(service.stop(STOP_TIMEOUT_S), 2 * STOP_TIMEOUT_S)
-            finally:
-                self._close_caller()
-                self._end_loop(directory)
+            with closing:
+                try:
+                    self.submit(service.stop(STOP_TIMEOUT_S), END_TIMEOUT_S)
+                finally:
+                    self._close_caller()
 
-        client = DirectClient(lambda operation, body: self.submit(service.operations.call(operation, body)))
+        client = DirectClient(lambda name, body: self.submit(service.operations.call(name, body, who=who())))
         super().__init__(setup.options.name, setup.http_url, client, end, directory, setup.token.hex())
 
     @property
@@ -220,36 +234,50 @@ class InProcessInstance(Instance):
         return os.getpid() == self._pid
 
     def submit(self, work: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
-        """Run ``work`` on the instance's loop, and return its result."""
+        """Run ``work`` on the instance's loop, and return its result. Raises `NotRunningError` after `shutdown`."""
         if not self._is_here:
             work.close()
             raise _elsewhere()
-        if threading.current_thread() is self._thread:
+        if self._loop_thread.loop.is_closed():
+            work.close()
+            raise shut_down("in-process")
+        if threading.current_thread() is self._loop_thread.thread:
             work.close()
             raise InternalError("this would wait for itself: it was called on the instance's own event loop")
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
+        return asyncio.run_coroutine_threadsafe(work, self._loop_thread.loop).result(timeout_s)
 
-    def connect(self, protocol: asyncio.Protocol) -> MemoryTransport:
-        """Connect a client's ``protocol``, which lives on the instance's loop, to the ingress."""
+    def connect(self) -> socket.socket:
+        """A new connection to the ingress, for a client that brings its own. Raises `NotRunningError` after
+        `shutdown`."""
+        if self._loop_thread.loop.is_closed():
+            raise shut_down("in-process")
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(self.http_socket)
+        return client
 
-        async def join() -> MemoryTransport:
-            return self._network.join(protocol, self._loop, self._ingress.server.protocol_factory, self._loop)
+    async def read_all(self) -> None:
+        """Return when the ingress has read all that was sent to it before, over HTTP and by handles.
 
-        return self.submit(join())
-
-    def call_soon(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Call ``function`` on the instance's loop."""
-        self._loop.call_soon_threadsafe(function, *arguments)
+        To be awaited on the instance's loop. Each turn of it reads what is there on every connection, but takes in one
+        new connection alone; and handles have to dial first. Clients that send on and on are not waited for.
+        """
+        unaccepted, left = select.poll(), _TURNS_TO_READ
+        unaccepted.register(self._http, select.POLLIN)
+        for _ in range(_MOST_TURNS):
+            caller = self._callers.made()
+            left = _TURNS_TO_READ if unaccepted.poll(0) or (caller and caller.is_waiting) else left - 1
+            if not left:
+                return
+            await asyncio.sleep(0)
 
     async def _start(self, setup: InstanceSetup, registry: Registry) -> Service:
         service = Service(
             setup,
-            self._network,
             registry,
             launch_ingress=self._launch_ingress,
-            control_address="memory:control",
+            control_address=f"unix:{setup.directory}/control.sock",
             resolver=InProcessResolver(registry),
-            fixed_runtime=InProcessRuntime(self._network, self._originals, self._loop),
+            fixed_runtime=InProcessRuntime(self._originals, self._loop_thread.loop),
         )
         try:
             await service.start()
@@ -259,27 +287,22 @@ class InProcessInstance(Instance):
         return service
 
     async def _launch_ingress(self, bootstrap: WorkerBootstrap) -> _InProcessIngress:
-        self._ingress = IngressWorker(
-            bootstrap, self._network, build_policy=self._build_policy, own_process=False, clock=self._clock
-        )
+        assert bootstrap.http is not None
+        assert bootstrap.http.listen_fd is not None
+        bootstrap.http.listen_fd = os.dup(bootstrap.http.listen_fd)  # It closes its own; the next one has another.
+        self._ingress = IngressWorker(bootstrap, build_policy=self._build_policy, own_process=False, clock=self._clock)
         return _InProcessIngress(self._ingress)
 
     def _build_policy(self, ref: PluginRef) -> RoutingPolicy:
         build = self._originals.policy
         return build(ref) if self._around_policy is None else self._around_policy(ref, build)
 
-    def _end_loop(self, directory: str) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        shutil.rmtree(directory, ignore_errors=True)
-
     # -- what the Python API asks of it ------------------------------------------------------------------------------
 
     def _new_caller(self, ingresses: list[list[str]]) -> Caller:
         if not self._is_here:
             raise _elsewhere()
-        return Caller(self._network, bytes.fromhex(self.token), "in-process", self._loop, ingresses)
+        return Caller(bytes.fromhex(self.token), "in-process", self._loop_thread.loop, ingresses)
 
     def _pack_target(self, *arguments: Any) -> Packed:
         return self._originals.pack_target(*arguments)
@@ -289,7 +312,8 @@ class InProcessInstance(Instance):
         return None if given is None else dict(given)
 
     def _plugin(self, what: str, named: str | Any) -> str:
-        return named if isinstance(named, str) else self._originals.keep_plugin(named)
+        kind = {"policy": RoutingPolicy, "adapter": RequestAdapter}[what]
+        return self._originals.keep_plugin(named) if isinstance(named, kind) else super()._plugin(what, named)
 
 
 def _elsewhere() -> NotRunningError:

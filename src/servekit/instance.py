@@ -4,23 +4,44 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import inspect
+import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from servekit.config import DEFAULT_ADAPTER, DEFAULT_POLICY, DEFAULT_TIMEOUT_S, BackendConfig, backend_config
-from servekit.errors import BackendStartError, InvalidInputError
-from servekit.per_process import PerProcess
+import msgspec
+from msgspec.structs import asdict as as_dict
+from msgspec.structs import replace
+
+from servekit.arguments import checked
+from servekit.config import (
+    DEFAULT_ADAPTER,
+    DEFAULT_POLICY,
+    DEFAULT_TIMEOUT_S,
+    BackendConfig,
+    backend_config,
+    check_plain,
+    short,
+)
+from servekit.errors import ArgumentError, BackendStartError, InvalidInputError, NotFoundError, NotRunningError
+from servekit.forks import PerProcess, forks
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from typing_extensions import Self
 
     from servekit.client import Client
+    from servekit.code.freezing import Freezing
+    from servekit.deploy.plan import DeployPlan
     from servekit.handles.caller import Caller
     from servekit.handles.handle import Handle
     from servekit.targets import Packed
+
+_log = logging.getLogger("servekit")
 
 
 class Instance:
@@ -42,7 +63,7 @@ class Instance:
     ) -> None:
         self.name = name
         self.url = url
-        """Where HTTP is answered: ``http://127.0.0.1:8000``."""
+        """Where HTTP is answered: ``http://127.0.0.1:8000``; empty where none is."""
         self.directory = directory
         self.token = token
         """What the admin API asks for, as ``Authorization: Bearer TOKEN``. Who has it can run code: keep it secret."""
@@ -51,13 +72,16 @@ class Instance:
         self._standing = standing
         self._leave: Callable[[Instance], None] = lambda instance: None
         """Told by `shutdown`, before anything ends; set by `servekit.api`, for which this instance may be current."""
+        self._waits: Callable[[], None] = lambda: None
+        """Told by `servekit.wait`; set by ``servekit run``."""
         self._callers = PerProcess(self._make_caller)
         """For handles; made with the first of them."""
         self._ingresses: list[list[str]] = []
         """Where the last of them was to dial."""
 
     def __repr__(self) -> str:
-        return f"<servekit instance {self.name!r} at {self.url}>"
+        where = f"at {self.url}" if self.url else "without HTTP"
+        return f"<servekit instance {self.name!r} {'shut down' if isinstance(self._client, ClosedClient) else where}>"
 
     def __enter__(self) -> Self:
         return self
@@ -67,6 +91,7 @@ class Instance:
 
     # -- endpoints ---------------------------------------------------------------------------------------------------
 
+    @checked
     def create_endpoint(
         self,
         name: str,
@@ -85,7 +110,7 @@ class Instance:
         Args:
             name: what `set_traffic` and others call it.
             route: ``/simple``, or with variables as in Flask, ``/users/<int:id>``; None: not reachable over HTTP.
-            methods: default ``("GET",)``, or every method where ``mount`` is set.
+            methods: a list, a tuple or a set; default ``("GET",)``, or every method where ``mount`` is set.
             backend: gives it all the traffic, as ``set_traffic(name, {backend: 1.0})`` would.
             policy: a routing policy, by name or as ``"module:attr"``.
             policy_options: keyword arguments of the policy.
@@ -98,8 +123,6 @@ class Instance:
             InvalidInputError: a part of it is not acceptable; nothing has changed.
             AlreadyExistsError: the name or the route is taken.
         """
-        if isinstance(methods, str):
-            raise InvalidInputError(f"methods is a list, as in methods=[{methods!r}]")
         self._client.call(
             "create_endpoint",
             name=name,
@@ -113,10 +136,12 @@ class Instance:
             strict=strict,
         )
 
+    @checked
     def delete_endpoint(self, name: str) -> None:
         """Delete an endpoint. Its backends stay, and its name and route can be used again."""
         self._client.call("delete_endpoint", name=name)
 
+    @checked
     def set_traffic(self, endpoint: str, traffic: Mapping[str, float]) -> None:
         """Split an endpoint's traffic between backends.
 
@@ -128,27 +153,32 @@ class Instance:
         Raises:
             InvalidInputError: the old traffic stays, whole.
         """
-        self._client.call("set_traffic", name=endpoint, shares=dict(mapping("traffic", traffic)))
+        self._client.call("set_traffic", name=endpoint, shares=dict(traffic))
 
+    @checked
     def get_traffic(self, endpoint: str) -> dict[str, float]:
         """Weight by backend name; empty before `set_traffic`."""
         traffic: dict[str, float] = self._client.call("get_traffic", name=endpoint)
         return traffic
 
+    @checked
     def list_endpoints(self) -> dict[str, dict[str, Any]]:
         """Route, methods, policy and traffic of each endpoint, by name."""
         endpoints: dict[str, dict[str, Any]] = self._client.call("list_endpoints")
         return endpoints
 
-    def get_handle(self, endpoint: str) -> Handle:
+    @checked
+    def get_handle(self, endpoint: str, missing_ok: bool = False) -> Handle:
         """A handle of an endpoint, to call it with Python objects: ``handle.remote(21).result()``.
+
+        Args:
+            endpoint: an endpoint's name.
+            missing_ok: there need be no such endpoint before the first call.
 
         Raises:
             NotFoundError: there is no such endpoint.
         """
-        from servekit.handles.handle import Handle
-
-        return Handle(endpoint, self._caller_of(endpoint))
+        return new_handle(endpoint, self._caller_of, missing_ok)
 
     def _caller_of(self, endpoint: str) -> Caller:
         self._ingresses = self._client.call("link_addresses", name=endpoint)
@@ -161,15 +191,13 @@ class Instance:
         return caller
 
     def _new_caller(self, ingresses: list[list[str]]) -> Caller:
-        from servekit.forks import forks
         from servekit.handles.caller import Caller
         from servekit.wire.loop_thread import LoopThread
-        from servekit.wire.network import SocketNetwork
 
         forks.guard(worker=False)
         links = LoopThread("servekit-handles")
         token = bytes.fromhex(self.token)
-        return Caller(SocketNetwork(), token, f"client-{os.getpid()}", links.loop, ingresses, closed=links.close)
+        return Caller(token, f"client-{os.getpid()}", links.loop, ingresses, closed=links.close)
 
     def _close_caller(self) -> None:
         atexit.unregister(self._close_caller)
@@ -179,6 +207,7 @@ class Instance:
 
     # -- backends ----------------------------------------------------------------------------------------------------
 
+    @checked
     def create_backend(
         self,
         name: str,
@@ -186,14 +215,15 @@ class Instance:
         *init_args: Any,
         init_kwargs: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | BackendConfig | None = None,
-        adapter: str | Any = DEFAULT_ADAPTER,
+        adapter: str | Any | None = None,
         adapter_options: Mapping[str, Any] | None = None,
         runtime: str | None = None,
         runtime_options: Mapping[str, Any] | None = None,
+        placement: Mapping[str, Any] | None = None,
         ray_actor_options: Mapping[str, Any] | None = None,
         freeze: bool = True,
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
         wait: bool = True,
     ) -> None:
         """Create a backend: a handler, and processes that run it.
@@ -203,15 +233,23 @@ class Instance:
 
         Args:
             name: what `set_traffic` and others call it.
-            target: a function of one argument; a class whose instances are called with it, built once per replica; or
-                either as ``"module:attr"``, imported in the replica.
+            target: a function of one argument, the request, or of none; a class whose instances are called so, built
+                once per replica, or one without ``__call__``, whose own public methods are then the
+                `callable_methods`; or either as ``"module:attr"``, imported in the replica.
             init_args, init_kwargs: for the class.
             config: see `servekit.config.BackendConfig`, as a dict: ``{"num_replicas": 2}``.
-            adapter: what the handler receives, by name or as ``"module:attr"``; ``flask`` gives a `flask.Request`.
+            adapter: what the handler receives, by name or as ``"module:attr"``; ``flask`` gives a `flask.Request`,
+                ``json`` what the annotations of the handler's parameters say. Default: ``json`` where every parameter
+                is annotated with a model or a plain value, else ``flask``; `list_backends` says which. A handler that
+                is annotated otherwise than for a request, and gets one, is warned of in the log ``servekit``.
             adapter_options: keyword arguments of the adapter.
             runtime: where replicas live; default, the instance's runtime.
             runtime_options: keyword arguments of that runtime.
-            ray_actor_options: passed on to Ray: ``{"num_gpus": 1}``.
+            placement: what each replica is given: of the runtime ``process`` ``{"gpus": [0, 1], "threads": 4}``, on Ray
+                the options of an actor, ``{"num_gpus": 1}``. Replicas have the environment variables that were there at
+                `init`, not those set in ``os.environ`` since; ``{"env": {"NAME": "value"}}`` gives them others, and on
+                Ray ``{"runtime_env": {"env_vars": …}}``.
+            ray_actor_options: the older name of ``placement``.
             freeze: False: replicas import local modules as they find them.
             include: what else to freeze: names of modules that nothing imports by name, and patterns of data files,
                 relative to the folders that the target's modules are in: ``"package/templates/*.html"``.
@@ -222,35 +260,94 @@ class Instance:
             InvalidInputError: a part of it is not acceptable; nothing has changed.
             BackendStartError: a replica could not start; the message has its traceback, and nothing is left behind.
         """
+        from servekit.processes import working_directory
+
+        if placement is not None and ray_actor_options is not None:
+            raise InvalidInputError("ray_actor_options is the older name of placement: give one of the two")
+        arguments = self._backend_arguments(
+            name,
+            target,
+            init_args,
+            init_kwargs=init_kwargs,
+            config=config,
+            adapter=adapter,
+            adapter_options=adapter_options,
+            runtime=runtime,
+            runtime_options=runtime_options,
+            placement=ray_actor_options if placement is None else placement,
+            freeze=freeze,
+            include=include,
+            exclude=exclude,
+            cwd=working_directory(BackendStartError),
+        )
+        self._client.call("create_backend", **arguments, wait=wait)
+
+    def _backend_arguments(
+        self,
+        name: str,
+        target: Any,
+        init_args: tuple[Any, ...],
+        *,
+        init_kwargs: Mapping[str, Any] | None,
+        config: Mapping[str, Any] | BackendConfig | None,
+        adapter: str | Any | None,
+        adapter_options: Mapping[str, Any] | None,
+        runtime: str | None,
+        runtime_options: Mapping[str, Any] | None,
+        placement: Mapping[str, Any] | None,
+        freeze: bool,
+        include: Iterable[str],
+        exclude: Iterable[str],
+        cwd: str,
+    ) -> dict[str, Any]:
+        """What travels to the controller of the arguments of `create_backend`."""
+        from servekit import handler_shape
         from servekit.code import freezing
-        from servekit.processes import own_sys_path, working_directory
+        from servekit.processes import own_sys_path
         from servekit.targets import text_of
 
-        checked = backend_config(config)
-        cwd = working_directory(BackendStartError)
-        adapter_path = self._plugin("adapter", adapter)
+        settings = backend_config(config)
+        chosen = handler_shape.chosen_adapter(target) if adapter is None else adapter
+        doubt = handler_shape.doubt_of_any(target) if adapter is None and chosen == DEFAULT_ADAPTER else None
+        adapter_path = self._plugin("adapter", chosen)
         modules = [adapter_path.partition(":")[0]] if ":" in adapter_path else []
-        packed = self._pack_target(target, init_args, init_kwargs, freezing.check(freeze, include, exclude), modules)
+        needed, shape = "", None
+        if not isinstance(target, str):
+            shape = handler_shape.shape_of(target, adapter_path, doubt)
+            handler_shape.check(text_of(target), target, adapter_path)
+            handler_shape.check_config(text_of(target), shape, settings)
+            if inspect.isclass(target):
+                handler_shape.check_arguments(text_of(target), target, init_args, init_kwargs or {})
+                if not handler_shape.is_called(target) and not settings.callable_methods:
+                    settings = replace(settings, callable_methods=handler_shape.methods_of(target))
+            if adapter_path == DEFAULT_ADAPTER:
+                needed = handler_shape.requires(text_of(target), target)
+        what = freezing.check(freeze, include, exclude)
+        packed = self._pack_target(target, init_args, init_kwargs, what, modules)
         for warning in packed.warnings:
             warnings.warn(warning, stacklevel=_callers_depth())
-        arguments: dict[str, Any] = {
+        if doubt is not None:
+            _log.warning(handler_shape.warning_of(doubt, name, text_of(target)))
+        return {
             "name": name,
             "target_data": packed.data,
             "target_text": text_of(target),
+            "requires": needed,
+            "shape": shape,
             "sys_path": own_sys_path(),
             "cwd": cwd,
-            "config": {field: getattr(checked, field) for field in BackendConfig.__struct_fields__},
+            "config": as_dict(settings),
             "adapter": adapter_path,
             "adapter_options": dict(adapter_options or {}),
             "runtime": runtime,
             "runtime_options": self._runtime_options(runtime, runtime_options),
-            "worker_options": dict(ray_actor_options or {}),
-            "wait": wait,
+            "worker_options": dict(placement or {}),
+            "in_file": _in_file(target, init_args, init_kwargs or {}, what),
             "code_data": b"" if packed.code.is_empty or not self._code_travels else packed.code.encode(),
             "code_digest": "" if packed.code.is_empty else packed.code.digest,
         }
-        self._client.call("create_backend", **arguments)
 
+    @checked
     def delete_backend(self, name: str) -> None:
         """Delete a backend and end its replicas, once they have answered what they have.
 
@@ -259,28 +356,51 @@ class Instance:
         """
         self._client.call("delete_backend", name=name)
 
-    def update_backend_config(self, name: str, config: Mapping[str, Any]) -> None:
-        """Change some keys of a backend's config; returns when that has come about, with no request lost.
+    @checked
+    def update_backend_config(self, name: str, config: Mapping[str, Any] | BackendConfig) -> None:
+        """Change a backend's config; returns when that has come about, with no request lost.
+
+        Args:
+            name: a backend's name.
+            config: a dict of the keys to change; or a `BackendConfig`, which is all of it: what that does not say is
+                its default again.
 
         Raises:
             InvalidInputError: an unknown key or a bad value; nothing has changed.
             BackendStartError: a new replica could not start, or a handler raised on its ``user_config``; the old config
                 is back.
         """
-        changes = dict(mapping("config", config))
-        backend_config(changes)
+        backend_config(config)
+        changes = as_dict(config) if isinstance(config, BackendConfig) else dict(config)
         self._client.call("update_backend_config", name=name, changes=changes)
 
+    @checked
+    def restart_backend(self, name: str) -> None:
+        """Replace every replica of a backend by a new one, with the same code and config; returns when that has come
+        about. Each new one is ready before an old one goes, where there is a place for it, and no request is lost.
+
+        Args:
+            name: a backend's name.
+
+        Raises:
+            NotFoundError: there is no such backend.
+            BackendStartError: a new replica could not start; the old ones that are left go on.
+        """
+        self._client.call("restart_backend", name=name)
+
+    @checked
     def get_backend_config(self, name: str) -> dict[str, Any]:
         """Every key of a backend's config."""
         config: dict[str, Any] = self._client.call("get_backend_config", name=name)
         return config
 
+    @checked
     def list_backends(self) -> dict[str, dict[str, Any]]:
         """Target, adapter, runtime and config of each backend, by name."""
         backends: dict[str, dict[str, Any]] = self._client.call("list_backends")
         return backends
 
+    @checked
     def get_code(self, name: str) -> dict[str, Any]:
         """The frozen code of a backend: its ``digest``, ``files`` (path, file, size_bytes, sha256), the installed
         ``distributions`` that it imports, and the version of ``python`` that it was frozen with."""
@@ -294,12 +414,12 @@ class Instance:
 
     def _runtime_options(self, runtime: str | None, given: Mapping[str, Any] | None) -> dict[str, Any] | None:
         """Those of a backend; None for the instance's own."""
-        from servekit.runtime_options import complete
+        from servekit.plugins import complete_runtime_options
 
-        options = None if given is None else dict(mapping("runtime_options", given))
+        options = None if given is None else dict(given)
         if runtime is None or (options is None and runtime == self.status()["runtime"]):
             return options
-        return complete(runtime, options or {}, outlives=self._standing)
+        return complete_runtime_options(runtime, options or {}, outlives=self._standing)
 
     def _plugin(self, what: str, named: str | Any) -> str:
         if not isinstance(named, str):
@@ -308,16 +428,118 @@ class Instance:
             )
         return named
 
+    # -- deploys ----------------------------------------------------------------------------------------------------
+
+    @checked
+    def plan(self, *files: str | Path | Mapping[str, Any]) -> DeployPlan:
+        """What would change, were this instance to serve what configuration files say, and nothing else.
+
+        Args:
+            files: paths of TOML files, or dicts of the same tables. Later ones change the earlier ones: tables are
+                merged, all else is replaced. Targets are found beside the files.
+
+        Raises:
+            InvalidInputError: a file cannot be read, or what it says is not acceptable: the message has the key.
+        """
+        from servekit.deploy.plan import DeployPlan, errors_as_written, wanted_of
+        from servekit.deploy.reading import read
+
+        if not files or not all(isinstance(file, (str, os.PathLike, Mapping)) for file in files):
+            raise ArgumentError(f"plan() takes paths of configuration files, or dicts, and at least one; not {files!r}")
+        configuration = read(files, os.environ)
+        with errors_as_written(configuration.values):
+            wanted = wanted_of(configuration, files, self._backend_arguments, stay_on_path=not self._code_travels)
+            answer = self._client.call("plan", **wanted)
+        told = {"instance": self.name, "wanted": wanted, "values": configuration.values}
+        return msgspec.convert({**answer, **told}, DeployPlan)
+
+    @checked
+    def apply(self, plan: Any) -> None:
+        """Make the changes of a plan; returns when what it asks for serves, with no request lost.
+
+        New and replaced backends start while the old ones serve; then endpoints and traffic change, and what is not
+        asked for goes.
+
+        Args:
+            plan: what `plan` returned.
+
+        Raises:
+            StalePlanError: the instance has changed since the plan was made; nothing was done.
+            InUseError: another deploy is under way; the message says whose.
+            BackendStartError: a replica could not start; the message has its traceback, and all is as it was.
+        """
+        from servekit.deploy.plan import DeployPlan, errors_as_written
+
+        if not isinstance(plan, DeployPlan):
+            raise ArgumentError(f"apply(): plan must be what servekit.plan(FILE) returned, not {short(plan)}")
+        if plan.instance != self.name:
+            raise InvalidInputError(f"the plan was made for instance {plan.instance!r}, and this is {self.name!r}")
+        with errors_as_written(plan.values):
+            self._client.call("apply", **plan.wanted, number=plan.number)
+
+    @checked
+    def export(self) -> str:
+        """What is served, as a configuration file, in TOML: deployed here, it changes nothing.
+
+        Raises:
+            InvalidInputError: no file could say it: a target of the main script, say.
+        """
+        import tomli_w
+
+        status = self.status()
+        named = {"instance": {"name": status["name"], "runtime": status["runtime"]}}
+        return tomli_w.dumps({**named, **self._client.call("export")})
+
+    @checked
+    def history(self, endpoint: str) -> list[dict[str, Any]]:
+        """What an endpoint's traffic has been, the newest first: ``number``, ``time``, ``traffic`` by backend,
+        ``revisions`` of these backends, ``who`` changed it and ``why``; the last 100.
+
+        Args:
+            endpoint: an endpoint's name.
+        """
+        entries: list[dict[str, Any]] = self._client.call("history", name=endpoint)
+        return entries
+
+    @checked
+    def rollback(self, endpoint: str, number: int | None = None) -> dict[str, Any]:
+        """Go back to what an endpoint's traffic was, with the revisions of the backends that it had; returns that entry
+        of the `history`. What that needs starts first, and no request is lost.
+
+        Args:
+            endpoint: an endpoint's name.
+            number: of the entry; default, the one before what serves now.
+
+        Raises:
+            InvalidInputError: there is no such entry, or a revision is not kept any more.
+            BackendStartError: a replica could not start; all is as it was.
+        """
+        entry: dict[str, Any] = self._client.call("rollback", name=endpoint, number=number)
+        return entry
+
+    @checked
+    def cancel_deploy(self) -> str:
+        """End the deploy, or rollback, that is under way, whoever began it, and put back what was served before;
+        returns what ``status()["deploy"]`` said, once it has ended. One that has all replicas ready comes about.
+
+        Raises:
+            NotFoundError: none is under way.
+        """
+        under_way: str = self._client.call("cancel_deploy")
+        return under_way
+
     # -- the whole ---------------------------------------------------------------------------------------------------
 
+    @checked
     def status(self) -> dict[str, Any]:
-        """Endpoints, ingress workers, in ``runtimes`` where the workers of each live, and backends: how many replicas
-        each is to have (``wanted_replicas``) and has (``replicas``: id, state, pid, node, outstanding, started), its
-        ``load``, where it autoscales, and why a replica last could not start (``last_start_error``) or failed at all
-        (``last_failure``)."""
+        """Endpoints, ingress workers, in ``runtimes`` where the workers of each live, in ``deploy`` which deploy is
+        under way, and backends: how many replicas each is to have (``wanted_replicas``) and has (``replicas``: id,
+        state, pid, node, outstanding, started), its ``load``, where it autoscales, and why a replica last could not
+        start (``last_start_error``) or failed at all (``last_failure``)."""
         status: dict[str, Any] = self._client.call("status")
         return status
 
+    @checked
     def stat(self) -> dict[str, Any]:
         """Requests that ended, by endpoint and by backend: how many, with what status, in what mean time.
 
@@ -326,20 +548,63 @@ class Instance:
         stat: dict[str, Any] = self._client.call("stat")
         return stat
 
+    @checked
     def shutdown(self) -> None:
         """End the instance, with all its processes, once what is in flight has been answered. Again: nothing.
 
+        Whatever else is asked of it then raises `NotRunningError`.
         An instance that was attached to goes on: ``servekit stop`` ends it. So does one that another process started,
         from which this one was forked: the parent ends it.
         """
         self._leave(self)
         end, self._end = self._end, lambda: None
+        client, self._client = self._client, ClosedClient(self.name)
         with contextlib.suppress(Exception):
-            self._client.close()
+            client.close()
         try:
             end()
         finally:
             self._close_caller()
+
+
+def _in_file(
+    target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], freezing: Freezing
+) -> dict[str, Any] | None:
+    """What a configuration file would say of a target; None where none could."""
+    from servekit.targets import name_in_file
+
+    try:
+        check_plain("args", [args, dict(kwargs)])
+    except InvalidInputError:
+        return None
+    return None if name_in_file(target) is None else {"args": args, "kwargs": dict(kwargs), **freezing._asdict()}
+
+
+class ClosedClient:
+    """The `Client` of an instance that was shut down."""
+
+    def __init__(self, instance: str) -> None:
+        self._instance = instance
+
+    def call(self, operation: str, **arguments: Any) -> Any:
+        raise shut_down(self._instance)
+
+    def close(self) -> None: ...
+
+
+def shut_down(instance: str) -> NotRunningError:
+    return NotRunningError(f"instance {instance!r} was shut down here; servekit.init() starts another")
+
+
+def new_handle(endpoint: str, find: Callable[[str], Caller], missing_ok: bool) -> Handle:
+    from servekit.handles.handle import Handle
+
+    try:
+        return Handle(endpoint, find(endpoint))
+    except NotFoundError:
+        if not missing_ok:
+            raise
+        return Handle(endpoint, None)  # Its first call finds one.
 
 
 def _callers_depth() -> int:
@@ -348,9 +613,3 @@ def _callers_depth() -> int:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("servekit."):
         depth, frame = depth + 1, frame.f_back
     return depth
-
-
-def mapping(what: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise InvalidInputError(f"{what} is a dict, not {type(value).__name__}: {value!r}")
-    return value

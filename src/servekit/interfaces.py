@@ -1,7 +1,7 @@
-"""What a plugin implements, and what the core hands it.
+"""The classes that a plugin implements, and the types of the objects that the core hands to plugins.
 
-Three abstract classes are the seams: `RoutingPolicy`, `ReplicaRuntime`, `RequestAdapter`. The views are read-only:
-the core's own objects satisfy them, and a plugin that writes to one is refused by its type checker.
+A plugin implements one of three abstract classes: `RoutingPolicy`, `ReplicaRuntime`, `RequestAdapter`. The views are
+read-only: the core's own objects satisfy them, and a type checker refuses a plugin that writes to a view.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, ClassVar, Protocol, TypeAlias
 from urllib.parse import quote
@@ -29,19 +30,20 @@ class ReplicaView(Protocol):
 
     @property
     def node(self) -> str:
-        """The machine it runs on, by its runtime's name for it."""
+        """The machine that the replica runs on, by the name that its runtime has for that machine."""
 
     @property
     def outstanding(self) -> int:
-        """Requests that this ingress worker has sent to it and that have not been answered."""
+        """How many requests this ingress worker has sent to the replica that have not been answered."""
 
     @property
     def queue_length(self) -> int:
-        """Requests that it held, from every ingress worker, when it sent its last answer."""
+        """How many requests the replica held, from every ingress worker, when it sent its last answer."""
 
 
 class BackendView(Protocol):
-    """One backend of an endpoint's traffic; its weight is above 0. A ready replica it may lack in a strict endpoint."""
+    """One backend of an endpoint's traffic, with a weight above 0. A backend without a ready replica is among an
+    endpoint's views only where the endpoint is strict."""
 
     @property
     def name(self) -> str: ...
@@ -54,7 +56,7 @@ class BackendView(Protocol):
 
 
 class RequestInfo(Protocol):
-    """What a routing policy may know of a request."""
+    """The part of a request that a routing policy may look at."""
 
     @property
     def method(self) -> str: ...
@@ -65,18 +67,18 @@ class RequestInfo(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """By lower-case name; of a repeated header, the last value."""
+        """The headers by lower-case name. A repeated header has its last value."""
 
     @property
     def endpoint(self) -> str: ...
 
     @property
     def id(self) -> str:
-        """The value of ``X-Request-ID``, taken over or made."""
+        """The request's ``X-Request-ID``: the client's, or one that the ingress has made."""
 
 
 class Outcome(enum.Enum):
-    """How a request that was sent to a replica ended."""
+    """The outcome of a request that was sent to a replica."""
 
     ANSWERED = "answered"
     FAILED = "failed"
@@ -90,6 +92,27 @@ class Outcome(enum.Enum):
 
 # -- routing policies -------------------------------------------------------------------------------
 
+_default_draw: ContextVar[Callable[[], float]] = ContextVar("servekit.draw", default=random.random)
+"""The function that `two_choices` draws from where its caller names none; a test that is seeded sets one."""
+
+
+def two_choices(replicas: Sequence[ReplicaView], draw: Callable[[], float] | None = None) -> ReplicaView:
+    """The one of two distinct random replicas that has fewer outstanding requests, ties at random
+    (the power of two choices: Mitzenmacher, 2001).
+
+    Args:
+        replicas: at least one.
+        draw: gives a random number from 0 to 1, as `random.Random.random` does. Default: `random.random`.
+    """
+    count = len(replicas)
+    if count == 1:
+        return replicas[0]
+    # Two distinct indices from one draw: `random.sample` costs ten times as much.
+    number = int((draw or _default_draw.get())() * count * (count - 1))
+    i, j = divmod(number, count - 1)
+    first, second = replicas[i], replicas[j if j < i else j + 1]
+    return second if second.outstanding < first.outstanding else first
+
 
 class RoutingPolicy(ABC):
     """Decides, for one endpoint, where each request goes.
@@ -97,30 +120,20 @@ class RoutingPolicy(ABC):
     One instance per endpoint and ingress worker, called on that worker's event loop: no method may block.
     """
 
-    _servekit_draw: Callable[[], float] = random.random
-    """Where the default `choose_replica` draws from. Tests that are seeded give a policy one of its own."""
-
     def traffic_changed(self, weights: Mapping[str, float]) -> None:
-        """The endpoint's traffic was set: weight by backend name, without those of 0. They sum to 1, or are none."""
+        """The endpoint's traffic was set. ``weights`` has the weights above 0 by the name of the backend; they sum to
+        1, or there are none."""
 
     @abstractmethod
     def choose_backend(self, request: RequestInfo, backends: Sequence[BackendView]) -> BackendView:
-        """One of ``backends``, which is never empty and holds only what can serve now."""
+        """Choose one of ``backends``, which is never empty and holds only backends that can serve now."""
 
     def choose_replica(self, request: RequestInfo, replicas: Sequence[ReplicaView]) -> ReplicaView:
-        """One of ``replicas``, which is never empty and holds only those with room for a request.
+        """Choose one of ``replicas``, which is never empty and holds only replicas with room for a request.
 
-        Default: the better of two distinct random replicas by outstanding requests, ties at random
-        (the power of two choices: Mitzenmacher, 2001).
+        Default: `two_choices`.
         """
-        count = len(replicas)
-        if count == 1:
-            return replicas[0]
-        # Two distinct indices from one draw: `random.sample` costs ten times as much.
-        draw = int(self._servekit_draw() * count * (count - 1))
-        i, j = divmod(draw, count - 1)
-        first, second = replicas[i], replicas[j if j < i else j + 1]
-        return second if second.outstanding < first.outstanding else first
+        return replicas[0] if len(replicas) == 1 else two_choices(replicas)  # one call less where nothing is chosen
 
     def request_finished(self, request: RequestInfo, replica: ReplicaView, outcome: Outcome) -> None:
         """A request that `choose_replica` sent somewhere has ended."""
@@ -134,44 +147,66 @@ class RoutingPolicy(ABC):
 
 @dataclass(frozen=True)
 class RuntimeContext:
-    """What a runtime is told about the instance that it works for."""
+    """The instance that a runtime works for."""
 
     instance_id: str
     """Unique to this instance on this machine; safe in names of files and actors."""
     standing: bool
-    """True when workers outlive the controller, to be attached again after its restart."""
+    """True when workers outlive the controller, and are attached again after the controller's restart."""
     directory: str
     """A directory (mode 0700) of the instance, for the runtime's own files."""
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """A worker process to be started: it must end up in `servekit.worker.run(bootstrap)`, on its main thread."""
+    """A worker process to be started. In the end it must call `servekit.worker.run(bootstrap)` on its main thread."""
 
     worker_id: str
     backend: str
     bootstrap: bytes
-    """Opaque, and secret: it holds the instance's token. Never in argv or the environment."""
+    """Opaque, and secret, for it holds the instance's token: never to be in argv or the environment."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """The backend's placement options (``ray_actor_options``), checked by `check_worker_options`."""
+    """The backend's placement options, checked by `check_worker_options`."""
     code_folders: Sequence[str] = ()
-    """Where the backend's frozen code stands, or will stand, on whatever machine: the first that is there. The worker
-    and its children find it by themselves; other processes that run code for the worker do with ``PYTHONPATH``."""
+    """The folders in which the backend's frozen code may be; on each machine it is in the first of them that exists.
+    The worker and its children find the code by themselves. Other processes that run code for the worker need
+    ``PYTHONPATH``."""
     distributions: Sequence[str] = ()
-    """The installed distributions that this code imports."""
+    """The installed distributions that the frozen code imports."""
+    avoid: Sequence[str] = ()
+    """Machines that do not answer, by `WorkerHandle.node`: the worker is not to be placed on one of them, though the
+    runtime may not have noticed yet."""
+    rank: int = 0
+    """From 0: no other living replica of the backend has it, and no lower one was free."""
+    log_directory: str = ""
+    """The folder, on the controller's machine, of the log in which the instance gathers what its workers print:
+    `servekit.output.printing_into` gives the file. Empty: a worker prints where the runtime has it print. A worker
+    that is started with another output, on that machine, opens a file for itself."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What the core is to know of a backend's placement options."""
+
+    most_replicas: int | None = None
+    """How many replicas there is a place for at a time, those included that are on their way out; None: any number."""
+    cwd: str = ""
+    """The replicas' working directory; empty: that of the process that created the backend."""
 
 
 @dataclass(frozen=True)
 class WorkerHandle:
-    """A started worker. ``state`` is all that `ReplicaRuntime.attach` needs to find it again."""
+    """A started worker. ``state`` is all that `ReplicaRuntime.attach` needs to find the worker again."""
 
     worker_id: str
     state: bytes
+    node: str = field(default="", kw_only=True)
+    """The runtime's own name for the machine that the worker is on; empty where all are on the controller's."""
 
 
 @dataclass(frozen=True)
 class Exit:
-    """How a worker ended."""
+    """The end of a worker: the reason, and the exit code, if there is one."""
 
     reason: str
     """In words, for people: ``exit code 1``, ``killed by SIGKILL``."""
@@ -184,61 +219,70 @@ class ReplicaRuntime(ABC):
     Calls may block: the core makes them off its loop, from several threads at once.
     """
 
-    worker_options_name: ClassVar[str] = "options"
-    """How users call ``WorkerSpec.options``, for messages."""
     local_links: bool = True
-    """False: workers on this machine, too, are reached at `advertise_host`, over TCP."""
+    """False: workers on this machine, too, reach the core at `advertise_host`, over TCP."""
 
     @classmethod
     def complete_options(cls, options: Mapping[str, Any], *, outlives: bool) -> Mapping[str, Any]:
-        """The runtime's options, and beside them what only the process that calls `init` or `create_backend` knows: a
-        runtime lives in the controller's process. Called there, on the class; it may not block. Default: as they are.
+        """Returns the runtime's options, completed by facts that only the process which calls `init` or
+        `create_backend` knows, for the runtime lives in the controller's process. Called in that process, on the class;
+        it may not block. Default: the options as they are.
 
         Args:
-            options: what the user gave, not checked yet. What is given stays.
+            options: the user's options, not checked yet. They are kept as they are.
             outlives: the instance does not end with this process.
 
-        Where what the process knows makes these options useless, it raises an error of `servekit.errors`, which `init`
+        Where these options are of no use in this process, the method raises an error of `servekit.errors`, which `init`
         or `create_backend` then raises.
         """
         return options
 
     def describe(self) -> str:
-        """Where its workers live, in a few words that follow a colon: for the log and for `status`. Called once it is
-        open, on the controller's event loop: it must not block. Default: empty, which says nothing."""
+        """The place where the workers live, in a few words that follow a colon, for the log and for `status`. Called
+        once the runtime is open, on the controller's event loop: it must not block. Default: empty, which says
+        nothing."""
         return ""
 
     def open(self, context: RuntimeContext) -> None:
-        """Called once, before anything else. Raises what `init()` or `create_backend()` should raise."""
+        """Prepare the runtime. Called once, before anything else. `init()` or `create_backend()` raises the errors of
+        this method."""
 
-    def check_worker_options(self, options: Mapping[str, Any]) -> None:
-        """Raise ``ValueError`` when a worker cannot be started with these options. Default: none are taken."""
+    def check_worker_options(self, options: Mapping[str, Any]) -> Placement | None:
+        """Raise ``ValueError`` when a worker cannot be started with these placement options; return what the core is to
+        know of them, if anything. Default: none are taken."""
         if options:
             raise ValueError(f"this runtime takes no placement options; it was given {', '.join(sorted(options))}")
+        return None
 
     def advertise_host(self) -> str | None:
-        """The address at which workers on other machines reach this one; None when there are no others."""
+        """The address at which workers on other machines reach this machine; None when there are no others."""
         return None
 
     @abstractmethod
     def start(self, spec: WorkerSpec) -> WorkerHandle:
-        """Start a worker; return once it has a place to run. Raises where it will never have one."""
+        """Start a worker; return once the worker has a place to run. Raises where it will never have a place."""
 
     @abstractmethod
     def poll(self, handle: WorkerHandle) -> Exit | None:
-        """None while the process is there, else how it ended.
+        """None while the process is there, else how the process ended.
 
-        Look at the process itself: a child that it has forked may keep its sockets and pipes open. What it had started
-        and left is to end with it; see `servekit.processes.end_group`.
+        Look at the process itself: a child that it has forked may keep its sockets and pipes open. Processes that the
+        worker has started and left behind are to end with it; see `servekit.processes.end_group`.
         """
+
+    def doomed(self, handle: WorkerHandle) -> str:
+        """Why a worker that is there will not be for long, in words; empty where nothing is known of that. The core
+        starts another in its place, and ends this one once that serves. It may not block. Default: empty."""
+        return ""
 
     @abstractmethod
     def stop(self, handle: WorkerHandle, grace_s: float) -> None:
-        """Ask it to end, insist after ``grace_s`` seconds, and return when it has ended. Ended already: no error."""
+        """Ask the worker to end, kill it after ``grace_s`` seconds, and return when it has ended. It is no error where
+        the worker has ended already."""
 
     @abstractmethod
     def attach(self, state: bytes) -> WorkerHandle:
-        """The handle of a worker that an earlier controller started; raises ``LookupError`` when it is gone."""
+        """The handle of a worker that an earlier controller started; raises ``LookupError`` when the worker is gone."""
 
     def close(self) -> None:
         """The instance ends; every worker has been stopped."""
@@ -248,7 +292,7 @@ class ReplicaRuntime(ABC):
 
 
 class Request(msgspec.Struct, array_like=True, gc=False):
-    """A request as it crossed the wire; ``headers`` has lower-case names, in the order sent."""
+    """A request as it crossed the wire. ``headers`` has lower-case names, in the order in which they were sent."""
 
     method: str
     path: str
@@ -261,25 +305,30 @@ class Request(msgspec.Struct, array_like=True, gc=False):
     """The endpoint's route as it was created: ``/users/<int:id>``."""
     id: str
     client: str
-    """The peer's IP address; empty when it has none."""
+    """The client's IP address: the peer's, or what a trusted proxy says; empty when the peer has none."""
     view_args: dict[str, Any] | None = None
-    """What the variable parts of the route matched, converted; None when the route has none."""
+    """The values of the route's variable parts, converted; None when the route has no such parts."""
     call_method: str | None = None
     """The method of a class backend to be called in the place of ``__call__``."""
     mount: bool = False
     """True when the endpoint has the whole subtree under ``route``."""
     upgrade: bool = False
-    """True when the client asked for a WebSocket: a 101 makes of the two bodies the two directions of a raw stream."""
+    """True when the client asked for a WebSocket: by a 101, the two bodies become the directions of a raw stream."""
     chain: tuple[str, ...] | None = None
-    """Of a call by a handle, whose ``body`` is pickled arguments: the replicas that wait for it, outermost first."""
+    """For a call by a handle, whose ``body`` is pickled arguments, the replicas that wait for the call, outermost
+    first; None for a request by HTTP."""
     sent_target: bytes | None = None
-    """The request target as it was sent, where ``path`` and ``query_string`` are not all of it: see `target`."""
+    """The request target as it was sent, where ``path`` and ``query_string`` do not make up all of it: see `target`."""
     incoming: Any = None
-    """Behind `stream` or `pieces`, where ``body`` has only the first part: see `RequestAdapter.streams_body`."""
+    """The body that `stream` and `pieces` read, where ``body`` has only the first part: see
+    `RequestAdapter.streams_body`."""
+    scheme: str = "http"
+    """``https`` where a trusted proxy says so."""
 
     @property
     def target(self) -> bytes:
-        """The request target as it was sent: escaped, with the query string, and with what a proxy put before it."""
+        """The request target as it was sent: escaped, with the query string, and with the scheme and host, if a proxy
+        sent those."""
         if self.sent_target is not None:
             return self.sent_target
         return self.raw_path + b"?" + self.query_string if self.query_string else self.raw_path
@@ -289,12 +338,13 @@ class Request(msgspec.Struct, array_like=True, gc=False):
         """The path as it was sent: escaped, without the query string."""
         if self.sent_target is not None:
             return path_of(self.sent_target)
-        return self.path.encode() if self.path.isascii() else quote(self.path).encode()  # By a handle, to a route.
+        # A handle's call of a route may have a path that is not ASCII.
+        return self.path.encode() if self.path.isascii() else quote(self.path).encode()
 
     @property
     def stream(self) -> BinaryIO:
-        """The body, to be read as a file. Reading may wait for what has not arrived, and raises `ConnectionError`
-        when it never will: the client is gone, or the deadline has passed.
+        """The body, to be read as a file. Reading may wait for bytes that have not arrived, and raises
+        `ConnectionError` when they never will: the client is gone, or the deadline has passed.
         """
         stream: BinaryIO = io.BytesIO(self.body) if self.incoming is None else self.incoming
         return stream
@@ -330,32 +380,69 @@ Handler: TypeAlias = Callable[..., Any]
 
 
 class Response(msgspec.Struct):
-    """What goes back over the wire. The core adds Content-Length, Date and Connection, and drops a handler's own; but
-    that of an answer to HEAD without a body is kept, for it is the one of GET's answer."""
+    """An answer, which goes back over the wire. The core adds Content-Length, Date and Connection, and drops those of
+    the handler. But the handler's Content-Length is kept in an answer to HEAD without a body: it is that of GET's
+    answer."""
 
     status: int
     headers: list[tuple[str, str]]
     body: Body = b""
-    """An iterable goes out piece by piece, as it makes them; of such a body a Content-Length in ``headers`` is kept.
-    It is closed at the end, early when the client is gone, if it has a ``close``."""
+    """The pieces of an iterable go out as they are made. Where the body is an iterable, a Content-Length in ``headers``
+    is kept. An iterable that has a ``close`` is closed at the end, or earlier when the client is gone."""
+
+
+class HandlerTypes(msgspec.Struct, omit_defaults=True):
+    """What a handler takes and gives, for the OpenAPI document. Schemas are JSON Schema, and refer to one another as
+    ``#/components/schemas/NAME``."""
+
+    parameters: list[dict[str, Any]] = []
+    """OpenAPI's parameter objects, without ``in``: what the route has a variable for is in the path, the others are in
+    the query string."""
+    body: dict[str, Any] | None = None
+    """The schema of the request's body; None: there is none."""
+    body_required: bool = True
+    result: dict[str, Any] | None = None
+    """The schema of what is returned; None: that is not said."""
+    schemas: dict[str, dict[str, Any]] = {}
+    """What the others refer to, by name."""
+    summary: str = ""
+    description: str = ""
 
 
 class RequestAdapter(ABC):
-    """Turns a request into what a handler receives, and what it returns into a response. One per replica.
+    """Turns a request into the handler's argument, and the handler's result into a response. A replica has one.
 
-    A replica calls it on its main thread; where it has several slots, on other threads.
+    A replica calls the adapter on the main thread; a replica that has several slots, on other threads.
     A handler that is an ``async def`` is called by `call_async`, on the main thread's event loop.
     """
 
     whole_application: ClassVar[bool] = False
-    """True: the handler is an application that speaks a protocol of its own (WSGI, ASGI). It is called through `call`
-    or `call_async` alone: not in batches, not by handles, and its methods not by name."""
+    """True: the handler is an application that speaks a protocol of its own (WSGI, ASGI). The application is called
+    through `call` or `call_async` alone: not in batches, not by handles, and its methods not by name."""
     is_async: ClassVar[bool] = False
     """True: every call is by `call_async`, whatever the handler is, and long bodies are read by `Request.pieces`."""
 
     streams_body: ClassVar[bool] = False
-    """True: reads bodies through `Request.stream` alone, and so may be called, where there are several slots, while a
-    long one is still arriving. With one slot a long one may be in a file. False: all of it is there, in ``body``."""
+    """True: the adapter reads bodies through `Request.stream` alone, and so may be called, where there are several
+    slots, while a long body is still arriving. With one slot, a long body may be in a file. False: the whole body is
+    there, in ``Request.body``."""
+
+    def fit(self, handler: Handler, *, batches: bool) -> tuple[RequestAdapter, Handler]:
+        """The adapter and the handler as they are to be called together: default, as they are.
+
+        Called once for a backend's handler, before the replica is ready, and once for each method that is called by its
+        name. An adapter that decodes by what a handler says of itself returns one that does; and where the handler
+        takes other arguments than the one that `decode` makes, something around it that is called with that one first,
+        and behind it with the arguments of a handle's call. What it raises is why the replica does not start.
+
+        Args:
+            batches: the handler takes batches, and is called with a list of what `decode` makes.
+        """
+        return self, handler
+
+    def types(self) -> HandlerTypes | None:
+        """What the handler that the adapter is fitted to takes and gives. Default: that is not known."""
+        return None
 
     @abstractmethod
     def decode(self, request: Request) -> Any:
@@ -363,25 +450,43 @@ class RequestAdapter(ABC):
 
     @abstractmethod
     def encode(self, result: Any) -> Response:
-        """Raises ``TypeError`` for a result that it has no answer for; the client then gets a 500."""
+        """The response for a handler's result. Raises ``TypeError`` for a result that the adapter has no response for;
+        the client then gets a 500."""
 
     def call(self, handler: Handler, request: Request) -> Response:
         """Answer one request. Whole applications override this."""
         return self.encode(handler(self.decode(request)))
 
     async def call_async(self, handler: Handler, request: Request) -> Response:
-        """As `call`, for a handler that is an ``async def``. It is cancelled when nobody waits for the answer."""
+        """As `call`, for a handler that is an ``async def``. The call is cancelled when nobody waits for the answer."""
         return self.encode(await handler(self.decode(request)))
 
+    def answer_item(self, item: Any, request: Request) -> Response:
+        """The answer to one request of a batch. Default: `call`, with a handler that does what ``item`` says.
+
+        Args:
+            item: what the handler returned for this request; an exception is raised for it alone: one of the handler's
+                items, or what `decode` raised.
+        """
+
+        def handler(*_: Any) -> Any:
+            if isinstance(item, BaseException):
+                raise item
+            return item
+
+        return self.call(handler, request)
+
     def batch_context(self) -> AbstractContextManager[object]:
-        """What a handler that takes batches is called within: its requests are many, so `call` is not around it."""
+        """A context in which a handler of batches is called: `call`, which is for one request, is not around that
+        call."""
         return nullcontext()
 
     async def start(self, handler: Handler) -> None:
         """Called once, on the event loop, before the replica is ready."""
 
     def drain(self) -> None:
-        """The replica leaves: what has no end of its own (a WebSocket) is to be ended. Called on the event loop."""
+        """The replica leaves: calls that have no end of their own (a WebSocket) are to be ended. Called on the event
+        loop."""
 
     async def stop(self) -> None:
         """Called once, on the event loop, after the last answer."""
@@ -394,7 +499,7 @@ RoutingPolicyFactory: TypeAlias = Callable[..., RoutingPolicy]
 ReplicaRuntimeFactory: TypeAlias = Callable[..., ReplicaRuntime]
 RequestAdapterFactory: TypeAlias = Callable[..., RequestAdapter]
 
-# -- what observers are told -------------------------------------------------------------------------
+# -- records and events for observers ----------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,7 +514,14 @@ class RequestRecord:
     method: str
     path: str
     status: int
+    """499 where the client was gone before it had an answer."""
     latency_s: float
+    ended_at: float = 0.0
+    """By ``time.time``."""
+    body_bytes: int = 0
+    """The part of the answer's body that was given to the client's connection."""
+    client: str = ""
+    """The client's address, as the handler sees it; empty for a call of a handle."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Calls a ``def`` of the user's as code that no event loop runs.
 
-Such code may call `asyncio.run`, or use what does: a synchronous client of an async library, an ``async def`` view of
-Flask. Python refuses that where a loop is marked as running in the thread, as servekit's is.
+Such code may call `asyncio.run`, or use code that does: a synchronous client of an async library, an ``async def`` view
+of Flask. Python refuses `asyncio.run` where a loop is marked as running in the thread, as servekit's is.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _T = TypeVar("_T")
 
 
 def call_loopless(loop: AbstractEventLoop, function: Callable[..., _T], *args: Any) -> _T:
-    """What ``function(*args)`` returns, or raises: it finds no running event loop, and no current task.
+    """Call ``function(*args)``, which finds no running event loop and no current task; returns its result.
 
     Args:
-        loop: the one that runs in this thread. It stands still meanwhile, as it does for any other call.
+        loop: the event loop that runs in this thread. It stands still meanwhile, as it does for any other call.
     """
     task = current_task(loop)
     if task is not None:

@@ -1,7 +1,7 @@
-"""Which plugins are installed, what each of them gives, and whose fault it is where one gives nothing.
+"""Discovers the installed plugins and the factories that each of them gives, and blames those that cannot be used.
 
-Every plugin is loaded on its own and guarded: what is wrong with one becomes a `Problem` that names its distribution,
-and the others go on. The bundled plugins are entry points like any other.
+Every plugin is loaded on its own and guarded: a fault of one becomes a sentence in `Registry.problems` that names its
+distribution, and the others go on. The bundled plugins are entry points like any other.
 """
 
 from __future__ import annotations
@@ -22,10 +22,7 @@ from importlib_metadata import EntryPoint
 from servekit import hookspecs
 from servekit.config import nearest
 from servekit.errors import UnknownPluginError
-from servekit.factories import Kind, Origin, Provided, at_path, build, check_options, describe, load_path, path_of
-
-__all__ = ["Kind", "Origin", "Problem", "Provided", "Registry", "at_path", "build", "check_options"]
-__all__ += ["disabled_by_environment", "discover", "find", "load_path", "notify_observers"]
+from servekit.factories import Kind, Origin, Provided, at_path, describe, load_path, path_of
 
 GROUP = "servekit"
 BUNDLE = "servekit"
@@ -48,17 +45,6 @@ _REGISTRATION = {kind.hook: kind for kind in Kind}
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Why a plugin, or a name that one gives, is not in use. ``str()`` is a sentence for the log."""
-
-    message: str
-    origins: tuple[Origin, ...] = ()
-
-    def __str__(self) -> str:
-        return self.message
-
-
-@dataclass(frozen=True)
 class _Plugin:
     origin: Origin
     provided: tuple[Provided, ...]
@@ -67,63 +53,63 @@ class _Plugin:
 
 
 class _RejectedError(Exception):
-    """What servekit has against a plugin, in words."""
+    """A plugin that servekit does not accept; the message says why."""
 
 
 class Registry:
-    """What `discover` found. Nothing changes it."""
+    """The plugins that `discover` found. A registry never changes."""
 
-    def __init__(self, plugins: Iterable[_Plugin], problems: Iterable[Problem], disabled: Collection[str]) -> None:
+    def __init__(self, plugins: Iterable[_Plugin], problems: Iterable[str], disabled: Collection[str]) -> None:
         self._plugins = tuple(plugins)
         self._provided, self._clashes = _settle(self._plugins)
         self._disabled = tuple(sorted(disabled))
-        self.problems: tuple[Problem, ...] = (*problems, *self._clashes.values())
+        self.problems = (*problems, *self._clashes.values())
+        """For each plugin, or name that one gives, that is not in use: a sentence that says why."""
 
     @property
     def loaded(self) -> list[str]:
         """One line for each plugin in use: ``plugin weighted from servekit 0.1.0: routing policies weighted``."""
         return [self._line(plugin) for plugin in self._plugins]
 
+    @property
+    def added(self) -> list[str]:
+        """The lines of `loaded` for plugins that did not come with servekit."""
+        return [self._line(plugin) for plugin in self._plugins if plugin.origin.distribution != "servekit"]
+
     def names(self, kind: Kind) -> list[str]:
         """The names that users can choose from."""
         return sorted(name for a_kind, name in self._provided if a_kind is kind)
 
     def get(self, kind: Kind, name_or_path: str) -> Provided:
-        """What has that name, or stands at that ``module:attr``; raises `UnknownPluginError`."""
+        """The factory of that name, or the one at that ``module:attr``; raises `UnknownPluginError`."""
         found = self._provided.get((kind, name_or_path))
         if found is not None:
             return found
         clash = self._clashes.get((kind, name_or_path))
         if clash is not None:
-            raise UnknownPluginError(str(clash))
+            raise UnknownPluginError(clash)
         if ":" in name_or_path:
             return at_path(kind, name_or_path)
         message = f"no {kind.value} is called {name_or_path!r}{nearest(name_or_path, self.names(kind))}."
         if self._disabled:
             message += f" Switched off: {', '.join(self._disabled)}."
         if self.problems:
-            message += f" What is not in use, and may have given it: {'; '.join(map(str, self.problems))}"
+            message += f" What is not in use, and may have given it: {'; '.join(self.problems)}"
         raise UnknownPluginError(message)
 
-    check_options = staticmethod(check_options)
-
-    def observers(self, hook_name: str) -> list[tuple[Observer, str]]:
-        """The functions that implement an observer hook, each with the import path that a worker loads it by."""
-        return [(function, path) for _, function, path in self._observers(hook_name)]
-
     def notify(self, hook_name: str, **arguments: Any) -> None:
-        """Call every function that implements an observer hook; what one raises is logged, and the others go on."""
-        notify_observers(
-            ((function, f"{origin}, {path}") for origin, function, path in self._observers(hook_name)),
-            hook_name,
-            **arguments,
-        )
+        """Call every function that implements an observer hook; an exception of one is logged, and the others are
+        called."""
+        labelled = [(function, f"{origin}, {path}") for function, path, origin in self.observers(hook_name)]
+        notify_observers(labelled, hook_name, **arguments)
 
-    def _observers(self, hook_name: str) -> list[tuple[Origin, Observer, str]]:
+    def observers(self, hook_name: str) -> list[tuple[Observer, str, Origin]]:
+        """The functions that implement an observer hook, each with the path by which workers import it, and its
+        plugin."""
         if hook_name not in _ARGUMENTS or hook_name in _REGISTRATION:
             raise LookupError(f"{hook_name!r} is not an observer hook{nearest(hook_name, _ARGUMENTS)}")
         return [
-            (plugin.origin, function, path)
+            (function, path, plugin.origin)
             for plugin in self._plugins
             for hook, function, path in plugin.observers
             if hook == hook_name
@@ -143,9 +129,9 @@ class Registry:
 
 
 def notify_observers(observers: Iterable[tuple[Observer, str]], hook_name: str, **arguments: Any) -> None:
-    """Call each function with those of ``arguments`` that it declares.
+    """Call each function with those of ``arguments`` that it declares; an exception is logged.
 
-    The string beside a function names it in the log, where what it raises goes.
+    The string beside a function names the function in the log.
     """
     for function, label in observers:
         try:
@@ -173,7 +159,7 @@ def discover(*, disabled: Collection[str] = (), entry_points: Iterable[EntryPoin
     known = {origin.entry_point for origin, _ in found}
     bundled = {origin.entry_point for origin, _ in found if origin.distribution == BUNDLE}
     problems = [
-        Problem(f"the plugin {name!r}, to be switched off, is not installed{nearest(name, known)}")
+        f"the plugin {name!r}, to be switched off, is not installed{nearest(name, known)}"
         for name in sorted(set(disabled) - known)
     ]
     plugins = []
@@ -185,17 +171,17 @@ def discover(*, disabled: Collection[str] = (), entry_points: Iterable[EntryPoin
             plugins.append(_load(entry_point, origin, problems))
         except (Exception, SystemExit) as error:
             reason = str(error) if isinstance(error, _RejectedError) else describe(error)
-            problems.append(Problem(f"{origin} was not loaded: {reason}", (origin,)))
+            problems.append(f"{origin} was not loaded: {reason}")
             logger.debug("%s was not loaded", origin, exc_info=True)
     return Registry(plugins, problems, known.intersection(disabled))
 
 
 def find(kind: Kind, name_or_path: str) -> Provided | None:
-    """The one factory of that name, for a process that needs no other; None where `discover` gives none.
+    """The one factory of that name, for a process that needs no other; None where no plugin gives the name.
 
-    Loading every plugin takes up to 0.2 s, in which an `init` would wait. So the entry point of the same name comes
-    first, and the others only where that does not give the name: none is missed. Two plugins that give the same name
-    are the controller's to refuse.
+    Loading every plugin takes up to 0.2 s, for which an `init` would wait. So the entry point of the same name is
+    loaded first, and the others only where that one does not give the name. Where two plugins give the same name, the
+    controller refuses it.
     """
     disabled = disabled_by_environment()
     if ":" in name_or_path:
@@ -210,8 +196,20 @@ def find(kind: Kind, name_or_path: str) -> Provided | None:
     return None
 
 
+def complete_runtime_options(name: str, options: Mapping[str, Any], *, outlives: bool) -> dict[str, Any]:
+    """The options of the runtime ``name``, as `ReplicaRuntime.complete_options` completes them in the calling process.
+
+    Raises the `ServekitError` that it raises. The options of a name that no plugin gives stay as they are: the
+    controller refuses the name, and knows why.
+    """
+    provided = find(Kind.RUNTIME, name)
+    # A factory may be a function, which completes nothing.
+    complete = getattr(provided and provided.factory, "complete_options", None)
+    return dict(options if complete is None else complete(options, outlives=outlives))
+
+
 def _sorted(entry_points: Iterable[EntryPoint]) -> list[tuple[Origin, EntryPoint]]:
-    """In one order everywhere, and once each: an editable install may be found twice on ``sys.path``."""
+    """The entry points in one order everywhere, each once: an editable install may be found twice on ``sys.path``."""
     found = {}
     for entry_point in entry_points:
         origin = _origin(entry_point)
@@ -225,12 +223,13 @@ def _origin(entry_point: EntryPoint) -> Origin:
         return Origin("an unknown distribution", "", entry_point.name)
     try:
         return Origin(str(distribution.name), str(distribution.version), entry_point.name)
-    except (OSError, LookupError, TypeError):  # half removed: `_load` will fail on it, and be blamed
+    except (OSError, LookupError, TypeError):  # half removed: `_load` fails on it, and it is blamed
         return Origin("a distribution without metadata", "", entry_point.name)
 
 
-def _load(entry_point: EntryPoint, origin: Origin, problems: list[Problem]) -> _Plugin:
-    """Import one plugin and ask what it gives; whatever is wrong with it comes out as an exception."""
+def _load(entry_point: EntryPoint, origin: Origin, problems: list[str]) -> _Plugin:
+    """Import one plugin and ask what it gives. A fault of the plugin is raised; one of a single name that the plugin
+    gives is added to ``problems``."""
     _check_requirement((entry_point.dist and entry_point.dist.requires) or ())
     plugin = entry_point.load()
     provided: list[Provided] = []
@@ -244,17 +243,18 @@ def _load(entry_point: EntryPoint, origin: Origin, problems: list[Problem]) -> _
             try:
                 provided.append(Provided(kind, name, factory, path_of(factory), origin))
             except UnknownPluginError as error:
-                problems.append(Problem(f"{kind.value} {name!r} of {origin} is not used: {error}", (origin,)))
+                problems.append(f"{kind.value} {name!r} of {origin} is not used: {error}")
     return _Plugin(origin, tuple(provided), tuple(observers))
 
 
 def _canonical(distribution: str) -> str:
-    """As PEP 503 has it."""
+    """The name of a distribution as PEP 503 normalizes it."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def _check_requirement(requires: Iterable[str]) -> None:
-    """pip may have been overruled, or another version of servekit installed since."""
+    """Raise where a plugin requires another version of servekit: pip may have been overruled, or servekit been
+    updated."""
     for line in requires:
         name = _leading_name(line)
         if name is None or _canonical(name[0]) != BUNDLE:
@@ -271,7 +271,7 @@ def _check_requirement(requires: Iterable[str]) -> None:
 
 def _implementations(plugin: object, name: str) -> list[tuple[str, Observer]]:
     """The plugin's hook functions by hook name, each of them of the right signature."""
-    # A manager without specifications takes everything; one with them stops at the first fault, and half-way.
+    # A manager with specifications would stop at the first fault, half-way; without them it takes every function.
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.register(plugin, name)
     found = [(c.name, impl) for c in manager.get_hookcallers(plugin) or () for impl in c.get_hookimpls()]
@@ -291,7 +291,7 @@ def _implementations(plugin: object, name: str) -> list[tuple[str, Observer]]:
 
 
 def _registered(hook: str, function: Observer) -> Mapping[str, Callable[..., Any]]:
-    """What a registration hook returns, checked."""
+    """The factories that a registration hook returns, by name, checked."""
     factories = function()
     if not isinstance(factories, Mapping):
         raise _RejectedError(f"{hook} returned {factories!r}, not a mapping of names to factories")
@@ -311,10 +311,8 @@ def _observer_path(entry_point: EntryPoint, function: Observer) -> str:
     return path
 
 
-def _settle(
-    plugins: Iterable[_Plugin],
-) -> tuple[dict[tuple[Kind, str], Provided], dict[tuple[Kind, str], Problem]]:
-    """What each name stands for, and the names that several plugins give, which nobody has."""
+def _settle(plugins: Iterable[_Plugin]) -> tuple[dict[tuple[Kind, str], Provided], dict[tuple[Kind, str], str]]:
+    """The factory of each name; and for each name that several plugins give, why none of them is used."""
     given: defaultdict[tuple[Kind, str], list[Provided]] = defaultdict(list)
     for plugin in plugins:
         for provided in plugin.provided:
@@ -322,11 +320,9 @@ def _settle(
     clashes = {}
     for (kind, name), several in given.items():
         if len(several) > 1:
-            origins = tuple(provided.origin for provided in several)
             givers = " and by ".join(f"{provided.origin} ({provided.path})" for provided in several)
-            clashes[kind, name] = Problem(
+            clashes[kind, name] = (
                 f"{kind.value} {name!r} is given by {givers}, so none of them is used: "
-                f"uninstall one, or put its entry point's name into {DISABLE_VARIABLE}",
-                origins,
+                f"uninstall one, or put its entry point's name into {DISABLE_VARIABLE}"
             )
     return {key: several[0] for key, several in given.items() if key not in clashes}, clashes

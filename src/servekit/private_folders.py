@@ -1,4 +1,4 @@
-"""Folders and files of this user's alone: others may not enter or read them, nor make them first."""
+"""Folders and files for this user alone: other users may not enter or read them, nor make them first."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from servekit.processes import tellable
 
 
 def temporary_folder() -> tuple[str, str]:
-    """Where servekit makes its folders, and what says so.
+    """The folder in which servekit makes its own, and the name of the variable that says so.
 
-    A folder that is named and is of no use stays named: `tempfile.gettempdir` would take another one, and say nothing.
-    Raises `InstanceStartError` where there is none.
+    A folder that a variable names is taken, even where it is of no use: `tempfile.gettempdir` would silently take
+    another one. Raises `InstanceStartError` where there is none.
     """
     for name in ("TMPDIR", "TEMP", "TMP"):
         named = os.environ.get(name)
@@ -33,7 +33,10 @@ def base_in(folder: str) -> str:
 
 
 def make_base(folder: str) -> str:
-    """Make it, where it is not there. Raises `InstanceStartError` where others can enter it, and ``OSError``."""
+    """Make this user's base in ``folder``, where it is not there; returns its path.
+
+    Raises `InstanceStartError` where others can enter it, and ``OSError``.
+    """
     base = base_in(folder)
     make_private(base)
     found = os.lstat(base)
@@ -45,7 +48,7 @@ def make_base(folder: str) -> str:
 
 
 def make_private(path: str) -> None:
-    """A folder of mode 0700, whatever the umask; where it is there already: nothing."""
+    """Make a folder of mode 0700, whatever the umask; where it is there already, do nothing."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
@@ -53,10 +56,16 @@ def make_private(path: str) -> None:
     os.chmod(path, 0o700)
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file of mode 0600, in the place of one that is there. Who reads it finds either of them whole."""
+def write_private(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a file of mode 0600, in the place of one that is there. Whoever reads it finds either of them whole.
+
+    ``durable``: this holds even where the machine crashes at any moment; it costs a wait for the disk.
+    """
     part = path.with_suffix(".part")
     part.unlink(missing_ok=True)
     with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(data)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     part.replace(path)

@@ -17,7 +17,7 @@ from servekit.errors import InvalidInputError
 if TYPE_CHECKING:
     from werkzeug.routing import Map
 
-_variable = re.compile(r"<(?:(?P<converter>[^:<>]+):)?(?P<name>[^:<>]+)>")
+VARIABLE = re.compile(r"<(?:(?P<converter>[^:<>]+):)?(?P<name>[^:<>]+)>")
 
 RESERVED = "/-/"
 """Paths below it are servekit's own."""
@@ -41,7 +41,7 @@ def is_pattern(route: str) -> bool:
 @functools.lru_cache(maxsize=16 * 1024)
 def canonical(route: str) -> str:
     """Two routes that match the same paths have the same canonical form: the names of variables do not count."""
-    return _variable.sub(lambda found: f"<{found['converter'] or 'string'}>", route)
+    return VARIABLE.sub(lambda found: f"<{found['converter'] or 'string'}>", route)
 
 
 def check_route(route: str, *, mount: bool) -> None:

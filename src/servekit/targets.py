@@ -1,4 +1,4 @@
-"""From what a user gave `create_backend` to bytes that a replica can build it from."""
+"""Packs a target, which a user gave `create_backend`, into bytes from which a replica can build the handler."""
 
 from __future__ import annotations
 
@@ -27,22 +27,36 @@ NOT_FROZEN = Freezing(freeze=False)
 
 
 def text_of(target: Any) -> str:
-    """What people call it."""
+    """The name of a target, for people."""
     if isinstance(target, str):
         return target
     name = getattr(target, "__qualname__", type(target).__qualname__)
     return f"{getattr(target, '__module__', '?')}:{name}"
 
 
+def name_in_file(target: Any) -> str | None:
+    """The name by which a configuration file would give a target; None where another process could not import it so."""
+    if not isinstance(target, str):
+        name = text_of(target)
+        module, _, attribute = name.partition(":")
+        try:
+            if operator.attrgetter(attribute)(sys.modules[module]) is not target:
+                return None
+        except (KeyError, AttributeError):
+            return None
+        target = name
+    return None if is_main(target.partition(":")[0]) else target
+
+
 class Packed(NamedTuple):
-    """A target, as it travels."""
+    """A packed target, which travels to replicas."""
 
     data: bytes
     """The target and the arguments of its ``__init__``, pickled."""
     code: Code
-    """What the pickle refers to of the client's own modules."""
+    """The client's own modules that the pickle refers to."""
     warnings: Sequence[str]
-    """Of files that are not what this process runs."""
+    """Warnings of files that differ from the code that this process runs."""
 
 
 def pack_target(
@@ -52,22 +66,25 @@ def pack_target(
     freezing: Freezing = NOT_FROZEN,
     modules: Iterable[str] = (),
 ) -> Packed:
-    """The target, and the code that it needs.
+    """Pack a target, and the code that the target needs.
 
     Args:
-        modules: others that the replica imports, such as the adapter's.
+        modules: more modules that the replica imports, such as the adapter's.
 
     Raises:
-        InvalidInputError: what is given is no target, or needs more code than may be frozen.
-        UnpicklableTargetError: something cannot be pickled; named.
+        InvalidInputError: ``target`` is no target, or needs more code than may be frozen.
+        UnpicklableTargetError: a part of the target cannot be pickled. The message names the part.
     """
     kwargs = dict(init_kwargs or {})
     references = References(modules)
     if isinstance(target, str):
         module, colon, attribute = target.partition(":")
         if not (colon and module and attribute):
-            raise InvalidInputError(f"the target {target!r} is not 'module:attribute'")
-        if is_main(module):  # Replicas have another one.
+            raise InvalidInputError(
+                f"the target {target!r} is text, but not 'module:attribute': give create_backend the function or class "
+                "itself, or say where a replica finds it, as in 'my_module:handler'"
+            )
+        if is_main(module):  # A replica has another main module.
             return pack_target(_of_main(module, attribute), init_args, init_kwargs, freezing, modules)
         references.note_module(module)
     else:
@@ -99,18 +116,19 @@ def _of_main(module: str, attribute: str) -> Any:
 
 
 def _is_object(target: Any) -> bool:
-    """Neither a class nor a function: an application, say, or another object that can be called."""
+    """Whether the target is neither a class nor a function: an application, say, or another callable object."""
     return not isinstance(target, str) and not inspect.isclass(target) and not inspect.isroutine(target)
 
 
 class _TargetPickler(Pickler):
-    """Tells ``references`` what it meets, and refers by name to whatever the code that travels has."""
+    """Tells ``references`` of the modules and functions that it meets, and refers by name to objects whose code
+    travels."""
 
     def __init__(self, file: io.BytesIO, references: References, freezing: Freezing) -> None:
         super().__init__(file, PROTOCOL)
         self._references = references
         self._freezing = freezing
-        self._carried = functools.cache(is_carried)  # A pickle asks of a module as often as it names something of it.
+        self._carried = functools.cache(is_carried)  # A pickle asks of a module for each object that the module has.
 
     def by_value(self, module: str) -> bool:
         self._references.note_module(module)
@@ -126,9 +144,9 @@ class _TargetPickler(Pickler):
 
 
 def _pack(packed: Target, references: References, freezing: Freezing) -> bytes:
-    """As plain pickling does it; and an object that it does not do for, by its name in a module, or else as a copy.
+    """Pickle a target. An object for which plain pickling would not do goes by its name in a module, or else as a copy.
 
-    What a module holds under a name has, under that name, all of it fitting together.
+    By its name in a module, an object is there with all of its parts fitting together.
     """
     data, failure = b"", None
     with io.BytesIO() as file:
@@ -148,7 +166,7 @@ def _pack(packed: Target, references: References, freezing: Freezing) -> bytes:
 
 
 def _refusal(target: Any, init_args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> str:
-    """What cannot travel, where it hangs, and what to do about it."""
+    """A message that names the part that cannot travel, the way to that part, and the remedy."""
     parts = {
         f"the target {text_of(target)}": target,
         **{f"init argument {n}": value for n, value in enumerate(init_args, 1)},

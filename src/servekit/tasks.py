@@ -1,9 +1,9 @@
-"""Tasks that run beside their owner, and what they wait for."""
+"""Sets of tasks that run beside their owner, and waiting for an event for a limited time."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 
@@ -16,9 +16,16 @@ class TaskSet:
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run ``work`` as a task of the running event loop."""
         task = asyncio.get_running_loop().create_task(work)
+        self.hold(task)
+        return task
+
+    def hold(self, task: asyncio.Task[Any]) -> None:
+        """Take in a task that runs already."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return task
+
+    def __len__(self) -> int:
+        return len(self._tasks)
 
     async def wait(self, timeout_s: float) -> bool:
         """Whether all have ended within ``timeout_s``."""
@@ -28,20 +35,45 @@ class TaskSet:
         return not late
 
     def cancel(self) -> None:
-        """Cancel all."""
+        """Cancel all tasks."""
         for task in self._tasks:
             task.cancel()
 
     async def close(self) -> None:
-        """Cancel all; return when they have ended."""
+        """Cancel all tasks; return when they have ended."""
         self.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 async def came_within(event: asyncio.Event, timeout_s: float | None) -> bool:
-    """Wait for ``event``: whether it came within ``timeout_s``; None: however long that takes."""
+    """Wait for ``event``; returns whether it was set within ``timeout_s``, None: without a limit."""
     try:
         await asyncio.wait_for(event.wait(), timeout_s)
     except asyncio.TimeoutError:
         return event.is_set()
     return True
+
+
+async def first_failure(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do all of ``work`` at a time; raise what fails first, and cancel the rest."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def done_before(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do ``work``, and raise what it raises; where the event is set first, cancel it, and return False."""
+    task, other = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait([task, other], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+        return task.done()
+    finally:
+        task.cancel()
+        other.cancel()
+        await asyncio.gather(task, other, return_exceptions=True)

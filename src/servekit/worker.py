@@ -1,9 +1,9 @@
-"""Where every worker process begins: `main`, or `run` in a process that a runtime made."""
+"""The entry point of every worker process: `main`, or `run` in a process that a runtime made."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import os
 import signal
 import sys
 
@@ -11,10 +11,10 @@ import uvloop
 
 from servekit import logs
 from servekit.forks import forks
-from servekit.processes import begin_process
+from servekit.output import gather_output
+from servekit.processes import begin_process, read_told, set_title
 from servekit.wire.bootstrap import unpack
 from servekit.wire.loop_thread import LoopThread
-from servekit.wire.network import SocketNetwork
 
 
 def run(bootstrap: bytes) -> None:
@@ -25,24 +25,28 @@ def run(bootstrap: bytes) -> None:
     begin_process()
     forks.guard(worker=True)
     told = unpack(bootstrap)
-    logs.begin(told.worker_id, logging.WARNING)
+    set_title(told.title)
+    gathered = told.logs.directory
+    if gathered and os.path.isdir(gathered):  # It is not on another machine.
+        gather_output(gathered, told.names)
+    logs.begin(told.names, told.logs)
     if told.kind == "ingress":
         from servekit.ingress.worker import IngressWorker
 
         with contextlib.closing(uvloop.new_event_loop()) as loop:
-            loop.run_until_complete(IngressWorker(told, SocketNetwork()).run())
+            loop.run_until_complete(IngressWorker(told).run())
         return
     from servekit.replica.worker import ReplicaWorker
 
-    # Until the data loop takes the signal over: a handler's long __init__ can be interrupted.
+    # Until the data loop takes the signal over, so that a handler's long __init__ can be interrupted.
     forks.handle_signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with contextlib.closing(LoopThread("control")) as control:
-        ReplicaWorker(told, SocketNetwork()).run(control.loop)
+        ReplicaWorker(told).run(control.loop)
 
 
 def main() -> None:
     """Read the bootstrap from standard input, to its end, and be that worker."""
-    run(sys.stdin.buffer.read())
+    run(read_told())
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--servekit-runtime",
         choices=RUNTIMES,
         default=RUNTIMES[0],
-        help="what serve_instance runs on: threads of this process (default), or real workers and real HTTP",
+        help="what serve_instance runs on: threads of this process (default), or real workers, over TCP",
     )
 
 
@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def _servekit_host(request: pytest.FixtureRequest) -> Iterator[object]:
-    """What `serve_instance` shares between tests: loaded plugins, or the real instance."""
+    """Yield what `serve_instance` shares between tests: loaded plugins, or the real instance."""
     from servekit.testing.instances import open_host
 
     with open_host(request.config.getoption("--servekit-runtime")) as host:
@@ -63,7 +63,7 @@ def serve_instance(request: pytest.FixtureRequest) -> Iterator[ServedInstance]:
 
 
 def _marked(node: Any) -> dict[str, Any]:
-    """What the markers on a test, its class and its module say; the nearest has the last word."""
+    """Return what the markers on a test, its class and its module say; the nearest has the last word."""
     options: dict[str, Any] = {}
     for marker in reversed(list(node.iter_markers(MARKER))):
         if marker.args or not marker.kwargs.keys() <= set(MARKER_OPTIONS):

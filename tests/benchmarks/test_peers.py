@@ -4,7 +4,8 @@ import argparse
 
 import pytest
 from benchmarks.cases import CASES, FULL, QUICK
-from benchmarks.peers import effort_of, named_cases, named_peers, schedule, setups
+from benchmarks.command_line import effort_of
+from benchmarks.peers import named_cases, named_peers, schedule, setups
 from benchmarks.servers import DOCUMENT, PEERS, Peer
 
 
@@ -46,9 +47,10 @@ def test_repeats_and_budget_are_what_was_asked_for_or_the_default() -> None:
     given = argparse.Namespace(quick=True, repeats=3, budget=900.0)
     nothing = argparse.Namespace(quick=False, repeats=None, budget=None)
 
-    assert (effort_of(given).repeats, effort_of(given).budget_s) == (3, 900.0)
-    assert effort_of(given).seconds == QUICK.seconds
-    assert effort_of(nothing) == FULL
+    effort = effort_of(given, FULL, QUICK)
+    assert (effort.repeats, effort.budget_s) == (3, 900.0)
+    assert effort.seconds == QUICK.seconds
+    assert effort_of(nothing, FULL, QUICK) == FULL
 
 
 def test_a_stream_is_asked_for_in_a_query_or_in_json() -> None:

@@ -237,16 +237,21 @@ print(subprocess.check_output([sys.executable, "-c", script], text=True), flush=
 def test_options_that_are_refused(option: str, serve_instance: object) -> None:
     import servekit as serve
 
+    for taken in ({"zz_nothing"}, iter(["zz_nothing"]), {"zz_nothing": 1}.keys()):
+        with pytest.raises(serve.errors.InvalidInputError, match="zz_nothing"):
+            serve.create_backend("b", lambda request: "", **{option: taken})
     for value, said in [
-        ("pkg", "is a list of module names and file patterns, not 'pkg'"),
-        (3, "is a list"),
+        ("pkg", f"{option} must be a list of text, not str: 'pkg'; for one, write {option}="),
+        (3, f"{option} must be a list of text, not int: 3"),
         (["/etc/*"], "relative to the folder"),
         (["../x"], "relative to the folder"),
-        ([1], "relative to the folder"),
+        ([""], "relative to the folder"),
+        ([1], rf"{option} must be a list of text, not \[1\]"),
+        (iter([1]), "relative to the folder"),
     ]:
         with pytest.raises(serve.errors.InvalidInputError, match=said):
             serve.create_backend("b", len, **{option: value})
-    with pytest.raises(serve.errors.InvalidInputError, match="freeze is True or False, not 'no'"):
+    with pytest.raises(serve.errors.InvalidInputError, match="freeze must be True or False, not str: 'no'"):
         serve.create_backend("b", len, freeze="no")
     with pytest.raises(serve.errors.InvalidInputError, match="leave out freeze=False"):
         serve.create_backend("b", len, freeze=False, **{option: ["x"]})

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.support.links import FakeLink
 
 from servekit.config import BackendConfig, EndpointOptions, config_digest
 from servekit.control import replica as replica_module
 from servekit.control.controller import Controller
-from servekit.control.events import WorkerEvents
-from servekit.control.ingresses import IngressFleet, ManagedIngress
+from servekit.control.ingresses import IngressEvents, IngressFleet, ManagedIngress
 from servekit.control.links import ControlServer
 from servekit.control.plan import ReplicaState
-from servekit.control.replica import ManagedReplica, ReplicaContext
+from servekit.control.replica import ManagedReplica, ReplicaContext, ReplicaEvents
 from servekit.control.replicas import ReplicaFleet
 from servekit.control.state import BackendRecord, Desired
 from servekit.errors import ServekitError
@@ -67,15 +67,16 @@ class Make:
         )
 
 
-class FakeLink:
+class WorkerLink(FakeLink):
+    """The controller's end of a worker's control link."""
+
     local_address: Any = ""
     """As a Unix socket's; a pair where the worker is on another machine."""
 
     def __init__(self) -> None:
-        self.owner: Any = ControlServer(b"", Any)  # type: ignore[arg-type]
+        self.owner: Any = ControlServer(b"")
         self.peer_hello = b""
-        self.sent: list[Any] = []
-        self.peer_has_ended = False
+        super().__init__()
 
     def receive(self, frame: Any) -> None:
         """The worker has sent ``frame``."""
@@ -84,17 +85,6 @@ class FakeLink:
     def lose(self) -> None:
         self.owner.link_lost(self, None)
 
-    def peer_ended(self) -> None:
-        self.peer_has_ended = True
-
-    def send(self, frame: Any) -> None:
-        self.sent.append(frame)
-
-    def flush(self) -> None: ...
-
-    def of(self, kind: type) -> list[Any]:
-        return [frame for frame in self.sent if type(frame) is kind]
-
 
 @pytest.fixture(scope="session")
 def make() -> Make:
@@ -102,8 +92,8 @@ def make() -> Make:
 
 
 @pytest.fixture
-def new_link() -> type[FakeLink]:
-    class Link(FakeLink):
+def new_link() -> type[WorkerLink]:
+    class Link(WorkerLink):
         """One test's."""
 
     return Link
@@ -150,8 +140,8 @@ def store_thread() -> FakeStoreThread:
 class FakeIngresses(IngressFleet):
     """Every ingress worker has applied everything, always."""
 
-    def __init__(self, events: WorkerEvents) -> None:
-        super().__init__(self._never, ControlServer(b"", Any), events)  # type: ignore[arg-type]
+    def __init__(self, events: IngressEvents) -> None:
+        super().__init__(self._never, ControlServer(b""), events)
         self.contents: list[Any] = []
         self.addresses: list[list[str]] = []
 
@@ -174,7 +164,7 @@ class FakeIngresses(IngressFleet):
         """An ingress worker that has dialled."""
         if name not in self.workers:
             self.workers[name] = ManagedIngress(name, self)
-            self.workers[name].dialled(FakeLink(), WorkerHello(name, 1, "node"))  # type: ignore[arg-type]
+            self.workers[name].dialled(WorkerLink(), WorkerHello(name, 1, "node"))  # type: ignore[arg-type]
         return self.workers[name]
 
     def report(self, outstanding: dict[str, int], waiting: dict[str, int], name: str = "ingress1") -> None:
@@ -187,6 +177,7 @@ class FakeWorkers:
     is let go is gone, unless ``linger``."""
 
     local_links = True
+    ends = None
 
     def __init__(self) -> None:
         self.replicas: dict[str, ManagedReplica]
@@ -215,8 +206,11 @@ class FakeWorkers:
         result = function(*arguments)
         return await result if asyncio.iscoroutine(result) else result
 
-    def advertise_host(self) -> None:
+    async def advertise_host(self, runtime: Any) -> None:
         return None
+
+    async def look(self, runtime: Any, handle: WorkerHandle) -> tuple[Exit | None, str]:
+        return self.poll(handle), ""
 
     async def start(self, runtime: Any, spec: WorkerSpec) -> WorkerHandle:
         if self.silent:
@@ -250,7 +244,7 @@ class FakeWorkers:
         replica.process_ended()
 
 
-class ReplicaLink(FakeLink):
+class ReplicaLink(WorkerLink):
     """To a replica that takes over each ``user_config`` that it is sent, unless it is what ``refuse`` says."""
 
     def __init__(self, owner: ManagedReplica) -> None:
@@ -283,10 +277,10 @@ class Control:
         self.replicas = self.controller.replicas
         self.workers.replicas = self.replicas.replicas
 
-    def _new_replicas(self, events: WorkerEvents, ingresses: IngressFleet) -> ReplicaFleet:
+    def _new_replicas(self, events: ReplicaEvents, ingresses: IngressFleet) -> ReplicaFleet:
         fakes: Any = self.workers, self.store_thread
         context = ReplicaContext(*fakes, ingresses, events, self._bootstrap, "/instance", False)
-        return ReplicaFleet(context, ControlServer(b"", Any))  # type: ignore[arg-type]
+        return ReplicaFleet(context, ControlServer(b""))
 
     async def _bootstrap(self, *_: Any) -> bytes:
         return b""

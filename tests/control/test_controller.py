@@ -4,23 +4,19 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
+from tests.support.waiting import until_async
 
 from servekit.config import Autoscaling
-from servekit.control import autoscalers
+from servekit.control import autoscalers, state
 from servekit.control import controller as module
 from servekit.control.plan import ReplicaState
-from servekit.errors import BackendStartError, DeadlineError, InvalidInputError, NotFoundError
+from servekit.errors import BackendStartError, DeadlineError, InUseError, InvalidInputError, NotFoundError
 from servekit.interfaces import TrafficEvent
+from servekit.wire.control_frames import Report
 
 FAULT = BackendStartError("its __init__ raised")
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    ends = asyncio.get_running_loop().time() + 10
-    while not condition():
-        assert asyncio.get_running_loop().time() < ends
-        await asyncio.sleep(0.001)
 
 
 @pytest.fixture
@@ -32,7 +28,7 @@ def run(new_control: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> Callabl
         async def whole() -> None:
             control = new_control(make.desired(make.endpoint(traffic={"b": 1.0}), make.backend()))
             await control.controller.begin()
-            await until(lambda: len(control.ready("b")) == 1)
+            await until_async(lambda: len(control.ready("b")) == 1)
             try:
                 await asyncio.wait_for(test(control), 10)
             finally:
@@ -46,7 +42,7 @@ def run(new_control: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> Callabl
 def test_a_change_is_saved_published_and_told(run: Any, make: Any) -> None:
     async def test(control: Any) -> None:
         await control.controller.create_backend(make.backend("c"), wait=True)
-        await control.controller.set_traffic("e", {"b": 0.5, "c": 0.5})
+        await control.controller.change(state.set_traffic, "e", {"b": 0.5, "c": 0.5})
         assert control.store_thread.store.saved[-1] == control.controller.desired
         assert control.ingresses.contents[-1].endpoints["e"].traffic == {"b": 0.5, "c": 0.5}
         assert control.told == [TrafficEvent("e", {"b": 0.5, "c": 0.5})]
@@ -59,7 +55,7 @@ def test_a_change_that_cannot_be_saved_is_not_made(run: Any, make: Any) -> None:
         before, published = control.controller.desired, list(control.ingresses.contents)
         control.store_thread.store.fault = OSError("the disk is full")
         with pytest.raises(OSError, match="full"):
-            await control.controller.create_endpoint(make.endpoint("f"))
+            await control.controller.change(state.add_endpoint, make.endpoint("f"))
         assert control.controller.desired is before
         assert control.ingresses.contents == published
 
@@ -77,12 +73,16 @@ def test_a_backend_is_ready_when_create_backend_returns(run: Any, make: Any) -> 
 
 def test_a_backend_that_cannot_start_is_gone_again(run: Any, make: Any) -> None:
     async def test(control: Any) -> None:
+        await control.controller.create_backend(make.backend("c"), wait=True)
+        await control.controller.delete_backend("c")
+        kept = control.controller.desired.kept
         control.workers.fails = FAULT
         for _ in range(3):
             with pytest.raises(BackendStartError, match="__init__ raised"):
                 await control.controller.create_backend(make.backend("c", config={"num_replicas": 2}), wait=True)
             assert "c" not in control.controller.desired.backends
             assert control.replicas.of("c") == []
+            assert control.controller.desired.kept == kept
         control.workers.fails = None
         await control.controller.create_backend(make.backend("c"), wait=True)
 
@@ -106,7 +106,7 @@ def test_a_replica_that_ends_is_replaced(run: Any) -> None:
     async def test(control: Any) -> None:
         (first,) = control.ready("b")
         control.workers.end(first, FAULT)
-        await until(lambda: [replica.id != first.id for replica in control.ready("b")] == [True])
+        await until_async(lambda: [replica.id != first.id for replica in control.ready("b")] == [True])
         assert control.controller.failures["b"].start_error is None  # It had been ready.
 
     run(test)
@@ -119,7 +119,7 @@ def test_ingress_workers_are_told_which_replicas_are_on_their_way_out(run: Any) 
         await control.controller.update_backend_config("b", {"num_replicas": 0})
         assert control.ingresses.contents[-1].leaving == (first.id,)
         control.workers.end(first, FAULT)
-        await until(lambda: control.ingresses.contents[-1].leaving == ())
+        await until_async(lambda: control.ingresses.contents[-1].leaving == ())
 
     run(test)
 
@@ -133,11 +133,11 @@ def test_they_are_replaced_later_and_later_when_they_keep_failing(
         pauses = pauses_before(control.controller.changed)
         control.workers.fails = FAULT
         await control.controller.create_backend(make.backend("c"), wait=False)
-        await until(lambda: len(pauses) >= 5)
+        await until_async(lambda: len(pauses) >= 5)
         assert pauses[:5] == pytest.approx([0.002, 0.003, 0.005, 0.006, 0.006])
         assert str(control.controller.failures["c"].start_error) == "its __init__ raised"
         control.workers.fails = None
-        await until(lambda: len(control.ready("c")) == 1)
+        await until_async(lambda: len(control.ready("c")) == 1)
 
     run(test)
 
@@ -174,7 +174,7 @@ def test_a_config_that_they_do_not_replaces_all(run: Any) -> None:
     async def test(control: Any) -> None:
         (before,) = control.ready("b")
         await control.controller.update_backend_config("b", {"max_concurrent_queries": 4})
-        await until(lambda: before.id not in control.replicas.replicas)
+        await until_async(lambda: before.id not in control.replicas.replicas)
         (after,) = control.ready("b")
         assert (after.record.revision, after.record.config.max_concurrent_queries) == (2, 4)
 
@@ -222,6 +222,80 @@ def test_two_changes_of_a_config_at_once_lose_neither(run: Any) -> None:
         )
         config = control.controller.desired.backend("b").config
         assert (config.max_queued_requests, config.callable_methods) == (7, ("train",))
+
+    run(test)
+
+
+def test_a_roll_out_is_cancelled(run: Any) -> None:
+    async def test(control: Any) -> None:
+        before, cancelled = control.controller.desired, asyncio.Event()
+        again = msgspec.structs.replace(before.backends["b"], revision=0)
+        control.workers.silent = 1
+        rolling = asyncio.ensure_future(control.controller.roll_out(lambda _: {"b": again}, cancelled=cancelled))
+        await until_async(lambda: len(control.replicas.of("b")) == 2)
+        cancelled.set()
+        with pytest.raises(InUseError, match="it was cancelled"):
+            await rolling
+        after = control.controller.desired
+        assert (after.backends, after.kept) == (before.backends, before.kept)
+
+    run(test)
+
+
+async def restarting(control: Any) -> tuple[asyncio.Task[None], Any]:
+    """A roll-out of ``b``, and its new replica, which says nothing yet."""
+    control.workers.silent = 1
+    rolling = asyncio.ensure_future(control.controller.update_backend_config("b", {"max_concurrent_queries": 3}))
+    await until_async(lambda: len(control.replicas.of("b")) == 2)
+    return rolling, max(control.replicas.of("b"), key=lambda replica: replica.number)
+
+
+def test_a_roll_out_goes_on_waiting_where_another_changes_the_config_in_place(run: Any) -> None:
+    async def test(control: Any) -> None:
+        rolling, replica = await restarting(control)
+        other = asyncio.ensure_future(control.controller.update_backend_config("b", {"max_queued_requests": 7}))
+        await until_async(lambda: control.controller.desired.backend("b").config.max_queued_requests == 7)
+        control.controller.changed()
+        done, _ = await asyncio.wait([rolling, other], timeout=0.05)
+        assert not done
+        control.workers.dial(replica)
+        await asyncio.gather(rolling, other)
+        assert [each.id for each in control.ready("b")] == [replica.id]
+
+    run(test)
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_roll_out_fails_where_its_backend_gets_another_revision_or_goes(run: Any, deleted: bool) -> None:
+    async def test(control: Any) -> None:
+        rolling, _ = await restarting(control)
+        if deleted:
+            await control.controller.change(state.remove_endpoint, "e")
+            await control.controller.delete_backend("b")
+        else:
+            await control.controller.restart_backend("b")
+        with pytest.raises(InUseError, match=f"'b' was {'deleted' if deleted else 'changed'} by another change"):
+            await rolling
+        assert [*control.controller.desired.backends] == ([] if deleted else ["b"])
+
+    run(test)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_what_serves_is_kept_from_the_first_change_of_a_roll_out(run: Any, cancelled: bool) -> None:
+    async def test(control: Any) -> None:
+        before = control.controller.desired
+        rolling, replica = await restarting(control)
+        saved = control.store_thread.store.saved
+        assert saved[-1].kept["b"].records == (before.backends["b"],)
+        if cancelled:
+            rolling.cancel()
+        else:
+            replica.fail(FAULT)
+            control.controller.changed()
+        with pytest.raises(asyncio.CancelledError if cancelled else BackendStartError):
+            await rolling
+        assert (saved[-1].backends, saved[-1].kept) == (before.backends, before.kept)
 
     run(test)
 
@@ -276,7 +350,7 @@ def test_a_reconfigure_that_does_not_end_has_its_replica_replaced(run: Any) -> N
         replica.link.silent = True
         with pytest.raises(DeadlineError, match=r"did not return within 0.05 s"):
             await control.controller.update_backend_config("b", {"user_config": 1, "startup_timeout_s": 0.05})
-        await until(lambda: [each.id != replica.id for each in control.ready("b")] == [True])
+        await until_async(lambda: [each.id != replica.id for each in control.ready("b")] == [True])
         assert "reconfigure() did not return" in str(control.controller.failures["b"].last)
         assert control.controller.desired.backend("b").config.user_config is None
 
@@ -293,10 +367,54 @@ def test_an_unhealthy_replica_gets_no_more_requests_and_is_replaced(run: Any) ->
         control.controller.replica_unhealthy(replica, "it fell off the bus")
         assert replica.state is ReplicaState.DRAINING
         assert control.ingresses.contents[-1].backends["b"].replicas == ()
-        await until(lambda: len(control.ready("b")) == 1)
+        await until_async(lambda: len(control.ready("b")) == 1)
         assert control.ready("b") != [replica]
         assert "it fell off the bus" in str(control.controller.failures["b"].last)
         assert control.controller.failures["b"].start_error is None
+
+    run(test)
+
+
+def test_none_is_recycled_in_the_look_in_which_another_hangs(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WATCH_S", 0.005)
+
+    async def test(control: Any) -> None:
+        changes = {"num_replicas": 2, "max_requests": 10, "hang_grace_s": 1.0}
+        await control.controller.update_backend_config("b", changes)
+        hung, worn = control.ready("b")
+        control.workers.linger = True
+        hung.frame_received(hung.link, Report(overdue_s=99.0))
+        worn.frame_received(worn.link, Report(requests=99))
+        await until_async(lambda: hung.state is ReplicaState.DRAINING)
+        assert not worn.worn
+        control.workers.linger = False
+        await until_async(lambda: worn.worn)
+
+    run(test)
+
+
+@pytest.mark.parametrize("is_cut_off", [False, True])
+def test_one_that_ends_by_itself_once_it_was_to_go_has_not_failed(
+    run: Any, monkeypatch: pytest.MonkeyPatch, is_cut_off: bool
+) -> None:
+    async def test(control: Any) -> None:
+        known = asyncio.Event()
+
+        async def wait_applied(*_: Any) -> None:
+            await known.wait()
+
+        monkeypatch.setattr(control.ingresses, "wait_applied", wait_applied)
+        (replica,) = control.ready("b")
+        change = asyncio.create_task(control.controller.update_backend_config("b", {"num_replicas": 0}))
+        await until_async(lambda: replica.state is ReplicaState.DRAINING)
+        if is_cut_off:
+            replica.lose("its machine is cut off")
+        else:
+            control.workers.end(replica, FAULT)
+        await until_async(lambda: not control.replicas.of("b"))
+        assert control.controller.failures["b"].last is None
+        known.set()
+        await change
 
     run(test)
 
@@ -330,12 +448,12 @@ def scaled(new_control: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> Call
 def test_replicas_follow_what_ingress_workers_report(scaled: Any) -> None:
     async def test(control: Any) -> None:
         control.ingresses.report({}, {"b": 1})
-        await until(lambda: len(control.ready("b")) == 1)
+        await until_async(lambda: len(control.ready("b")) == 1)
         control.ingresses.report({control.ready("b")[0].id: 6}, {"b": 1})
-        await until(lambda: len(control.ready("b")) == 4)
+        await until_async(lambda: len(control.ready("b")) == 4)
         assert control.controller.autoscalers.load("b") == 7.0
         control.ingresses.report({}, {})
-        await until(lambda: not control.replicas.of("b"))
+        await until_async(lambda: not control.replicas.of("b"))
 
     scaled(test, downscale_delay_s=0.01)
 
@@ -343,7 +461,7 @@ def test_replicas_follow_what_ingress_workers_report(scaled: Any) -> None:
 def test_without_reports_nothing_changes(scaled: Any) -> None:
     async def test(control: Any) -> None:
         control.ingresses.report({}, {"b": 4})
-        await until(lambda: len(control.ready("b")) == 2)
+        await until_async(lambda: len(control.ready("b")) == 2)
         control.ingresses.linked().report = None
         for _ in range(10):
             control.controller.autoscalers.decide()
@@ -359,7 +477,7 @@ def test_requests_that_wait_need_not_wait_for_the_clock(scaled: Any, monkeypatch
     async def test(control: Any) -> None:
         control.ingresses.report({}, {"b": 1})
         control.controller.autoscalers.decide()
-        await until(lambda: len(control.ready("b")) == 1)
+        await until_async(lambda: len(control.ready("b")) == 1)
 
     scaled(test)
 
@@ -385,7 +503,7 @@ def test_a_new_controller_begins_with_what_runs(new_control: Any, make: Any) -> 
         for _ in range(3):
             control.replicas.start(control.controller.desired.backend("b"))
         await control.controller.begin()
-        await until(lambda: len(control.ready("b")) == 3)
+        await until_async(lambda: len(control.ready("b")) == 3)
         assert control.controller.autoscalers.replicas(control.controller.desired.backend("b")) == 3
         await control.end()
         none = new_control(make.desired(make.backend(config=config)))
@@ -404,7 +522,7 @@ def test_no_snapshot_is_published_before_all_replicas_of_an_earlier_controller_a
         for _ in range(2):
             control.replicas.start(control.controller.desired.backend("b"))
         beginning = asyncio.ensure_future(control.controller.begin())
-        await until(lambda: len(control.ready("b")) == 1)
+        await until_async(lambda: len(control.ready("b")) == 1)
         assert control.ingresses.contents == []
         assert not beginning.done()
         (silent,) = (replica for replica in control.replicas.of("b") if replica.state is ReplicaState.STARTING)
@@ -418,10 +536,10 @@ def test_no_snapshot_is_published_before_all_replicas_of_an_earlier_controller_a
 
 def test_delete_backend_returns_when_its_replicas_have_ended(run: Any) -> None:
     async def test(control: Any) -> None:
-        await control.controller.delete_endpoint("e")
+        await control.controller.change(state.remove_endpoint, "e")
         control.workers.linger = True
         deleting = asyncio.ensure_future(control.controller.delete_backend("b"))
-        await until(lambda: "b" not in control.controller.desired.backends)
+        await until_async(lambda: "b" not in control.controller.desired.backends)
         await asyncio.sleep(0.01)
         assert not deleting.done()
         control.workers.linger = False
@@ -432,10 +550,10 @@ def test_delete_backend_returns_when_its_replicas_have_ended(run: Any) -> None:
 
 def test_a_name_may_be_used_again_while_its_replicas_are_still_ending(run: Any, make: Any) -> None:
     async def test(control: Any) -> None:
-        await control.controller.delete_endpoint("e")
+        await control.controller.change(state.remove_endpoint, "e")
         control.workers.linger = True
         deleting = asyncio.ensure_future(control.controller.delete_backend("b"))
-        await until(lambda: "b" not in control.controller.desired.backends)
+        await until_async(lambda: "b" not in control.controller.desired.backends)
         await control.controller.create_backend(make.backend(), wait=True)
         control.workers.linger = False
         await deleting

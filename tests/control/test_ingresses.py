@@ -6,13 +6,23 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.support.waiting import until_async
 
 from servekit.control import ingresses as module
 from servekit.control.ingresses import IngressFleet
 from servekit.control.links import ControlServer
 from servekit.control.snapshot import Content, content_of
 from servekit.errors import DeadlineError, InternalError
-from servekit.wire.control_frames import Applied, LinkAddresses, ListenOn, Snapshot, Stop, WorkerHello
+from servekit.wire.control_frames import (
+    Applied,
+    LinkAddresses,
+    ListenOn,
+    Report,
+    Snapshot,
+    Stop,
+    Suspected,
+    WorkerHello,
+)
 
 
 class Process:
@@ -38,6 +48,10 @@ class Events:
 
     def __init__(self) -> None:
         self.addresses_told = 0
+        self.had_served: dict[str, str] = {}
+
+    def replicas_had_served(self, replicas: dict[str, str]) -> None:
+        self.had_served.update(replicas)
 
     def addresses_changed(self) -> None:
         self.addresses_told += 1
@@ -49,7 +63,7 @@ class Fleet:
     def __init__(self, new_link: Any, workers: int) -> None:
         self.processes: list[Process] = []
         self.events: Any = Events()
-        self.control = ControlServer(b"", Any)  # type: ignore[arg-type]
+        self.control = ControlServer(b"")
         self.fleet = IngressFleet(self._launch, self.control, self.events)
         self.fails = 0
         self.new_link = new_link
@@ -64,9 +78,9 @@ class Fleet:
         self.processes.append(Process())
         return self.processes[-1]
 
-    def link(self, name: str = "i1", addresses: Sequence[str] = ()) -> Any:
+    def link(self, name: str = "i1", addresses: Sequence[str] = (), pid: int = 7) -> Any:
         link = self.links[name] = self.new_link()
-        link.peer_hello = msgspec.msgpack.encode(WorkerHello(name, 11, "node", addresses=list(addresses)))
+        link.peer_hello = msgspec.msgpack.encode(WorkerHello(name, pid, "node", addresses=list(addresses)))
         self.control.link_opened(link)
         return link
 
@@ -230,15 +244,27 @@ def test_wait_linked(run: Any, contents: list[Content]) -> None:
 
 
 def test_a_worker_that_ends_is_started_again(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LONGEST_RESTART_S", 0.001)
+    monkeypatch.setattr(module, "LONGEST_RESTART_S", 0.001)
 
     async def test(fleet: Fleet) -> None:
         fleet.link()
         fleet.fails = 2  # And not being able to is no reason to give up.
         fleet.processes[0].ended.set()
-        await until(lambda: len(fleet.processes) == 2)
+        await until_async(lambda: len(fleet.processes) == 2)
         worker = fleet.fleet.workers["i1"]
         assert (worker.link, worker.pid) == (None, 7)
+
+    run(test)
+
+
+def test_a_worker_that_an_earlier_controller_did_not_record_is_told_to_end(run: Any) -> None:
+    async def test(fleet: Fleet) -> None:
+        stray = fleet.link(pid=8)
+        assert len(stray.of(Stop)) == 1
+        assert fleet.fleet.workers["i1"].link is None
+        ours = fleet.link()
+        assert fleet.fleet.workers["i1"].link is ours
+        assert not ours.of(Stop)
 
     run(test)
 
@@ -248,20 +274,13 @@ def test_stop_asks_those_that_are_there_and_kills_the_others(run: Any) -> None:
         link = fleet.link("i1")
         stopping = asyncio.ensure_future(fleet.fleet.stop(5.0))
         await settle()
-        assert link.of(Stop) == [Stop(5.0)]
+        assert link.of(Stop) == [Stop(5.0, all_end=True)]
         assert [process.killed for process in fleet.processes] == [0, 1]
         fleet.processes[0].ended.set()
         await asyncio.wait_for(stopping, 10)
         assert len(fleet.processes) == 2
 
     run(test, workers=2)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    ends = asyncio.get_running_loop().time() + 10
-    while not condition():
-        assert asyncio.get_running_loop().time() < ends
-        await asyncio.sleep(0.001)
 
 
 # -- where handles dial ------------------------------------------------------------------------------------------------
@@ -307,3 +326,15 @@ def test_what_an_earlier_controller_asked_for_is_asked_of_all(run: Any) -> None:
         assert {frame.host for frame in fleet.link("i2").of(ListenOn)} == {"10.0.0.1", "[::1]"}
 
     run(test, workers=2)
+
+
+def test_the_suspects_of_one_worker_are_told_to_all_others(run: Any) -> None:
+    async def test(fleet: Fleet) -> None:
+        here, there = fleet.link("i1"), fleet.link("i2")
+        here.receive(Report(suspects={b"digest": 2, b"cleared": 0}))
+        here.receive(Report(served={"r1": "b"}))
+        assert [frame.deaths for frame in there.of(Suspected)] == [{b"digest": 2, b"cleared": 0}]
+        assert here.of(Suspected) == []
+        assert fleet.events.had_served == {"r1": "b"}
+
+    run(test, workers=3)

@@ -11,7 +11,7 @@ import pytest
 from servekit.control.operations import Operations
 from servekit.control.state import Desired
 from servekit.errors import BackendStartError, InvalidInputError, NotFoundError, ServekitError
-from servekit.interfaces import ReplicaRuntime
+from servekit.interfaces import Placement, ReplicaRuntime
 from servekit.wire.control_frames import PluginRef, RequestCount
 
 
@@ -21,6 +21,7 @@ class Plugins:
     def __init__(self) -> None:
         self.opened: list[tuple[str, Any]] = []
         self.refused: ServekitError | None = None
+        self.placed = Placement()
 
     def policy(self, name: str, options: Any) -> PluginRef:
         return PluginRef(f"policies:{name}", dict(options))
@@ -37,9 +38,10 @@ class Plugins:
         self.opened.append((name, options))
         return ReplicaRuntime
 
-    async def check_worker_options(self, name: str, runtime: Any, options: Any) -> None:
+    async def placement(self, name: str, runtime: Any, options: Any) -> Placement:
         if self.refused is not None:
             raise self.refused
+        return self.placed
 
 
 class Bench:
@@ -155,7 +157,8 @@ def test_arguments_that_do_not_fit(run: Any, operation: str, arguments: dict[str
     async def test(bench: Bench) -> None:
         with pytest.raises(InvalidInputError, match=reason):
             await bench.call(operation, **arguments)
-        assert bench.control.controller.desired == Desired()
+        desired = bench.control.controller.desired
+        assert desired == Desired(number=desired.number)
 
     run(test)
 
@@ -191,7 +194,7 @@ def test_the_runtime_of_a_backend(run: Any) -> None:
 def test_a_runtime_is_not_opened_for_a_backend_that_cannot_be(run: Any) -> None:
     async def test(bench: Bench) -> None:
         await bench.create_backend("a")
-        for more in ({"name": "a"}, {"name": "a/b"}, {"name": "b", "config": {"num_replica": 1}}):
+        for more in ({"name": "a"}, {"name": "a\nb"}, {"name": "b", "config": {"num_replica": 1}}):
             with pytest.raises(InvalidInputError):
                 await bench.create_backend(**more)
         assert len(bench.plugins.opened) == 1
@@ -207,7 +210,32 @@ def test_targets_are_kept_while_a_backend_needs_them(run: Any) -> None:
         await bench.call("delete_backend", name="a")
         assert list(store.targets.values()) == [b"same"]
         await bench.call("delete_backend", name="b")
-        assert store.targets == {}
+        assert list(store.targets.values()) == [b"same"]  # For a rollback.
+
+    run(test)
+
+
+def test_a_rollback_to_what_can_be_placed_no_more_changes_nothing(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.create_backend()
+        await bench.call("create_endpoint", name="e", route="/e", backend="b")
+        await bench.call("update_backend_config", name="b", changes={"max_concurrent_queries": 3})
+        before = bench.control.controller.desired
+        bench.plugins.refused = InvalidInputError("its folder is gone")
+        with pytest.raises(InvalidInputError, match="its folder is gone"):
+            await bench.call("rollback", name="e")
+        assert bench.control.controller.desired is before
+        bench.plugins.refused = None
+        assert (await bench.call("rollback", name="e"))["number"] == 1
+
+    run(test)
+
+
+def test_nothing_is_kept_of_a_backend_that_is_not_to_be_kept(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.create_backend("a", config={"keep_last": 0})
+        await bench.call("delete_backend", name="a")
+        assert bench.control.store_thread.store.targets == {}
 
     run(test)
 
@@ -223,7 +251,8 @@ def test_nothing_is_left_of_a_backend_that_fails(run: Any, early: bool) -> None:
         with pytest.raises(BackendStartError, match="oh"):
             await bench.create_backend()
         assert bench.control.store_thread.store.targets == {}
-        assert bench.control.controller.desired == Desired()
+        desired = bench.control.controller.desired
+        assert desired == Desired(number=desired.number)
 
     run(test)
 
@@ -231,12 +260,13 @@ def test_nothing_is_left_of_a_backend_that_fails(run: Any, early: bool) -> None:
 def test_status_and_stat(run: Any) -> None:
     async def test(bench: Bench) -> None:
         await bench.create_backend(config={"num_replicas": 2})
+        await bench.call("create_endpoint", name="e")
         counts = bench.control.ingresses.counts
         first, second = (replica.id for replica in bench.control.ready("b"))
         bench.control.ingresses.report({first: 3}, {}, "ingress1")
         bench.control.ingresses.report({first: 2, second: 1}, {}, "ingress2")
-        counts.add([RequestCount("e", "b", 200, 3, 0.3), RequestCount("e", "b", 500, 1, 0.5)], {"e": 1})
-        counts.add([RequestCount("", "", 404, 2, 0.0), RequestCount("e", "", 503, 1, 0.0)], {"e": 1})
+        counts.add([RequestCount("e", "b", 200, 3, 0.3), RequestCount("e", "b", 500, 1, 0.5)], {"e": 1}, {})
+        counts.add([RequestCount("", "", 404, 2, 0.0), RequestCount("e", "", 503, 1, 0.0)], {"e": 1}, {"e": 4})
         status = await bench.call("status")
         assert status["name"] == "n"
         replicas = status["backends"]["b"]["replicas"]
@@ -249,6 +279,7 @@ def test_status_and_stat(run: Any) -> None:
         assert stat["backends"]["b"] == {"requests": 4, "by_status": {"200": 3, "500": 1}, "mean_latency_s": 0.2}
         assert stat["endpoints"]["e"]["by_status"] == {"200": 3, "500": 1, "503": 1}
         assert stat["endpoints"]["e"]["failovers"] == 2
+        assert stat["endpoints"]["e"]["deadly"] == 4
 
     run(test)
 

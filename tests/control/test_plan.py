@@ -24,8 +24,10 @@ def facts(*states: ReplicaState, revision: int = 1, first: int = 1, backend: str
 def plan(make: Any) -> Any:
     """The plan for one backend, ``b``."""
 
-    def planned(replicas: list[ReplicaFacts], wanted: int = 1, revision: int = 1, **more: Any) -> Plan:
-        record = make.backend("b", revision=revision, config={"num_replicas": wanted})
+    def planned(
+        replicas: list[ReplicaFacts], wanted: int = 1, revision: int = 1, most_replicas: int | None = None, **more: Any
+    ) -> Plan:
+        record = make.backend("b", revision=revision, config={"num_replicas": wanted}, most_replicas=most_replicas)
         return make_plan({"b": record}, replicas, **more)
 
     return planned
@@ -73,6 +75,25 @@ def test_what_a_backend_autoscales_to_takes_the_place_of_what_was_asked_for(plan
     assert plan(facts(READY), 1, autoscaled={"c": 3}) == Plan([], [])
     older = facts(READY, READY)
     assert plan(older, 0, revision=2, autoscaled={"b": 2}) == Plan(["b", "b"], [])
+
+
+def test_where_there_is_no_place_for_both_an_old_one_goes_before_the_next_starts(plan: Any) -> None:
+    def rolled(replicas: list[ReplicaFacts], most: int, **more: Any) -> Plan:
+        return plan(replicas, 2, revision=2, most_replicas=most, **more)
+
+    older = facts(READY, READY)
+    assert rolled(older, 2) == Plan([], ["r2"])
+    assert rolled(facts(READY, DRAINING), 2) == Plan([], []), "its place is not free yet"
+    assert rolled(facts(READY), 2) == Plan(["b"], [])
+    assert rolled(facts(READY) + facts(STARTING, revision=2, first=3), 2) == Plan([], []), "one at a time"
+    assert rolled(facts(READY) + facts(READY, revision=2, first=3), 2) == Plan([], ["r1"])
+    assert rolled(older, 3) == Plan(["b"], []), "as far as there is a place, the new one is first"
+    assert rolled(older, 2, held_back=frozenset({"b"})) == Plan([], []), "what would come instead keeps failing"
+
+
+def test_what_is_on_its_way_out_has_its_place_yet(plan: Any) -> None:
+    assert plan(facts(DRAINING, READY), 2, most_replicas=2) == Plan([], [])
+    assert plan(facts(DRAINING, READY), 2, most_replicas=3) == Plan(["b"], [])
 
 
 class World:
@@ -170,3 +191,45 @@ def test_a_rolling_change_never_has_fewer_ready_than_asked_for(make: Any, wanted
         world.move(choice)
         assert world.ready("b") >= wanted
     assert {replica.revision for replica in world.replicas.values()} == {2}
+
+
+@given(wanted=st.integers(1, 4), spare=st.integers(0, 4), moves=st.lists(st.integers(0, 20), max_size=40))
+def test_a_rolling_change_takes_no_more_places_than_there_are_and_ends(
+    make: Any, wanted: int, spare: int, moves: list[int]
+) -> None:
+    world, most = World(), wanted + spare
+    world.replicas = {replica.id: replica for replica in facts(*[READY] * wanted)}
+    world._numbers = itertools.count(wanted + 1)
+    world.backends["b"] = make.backend(revision=2, config={"num_replicas": wanted}, most_replicas=most)
+    for choice in [*moves, *[0] * 40]:
+        world.step()
+        assert world.ready("b") >= wanted - 1
+        assert len(world.replicas) <= most
+        world.move(choice)
+    assert [replica.revision for replica in world.replicas.values()] == [2] * wanted
+
+
+@given(
+    wanted=st.integers(1, 4),
+    surge=st.one_of(st.none(), st.integers(0, 3)),
+    unavailable=st.integers(0, 3),
+    moves=st.lists(st.integers(0, 20), max_size=20),
+)
+def test_a_roll_out_keeps_to_what_a_backend_may_have_and_comes_to_its_end(
+    make: Any, wanted: int, surge: int | None, unavailable: int, moves: list[int]
+) -> None:
+    unavailable = max(unavailable, 1) if surge == 0 else unavailable
+    config = {"num_replicas": wanted, "max_surge": surge, "max_unavailable": unavailable}
+    world = World()
+    world.backends["b"] = make.backend("b", config=config)
+    while world.step() or any(replica.state is STARTING for replica in world.replicas.values()):
+        world.move(0)
+    world.backends["b"] = make.backend("b", config=config, revision=2)
+    for choice in itertools.chain(moves, itertools.repeat(0)):
+        asked = world.step()
+        assert world.ready("b") >= wanted - unavailable
+        assert len(world.replicas) <= wanted + (wanted if surge is None else surge)
+        if not asked and all(replica.state is READY for replica in world.replicas.values()):
+            break
+        world.move(choice)
+    assert [replica.revision for replica in world.replicas.values()] == [2] * wanted

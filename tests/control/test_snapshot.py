@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from servekit.config import BackendConfig, EndpointOptions
 from servekit.control.snapshot import Content, content_of, difference
-from servekit.wire.control_frames import BackendEntry, EndpointRecord, PluginRef, ReplicaEntry, Snapshot, control_codec
+from servekit.wire.control_frames import (
+    BackendEntry,
+    Capabilities,
+    EndpointRecord,
+    PluginRef,
+    ReplicaEntry,
+    Snapshot,
+    control_codec,
+)
 
 NAMES = st.sampled_from("abcd")
 WEIGHTS = st.dictionaries(NAMES, st.sampled_from([0.0, 0.5, 1.0]), max_size=2)
@@ -80,3 +88,25 @@ def test_the_content_of_the_desired_state(make: Any) -> None:
         "b": BackendEntry("b", BackendConfig(), (entry,)),
         "c": BackendEntry("c", BackendConfig(), ()),
     }
+
+
+def test_a_backend_that_autoscales_says_how_many_replicas_it_is_to_have_now(make: Any) -> None:
+    desired = make.desired(make.backend())
+    earlier = desired, content_of(desired, {})
+    content = content_of(desired, {}, earlier, autoscaled={"b": 5})
+    assert content.backends["b"].config.num_replicas == 5
+    again = content_of(desired, {}, (desired, content), autoscaled={"b": 5})
+    assert again.backends["b"] is content.backends["b"]
+    assert set(difference(earlier[1], 1, content, 2).backends) == {"b"}
+
+
+def test_what_replicas_say_of_their_handlers_is_said_once_a_backend(make: Any) -> None:
+    desired = make.desired(make.backend(), make.backend("c"))
+    earlier = desired, content_of(desired, {})
+    content = content_of(desired, {}, earlier, capabilities={"b": Capabilities(2, True, b"{}")})
+    assert content.backends == {
+        "b": BackendEntry("b", BackendConfig(), (), b"{}"),
+        "c": BackendEntry("c", BackendConfig(), ()),
+    }
+    assert content.backends["c"] is earlier[1].backends["c"]
+    assert set(difference(earlier[1], 1, content, 2).backends) == {"b"}

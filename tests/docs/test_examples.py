@@ -10,6 +10,7 @@ too). ``print(...)  # text`` says what that line prints. A comment above a block
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -55,9 +56,15 @@ def write_modules(page: Path, directory: Path) -> None:
             (directory / block.argument).write_text(block.code)
 
 
-def run(directory: Path, *command: str) -> str:
+def run(directory: Path, *command: str, **environ: str) -> str:
     done = subprocess.run(
-        [sys.executable, *command], cwd=directory, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, *command],
+        cwd=directory,
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -81,14 +88,14 @@ def test_every_block_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(("page", "runtime"), script_cases())
-def test_scripts(page: Path, runtime: str, tmp_path: Path) -> None:
+def test_scripts(page: Path, runtime: str, ray_environ: dict[str, str], tmp_path: Path) -> None:
     script = "\n".join(block.code for block in blocks(page) if block.kind == "script")
     port = free_port()
     code = script.replace("serve.init()", f'serve.init(runtime="{runtime}")')
     code = code.replace("serve.init(", f"serve.init(http_port={port}, ").replace("127.0.0.1:8000", f"127.0.0.1:{port}")
     write_modules(page, tmp_path)
     (tmp_path / "script.py").write_text(code)
-    assert run(tmp_path, "script.py").splitlines() == PRINTS.findall(script)
+    assert run(tmp_path, "script.py", **ray_environ).splitlines() == PRINTS.findall(script)
 
 
 @pytest.mark.parametrize("page", having("pytest"), ids=lambda page: page.stem)

@@ -18,9 +18,11 @@ import pytest
 import servekit
 from servekit import hookspecs, interfaces
 from servekit.config import Autoscaling, BackendConfig, HttpLimits
+from servekit.factories import Kind
 from servekit.interfaces import ReplicaRuntime, RequestAdapter, RoutingPolicy
-from servekit.plugins import Kind, Registry, discover
+from servekit.plugins import Registry, discover
 from servekit.testing.instances import ServedInstance
+from servekit_process import ProcessPlacement
 from servekit_pytest import MARKER_OPTIONS
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +45,7 @@ METHODS = [
     if inspect.isfunction(getattr(member, "__func__", member)) and not name.startswith("_")  # a classmethod, too
 ]
 FUNCTIONS: list[Callable[..., Any]] = [servekit.init, servekit.create_endpoint, servekit.create_backend]
-CONFIGS: list[type[Any]] = [Autoscaling, BackendConfig, HttpLimits]
+CONFIGS: list[type[Any]] = [Autoscaling, BackendConfig, HttpLimits, ProcessPlacement]
 
 
 # -- the checks ------------------------------------------------------------------------------------------------

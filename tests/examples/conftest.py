@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.support.runtimes import on_each_runtime
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,6 +32,30 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     lines = [f"{name} = {module}" for name, module in project["entry-points"]["servekit"].items()]
     (metadata / "entry_points.txt").write_text("\n".join(["[servekit]", *lines, ""]))
     return site
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    on_each_runtime(metafunc, "process", "ray", scope="function")
+
+
+@pytest.fixture
+def runtime(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def run_demo(runtime: str, ray_environ: dict[str, str]) -> Callable[..., str]:
+    """Run the ``demo.py`` of a folder on the parameter ``runtime``, with more arguments; what it printed."""
+
+    def run(folder: Path, *arguments: str) -> str:
+        command = [sys.executable, str(folder / "demo.py"), "--runtime", runtime, *arguments]
+        environ = os.environ | ray_environ
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -40,14 +39,8 @@ def test_a_body_without_an_image_is_a_400(models: ModuleType, body: object) -> N
     assert status == 400
 
 
-@pytest.mark.parametrize(
-    "runtime",
-    [pytest.param("process", marks=pytest.mark.processes), pytest.param("ray", marks=pytest.mark.ray)],
-)
-def test_the_demo_sees_the_exact_split(runtime: str) -> None:
-    command = [sys.executable, str(DIGITS / "demo.py"), "--runtime", runtime]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = [line.split() for line in done.stdout.splitlines()]
+def test_the_demo_sees_the_exact_split(run_demo: Callable[..., str]) -> None:
+    printed = run_demo(DIGITS)
+    rows = [line.split() for line in printed.splitlines()]
     assert ["logistic", "270", "90.0%"] in [row[:3] for row in rows]
     assert ["forest", "30", "10.0%"] in [row[:3] for row in rows]

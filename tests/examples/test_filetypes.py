@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -73,15 +74,9 @@ def test_files_are_seen_in_batches(serve_instance: Any, file_types: ModuleType, 
     assert {answer["mime_type"] for answer in answers} >= {"image/png", "application/zip", "text/html"}
 
 
-@pytest.mark.parametrize(
-    "runtime",
-    [pytest.param("process", marks=pytest.mark.processes), pytest.param("ray", marks=pytest.mark.ray)],
-)
-def test_the_demo_tells_every_file(runtime: str) -> None:
-    command = [sys.executable, str(FILETYPES / "demo.py"), "--runtime", runtime, str(FILETYPES / "measure.py")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = [line.split() for line in done.stdout.splitlines()]
+def test_the_demo_tells_every_file(run_demo: Callable[..., str]) -> None:
+    printed = run_demo(FILETYPES, str(FILETYPES / "measure.py"))
+    rows = [line.split() for line in printed.splitlines()]
     assert ["archive.zip", "zip"] in [row[:2] for row in rows]
     assert ["python"] in [row[1:2] for row in rows if row and row[0].endswith("filetypes/measure.py")]
 

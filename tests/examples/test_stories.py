@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib
 import random
-import subprocess
-import sys
-import time
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.support.waiting import until
 
 import servekit
 
@@ -78,22 +77,14 @@ def test_a_listener_who_leaves_ends_the_story(client: Any, headers: dict[str, st
     def tally() -> Any:
         return client.get("/story", headers={"X-SERVE-CALL-METHOD": "tally"}).json()
 
-    deadline = time.monotonic() + 10
-    while not tally()["broken off"] and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: tally()["broken off"])
     told = tally()
     assert told["broken off"] == 1
     assert told["whole"] == 0
     assert 0 < told["words"] < 100_000
 
 
-@pytest.mark.parametrize(
-    "runtime",
-    [pytest.param("process", marks=pytest.mark.processes), pytest.param("ray", marks=pytest.mark.ray)],
-)
-def test_the_demo_streams_and_stops(runtime: str) -> None:
-    command = [sys.executable, str(STORIES / "demo.py"), "--runtime", runtime]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "60 words, the first after" in done.stdout
-    assert "Left after 12 of 100,000 words." in done.stdout
+def test_the_demo_streams_and_stops(run_demo: Callable[..., str]) -> None:
+    printed = run_demo(STORIES)
+    assert "60 words, the first after" in printed
+    assert "Left after 12 of 100,000 words." in printed

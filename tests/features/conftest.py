@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.support.runtimes import on_each_runtime
 
 import servekit
 from servekit import api
@@ -13,7 +14,12 @@ from servekit.testing import instances
 from servekit.testing.instances import ServedInstance
 
 
-@pytest.fixture(scope="session", params=["inprocess", "process", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    on_each_runtime(metafunc, "inprocess", "process", "ray", scope="session")
+
+
+@pytest.fixture(scope="session")
 def runtime(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

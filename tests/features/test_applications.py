@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
 import httpx
 import pytest
+from tests.support.waiting import until
 
 from servekit.errors import BackendStartError, InvalidInputError
 from servekit.testing.instances import ServedInstance
 
+# Ray has a part in how an application gets to its replica and starts there, and none in how it is called.
+pytestmark = pytest.mark.runtimes("inprocess", "process")
+
 DEADLINE_S = 20.0
 FACTORY = {"factory": True}
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def make_flask() -> Any:
@@ -269,7 +264,7 @@ def test_a_streamed_answer_comes_piece_by_piece(mounted: ServedInstance) -> None
         assert next(lines) == "first"
         other.get("/app/go")
         assert list(lines) == ["second"]
-    eventually(lambda: "closed" in mounted.client.get("/app/go").json())
+    until(lambda: "closed" in mounted.client.get("/app/go").json())
 
 
 def test_a_client_that_goes_ends_the_stream(mounted: ServedInstance, adapter: str) -> None:
@@ -277,7 +272,7 @@ def test_a_client_that_goes_ends_the_stream(mounted: ServedInstance, adapter: st
         assert next(answer.iter_lines()) == "first"
     if adapter == "wsgi":  # A thread that waits cannot be cancelled: it learns of it when it goes on.
         mounted.client.get("/app/go")
-    eventually(lambda: "closed" in mounted.client.get("/app/go").json())
+    until(lambda: "closed" in mounted.client.get("/app/go").json())
 
 
 def test_what_fails_is_a_500_and_the_replica_goes_on(mounted: ServedInstance) -> None:
@@ -287,12 +282,13 @@ def test_what_fails_is_a_500_and_the_replica_goes_on(mounted: ServedInstance) ->
     assert mounted.client.get("/app/pages/one").status_code == 200
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_a_lifespan_gives_state_and_what_comes_after_an_answer_is_done(serve: ServedInstance) -> None:
     serve.create_backend("app", make_starlette, adapter="asgi", adapter_options={**FACTORY, "lifespan": "on"})
     serve.create_endpoint("app", "/app", mount=True, backend="app")
     assert serve.client.get("/app/model").text == "m"
     assert serve.client.get("/app/after").json() == ["startup"]
-    eventually(lambda: "later" in serve.client.get("/app/after").json())
+    until(lambda: "later" in serve.client.get("/app/after").json())
 
 
 def test_fastapi(serve: ServedInstance) -> None:
@@ -304,6 +300,7 @@ def test_fastapi(serve: ServedInstance) -> None:
     assert serve.client.get("/app/openapi.json").json()["servers"] == [{"url": "/app"}]
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_a_flask_object_travels(serve: ServedInstance) -> None:
     serve.create_backend("app", make_flask(), adapter="wsgi")
     serve.create_endpoint("app", "/app", mount=True, backend="app")
@@ -322,12 +319,14 @@ class Counting:
         return [b"%d" % self.count]
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_a_class_whose_objects_are_applications(serve: ServedInstance) -> None:
     serve.create_backend("app", Counting, 10, adapter="wsgi")
     serve.create_endpoint("app", "/app", mount=True, backend="app")
     assert [serve.client.get("/app").text for _ in range(3)] == ["11", "12", "13"]
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_an_application_by_its_name(serve: ServedInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "module_with_app.py").write_text(
         "import flask\napp = flask.Flask(__name__)\napp.get('/x')(lambda: __name__)\n"
@@ -353,6 +352,7 @@ def plain_wsgi(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     return [b"plain"]
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_a_startup_that_fails_is_the_error_of_create_backend(serve: ServedInstance) -> None:
     with pytest.raises(BackendStartError, match="there is no model here"):
         serve.create_backend("app", no_start, adapter="asgi")

@@ -7,7 +7,7 @@ import contextvars
 import functools
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,16 @@ from typing import Any
 import flask
 import httpx
 import pytest
+from tests.support.waiting import until
 
 from servekit import HttpLimits, accept_batch, get_context, get_handle
 from servekit.testing.instances import ServedInstance
 
+# Ray has a part in which thread the loop runs on, and none in how calls come and go.
+pytestmark = pytest.mark.runtimes("inprocess", "process")
+
 DEADLINE_S = 30.0
 PIECE = b"x" * 65_536
-
-
-def until(condition: Callable[[], object]) -> None:
-    ends = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < ends, "it did not come about"
-        time.sleep(0.005)
 
 
 def create(serve: ServedInstance, target: Any, *init_args: Any, timeout_s: float = 60.0, **config: Any) -> None:
@@ -53,6 +50,7 @@ class Meeting:
         return {"arg": flask.request.args["n"], "own": request.args["n"], "url": flask.url_for("e", q=1)}
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_a_hundred_calls_are_under_way_at_once(serve: ServedInstance) -> None:
     """By default; and each sees its own request, across every await."""
     create(serve, Meeting, 100)
@@ -240,6 +238,7 @@ async def fails(request: flask.Request) -> Any:
     return pieces()
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_failures(serve: ServedInstance) -> None:
     create(serve, fails)
     statuses = {
@@ -279,6 +278,7 @@ class Modes:
         return [found, get_context().request_id == request.headers["X-Request-ID"], flask.request.path]
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 @pytest.mark.parametrize("slots", [1, 4])
 def test_context_variables(serve: ServedInstance, slots: int) -> None:
     """Inline, in threads, and in tasks: on the loop, a class may have handlers of both kinds."""

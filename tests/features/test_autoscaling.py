@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.waiting import until
 
 from servekit.errors import BackendStartError, InvalidInputError
 from servekit.testing.instances import ServedInstance
 
-
-def until(condition: Callable[[], Any], timeout_s: float = 40.0) -> Any:
-    ends = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < ends
-        time.sleep(0.02)
-    return found
+# Ray has a part in how replicas start and end, and none in how many there are to be.
+pytestmark = pytest.mark.runtimes("inprocess", "process")
 
 
 def scaling(**changes: Any) -> dict[str, Any]:
@@ -71,6 +67,7 @@ class Gated:
         return "done"
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_from_nothing_and_back(serve: ServedInstance) -> None:
     serve.create_backend("b", version, config={"num_replicas": 0, **scaling()})
     serve.create_endpoint("e", "/b", backend="b")
@@ -81,6 +78,27 @@ def test_from_nothing_and_back(serve: ServedInstance) -> None:
         until(lambda: not serve.status()["backends"]["b"]["replicas"])
 
 
+def test_what_is_refused_asks_for_replicas(serve: ServedInstance) -> None:
+    """Without a queue the replica has two at the most, and four would have to ask for another."""
+    config = {"num_replicas": 1, "max_queued_requests": 0}
+    serve.create_backend("b", busy, config={**config, **scaling(min_replicas=1, target_ongoing_requests=4.0)})
+    serve.create_endpoint("e", "/b", backend="b")
+    over = threading.Event()
+
+    def ask() -> None:
+        with serve.new_client() as client:
+            while not over.is_set():
+                client.get("/b")
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(8):
+            pool.submit(ask)
+        try:
+            until(lambda: wanted(serve) == 3)
+        finally:
+            over.set()
+
+
 def test_one_is_begun_with_and_goes_when_nothing_comes(serve: ServedInstance, tmp_path: Path) -> None:
     began = tmp_path / "began"
     began.touch()
@@ -89,6 +107,7 @@ def test_one_is_begun_with_and_goes_when_nothing_comes(serve: ServedInstance, tm
     until(lambda: not serve.status()["backends"]["b"]["replicas"])
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_it_follows_the_load_and_loses_nothing(serve: ServedInstance, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     config = scaling(min_replicas=1, target_ongoing_requests=1.0)
@@ -108,6 +127,7 @@ def test_it_follows_the_load_and_loses_nothing(serve: ServedInstance, tmp_path: 
     assert wanted(serve) == 1
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_going_up_and_down_under_load_loses_no_request(serve: ServedInstance) -> None:
     serve.create_backend("b", busy, config=scaling(min_replicas=1, target_ongoing_requests=0.5))
     serve.create_endpoint("e", "/b", backend="b")
@@ -139,7 +159,8 @@ def test_a_deploy_with_none_and_with_some(serve: ServedInstance) -> None:
         serve.update_backend_config("b", {"max_concurrent_queries": 3})
         load.more()
     staying = [each for each in serve.status()["backends"]["b"]["replicas"] if each["state"] != "draining"]
-    assert {replica["revision"] for replica in staying} == {3}
+    first = serve.history("e")[0]["revisions"]["b"]
+    assert {replica["revision"] for replica in staying} == {first + 2}
 
 
 def test_a_version_without_a_replica_gets_its_share_back(serve: ServedInstance) -> None:
@@ -164,6 +185,7 @@ def test_under_strict_its_share_waits_for_it(serve: ServedInstance) -> None:
     assert replicas(serve, "new") == 1
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_a_backend_that_cannot_start_is_tried_again_while_requests_wait(serve: ServedInstance, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     serve.create_backend("b", Failing, str(gate), config={"num_replicas": 0, **scaling()})
@@ -180,7 +202,7 @@ def test_a_backend_that_cannot_start_is_tried_again_while_requests_wait(serve: S
 def test_what_is_no_autoscaling_is_refused(serve: ServedInstance) -> None:
     for wrong, message in [
         ({"max_replica": 2}, "did you mean 'max_replicas'"),
-        ({"min_replicas": 3, "max_replicas": 2}, "max_replicas must be finite and at least 3"),
+        ({"min_replicas": 3, "max_replicas": 2}, "max_replicas is 2, but min_replicas is 3"),
         ({"target_ongoing_requests": 0}, "target_ongoing_requests must be"),
         ({"upscale_delay_s": -1}, "upscale_delay_s must be"),
         ({"downscale_delay_s": float("nan")}, "downscale_delay_s must be"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,16 @@ from typing import Any
 import flask
 import numpy as np
 import pytest
+from tests.support.waiting import until
 
 from servekit import accept_batch, get_context
-from servekit.errors import BackendStartError
+from servekit.errors import InvalidInputError
 from servekit.testing.instances import ServedInstance
 
+# Ray has no part in how calls are put together.
+pytestmark = pytest.mark.runtimes("inprocess", "process")
+
 DEADLINE_S = 30.0
-
-
-def until(condition: Callable[[], object]) -> None:
-    ends = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < ends, "it did not come about"
-        time.sleep(0.005)
 
 
 def create(serve: ServedInstance, target: Any, *init_args: Any, **config: Any) -> None:
@@ -136,6 +132,7 @@ def held(serve: ServedInstance, target: Any, directory: Path, count: int) -> lis
         return others.result(DEADLINE_S)
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_each_item_is_an_answer_of_its_own(serve: ServedInstance, tmp_path: Path) -> None:
     answers = held(serve, Items, tmp_path, 7)
     assert [answer.status_code for answer in answers] == [200, 201, 200, 500, 409, 200, 200]
@@ -200,5 +197,5 @@ def single(request: flask.Request) -> str:
 
 
 def test_a_batch_size_for_a_handler_that_takes_none(serve: ServedInstance) -> None:
-    with pytest.raises(BackendStartError, match="accept_batch"):
+    with pytest.raises(InvalidInputError, match="accept_batch"):
         create(serve, single, max_batch_size=4)

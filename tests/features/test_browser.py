@@ -88,9 +88,8 @@ def browse(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.skipif(BROWSER is None, reason="there is no browser")
-def test_a_browser_talks_to_an_application(serve: ServedInstance, runtime: str, browse: Any) -> None:
-    if runtime != "process":
-        pytest.skip("a browser needs a port, and one runtime will do")
+@pytest.mark.runtimes("process")  # A browser needs a port, and one runtime will do.
+def test_a_browser_talks_to_an_application(serve: ServedInstance, browse: Any) -> None:
     serve.create_backend("app", make_app(), adapter="asgi")
     serve.create_endpoint("app", "/app", mount=True, backend="app")
     browse(f"{serve.url}/app/")

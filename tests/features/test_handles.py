@@ -6,27 +6,24 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
 import flask
 import pytest
+from tests.support.waiting import until
 
 import servekit
 from servekit import errors
 from servekit.context import get_context
 from servekit.testing.instances import ServedInstance
 
+# Ray has a part in what a handler can import and dial, and in how its replica ends; none in how a call goes on.
+pytestmark = pytest.mark.runtimes("inprocess", "process")
+
 LIMIT_S = 30.0
-
-
-def until(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < ends, "it did not come about"
-        time.sleep(0.005)
 
 
 def deploy(serve: ServedInstance, name: str, target: Any, *init_args: Any, **config: Any) -> Any:
@@ -56,6 +53,7 @@ class Counter:
         return self.count
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_arguments_go_there_and_a_result_comes_back(serve: ServedInstance) -> None:
     handle = deploy(serve, "add", add)
     assert handle.remote(1).result(LIMIT_S) == 2
@@ -86,7 +84,7 @@ def test_methods_are_called_by_name_and_need_no_callable_methods(serve: ServedIn
         handle.options(method_name="_private")
 
 
-def of_the_request(request: Any, word: str) -> dict[str, Any]:
+def of_the_request(request: Any, word: str = "none") -> dict[str, Any]:
     assert request is flask.request._get_current_object()
     return {
         "word": word,
@@ -140,6 +138,7 @@ def doubled(value: int) -> int:
     return 2 * value
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_functions_travel_too(serve: ServedInstance) -> None:
     handle = deploy(serve, "apply", apply)
     assert handle.remote(lambda value: value + 1, 1).result(LIMIT_S) == 2
@@ -252,6 +251,7 @@ def fail(request: Any, how: str) -> Any:
     return threading.Thread()
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_what_the_handler_raises_is_raised_here_with_its_traceback(serve: ServedInstance) -> None:
     handle = deploy(serve, "fail", fail)
     with pytest.raises(KeyError, match="missing") as lookup:
@@ -357,6 +357,7 @@ def die(request: Any) -> None:
     os._exit(1)
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 @pytest.mark.usefixtures("own_processes")
 def test_a_replica_that_dies_with_a_call(serve: ServedInstance) -> None:
     handle = deploy(serve, "die", die)
@@ -394,6 +395,7 @@ def find_and_call(request: Any, name: str = "add") -> Any:
     return servekit.get_handle(name).remote(1).result(LIMIT_S)
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 @pytest.mark.parametrize("kind", [Sum, AsyncSum])
 def test_one_endpoint_calls_two_others(serve: ServedInstance, kind: type) -> None:
     one, other = deploy(serve, "add", add), deploy(serve, "twice", double)
@@ -407,6 +409,7 @@ def double(request: Any, value: int) -> int:
     return 2 * value
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_a_handler_finds_handles_by_name(serve: ServedInstance) -> None:
     deploy(serve, "add", add)
     handle = deploy(serve, "find", find_and_call)
@@ -598,6 +601,7 @@ def relay(request: Any, to: int) -> Iterator[Any]:
     yield from servekit.get_handle("count").remote(to).result(LIMIT_S)
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_a_stream_can_be_passed_on(serve: ServedInstance) -> None:
     deploy(serve, "count", count)
     assert list(deploy(serve, "relay", relay).remote(50).result(LIMIT_S)) == expected(50)
@@ -633,6 +637,7 @@ def test_calls_are_counted_with_the_requests(serve: ServedInstance) -> None:
     until(lambda: serve.stat()["endpoints"].get("counted", {}).get("requests") == 7)
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_no_call_is_lost_while_replicas_come_and_go(serve: ServedInstance) -> None:
     handle = deploy(serve, "add", add, num_replicas=1)
     failures: list[BaseException] = []

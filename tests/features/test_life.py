@@ -9,23 +9,16 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.waiting import until
 
+from servekit.context import get_context
 from servekit.errors import BackendStartError, DeadlineError, InvalidInputError
 from servekit.testing.instances import ServedInstance
-
-
-def until(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
-    ends = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < ends
-        time.sleep(0.01)
-    return found
 
 
 def lines(path: Path) -> list[str]:
@@ -40,6 +33,23 @@ def backend(serve: ServedInstance, name: str = "b") -> dict[str, Any]:
 def create(serve: ServedInstance, target: Any, *args: Any, **options: Any) -> None:
     serve.create_backend("b", target, *args, **options)
     serve.create_endpoint("e", "/b", backend="b")
+
+
+# -- its rank ---------------------------------------------------------------------------------------------------------
+
+
+def ranked(request: Any) -> dict[str, Any]:
+    context = get_context()
+    return {context.replica: context.replica_rank}
+
+
+def test_a_replica_knows_its_rank(serve: ServedInstance) -> None:
+    create(serve, ranked, config={"num_replicas": 2})
+    ranks = {each["id"]: each["rank"] for each in backend(serve)["replicas"]}
+    assert sorted(ranks.values()) == [0, 1]
+    seen: dict[str, int] = {}
+    until(lambda: seen.update(serve.client.get("/b").json()) or len(seen) == 2)
+    assert seen == ranks
 
 
 # -- warm-up -----------------------------------------------------------------------------------------------------
@@ -196,19 +206,26 @@ class Unconfigured:
         return "same"
 
 
-@pytest.mark.parametrize("target", [plain, Unconfigured])
-def test_a_handler_without_reconfigure_is_told_so(serve: ServedInstance, target: Any) -> None:
-    with pytest.raises(BackendStartError, match=r"no method reconfigure\(user_config\): add one"):
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (plain, r"is no class: make it a class with a method reconfigure\(user_config\)"),
+        (Unconfigured, r"no method reconfigure\(user_config\): add one"),
+    ],
+)
+def test_a_handler_without_reconfigure_is_told_so(serve: ServedInstance, target: Any, said: str) -> None:
+    with pytest.raises(BackendStartError, match=said):
         serve.create_backend("b", target, config={"user_config": {}})
     create(serve, target)
-    with pytest.raises(BackendStartError, match=r"no method reconfigure\(user_config\): add one"):
+    with pytest.raises(BackendStartError, match=said):
         serve.update_backend_config("b", {"user_config": {}})
     assert serve.get_backend_config("b")["user_config"] is None
     assert serve.client.get("/b").status_code == 200
 
 
+@pytest.mark.runtimes("inprocess", "process")
 def test_a_user_config_is_plain_data(serve: ServedInstance) -> None:
-    with pytest.raises(InvalidInputError, match=r"user_config\['path'\] is plain data .* not pathlib"):
+    with pytest.raises(InvalidInputError, match=r"user_config\['path'\] must be plain data .* not PosixPath"):
         serve.create_backend("b", Configured, config={"user_config": {"path": Path("/")}})
     create(serve, Configured, config={"user_config": {"key": b"\x00\xff", "list": [1, 2.5, None, True]}})
     with pytest.raises(InvalidInputError, match="user_config"):
@@ -277,6 +294,39 @@ def test_a_long_call_is_no_failed_check(serve: ServedInstance, tmp_path: Path) -
     first = serve.client.get("/b?pause=1.5").text
     assert serve.client.get("/b").text == first
     assert backend(serve)["last_failure"] == ""
+
+
+# -- hangs -------------------------------------------------------------------------------------------------------
+
+
+class Stuck(Ill):
+    """Its calls hang while the file of its process's own is there."""
+
+    def __call__(self, request: Any) -> str:
+        while (self.folder / self.id).exists():
+            time.sleep(0.005)
+        return self.id
+
+
+class AsyncStuck(Stuck):
+    async def __call__(self, request: Any) -> str:  # type: ignore[override]
+        return super().__call__(request)
+
+
+@pytest.mark.parametrize(("target", "slots"), [(Stuck, 1), (Stuck, 2), (AsyncStuck, 2)])
+def test_a_replica_that_a_call_holds_beyond_its_deadline_is_replaced(
+    serve: ServedInstance, tmp_path: Path, target: type, slots: int
+) -> None:
+    config = {"hang_grace_s": 0.5, "max_concurrent_queries": slots}
+    serve.create_backend("b", target, str(tmp_path), config=config)
+    serve.create_endpoint("e", "/b", backend="b", timeout_s=0.5)
+    first = until(lambda: (answer := serve.client.get("/b")).status_code == 200 and answer.text)
+    (tmp_path / first).touch()
+    assert serve.client.get("/b").status_code == 504
+    until(lambda: (answer := serve.client.get("/b")).status_code == 200 and answer.text != first)
+    assert "hang_grace_s" in backend(serve)["last_failure"]
+    until(lambda: len(backend(serve)["replicas"]) == 1)
+    (tmp_path / first).unlink()
 
 
 # -- the end -----------------------------------------------------------------------------------------------------
@@ -409,6 +459,7 @@ async def coroutine(request: Any) -> str:
     return "async"
 
 
+@pytest.mark.runtimes("inprocess", "process")
 @pytest.mark.parametrize(("target", "slots"), [(plain, 1), (coroutine, 100)])
 def test_the_config_shows_the_slots_that_replicas_have(serve: ServedInstance, target: Any, slots: int) -> None:
     create(serve, target)

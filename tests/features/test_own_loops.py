@@ -7,26 +7,17 @@ import contextlib
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import flask
 import pytest
 import uvloop
+from tests.support.waiting import until
 
 from servekit.testing.instances import ServedInstance
 
 DEADLINE_S = 60.0
-
-
-def eventually(condition: Callable[[], Any]) -> Any:
-    ends = time.monotonic() + DEADLINE_S
-    while not (found := condition()):
-        assert time.monotonic() < ends, "it did not come about"
-        time.sleep(0.02)
-    return found
 
 
 async def wait() -> str:
@@ -130,7 +121,7 @@ def end_by_sigterm(serve: ServedInstance, runtime: str) -> None:
     if runtime != "inprocess":
         (replica,) = serve.status()["backends"]["b"]["replicas"]
         os.kill(replica["pid"], signal.SIGTERM)
-        eventually(lambda: replica["id"] not in {each["id"] for each in serve.status()["backends"]["b"]["replicas"]})
+        until(lambda: replica["id"] not in {each["id"] for each in serve.status()["backends"]["b"]["replicas"]})
     else:
         serve.delete_endpoint("e")
         serve.delete_backend("b")
@@ -145,11 +136,11 @@ def test_every_method_may_run_a_loop(serve: ServedInstance, runtime: str, tmp_pa
         assert serve.client.get(f"/b?way={way}").text == "done"
     serve.update_backend_config("b", {"user_config": 2})
     assert serve.client.get(f"/b?way={way}").text == "done"
-    eventually(lambda: "well" in lines(log))
+    until(lambda: "well" in lines(log))
     assert "config 2" in lines(log)
     assert serve.client.get(f"/b?way={way}").text == "done"
     end_by_sigterm(serve, runtime)
-    eventually(lambda: "closed" in lines(log))
+    until(lambda: "closed" in lines(log))
     if runtime != "inprocess":
         assert serve.client.get(f"/b?way={way}").text == "done"
 

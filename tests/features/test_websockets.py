@@ -8,29 +8,25 @@ import os
 import signal
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from fastapi import FastAPI, WebSocket
 from starlette.responses import PlainTextResponse
+from tests.support.waiting import until
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from servekit.inprocess import InProcessInstance
 from servekit.testing.instances import ServedInstance
 
+# Ray has a part in how a replica ends, and none in what goes over a socket.
+pytestmark = pytest.mark.runtimes("inprocess", "process")
+
 DEADLINE_S = 20.0
 LARGE = 4 * 1024 * 1024
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def make_app() -> FastAPI:
@@ -97,20 +93,12 @@ class Sockets:
         self.serve.create_endpoint("app", "/app", mount=True, backend="app", timeout_s=timeout_s)
 
     def dial(self, path: str, **options: Any) -> ClientConnection:
-        """A client; in process it sits on one end of a pair of sockets, and the ingress on the other."""
+        """A client; in process it is given its connection."""
         instance = self.serve.instance
-        sock = None
         url = instance.url.replace("http", "ws", 1)
-        if isinstance(instance, InProcessInstance):
-            sock, theirs = socket.socketpair()
-            theirs.setblocking(False)
-            instance.submit(_accept(instance, theirs))
+        sock = instance.connect() if isinstance(instance, InProcessInstance) else None
         options = {"max_size": 2 * LARGE, "open_timeout": DEADLINE_S, "proxy": None, **options}
         return self.closing.enter_context(connect(url + path, sock=sock, **options))
-
-
-async def _accept(instance: InProcessInstance, sock: socket.socket) -> None:
-    await instance._loop.connect_accepted_socket(instance._ingress.server.protocol_factory, sock)
 
 
 @pytest.fixture
@@ -126,6 +114,7 @@ def app(sockets: Sockets) -> Sockets:
     return sockets
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_hundreds_of_messages_both_ways(app: Sockets) -> None:
     ws = app.dial("/app/echo", subprotocols=["chat", "other"])
     assert ws.subprotocol == "chat"
@@ -170,7 +159,7 @@ def test_many_at_once_beside_plain_requests(app: Sockets) -> None:
 def test_the_client_closes_and_the_application_learns_why(app: Sockets) -> None:
     ws = app.dial("/app/echo")
     ws.close(4001, "enough")
-    eventually(lambda: app.serve.client.get("/app/ended").json() == [[4001, "enough"]])
+    until(lambda: app.serve.client.get("/app/ended").json() == [[4001, "enough"]])
     assert ws.protocol.close_rcvd is not None
     assert ws.protocol.close_rcvd.code == 4001
 
@@ -194,7 +183,7 @@ def test_a_client_that_vanishes_is_1006(app: Sockets) -> None:
     ws.send("here")
     assert ws.recv(DEADLINE_S) == "here"
     ws.socket.shutdown(socket.SHUT_RDWR)
-    eventually(lambda: [code for code, _ in app.serve.client.get("/app/ended").json()] == [1006])
+    until(lambda: [code for code, _ in app.serve.client.get("/app/ended").json()] == [1006])
 
 
 def test_an_application_that_raises_closes(app: Sockets) -> None:
@@ -225,7 +214,7 @@ def test_a_handler_that_knows_no_websockets_answers_as_ever(sockets: Sockets) ->
 
 
 def test_the_timeout_is_for_the_handshake_alone(sockets: Sockets) -> None:
-    sockets.create(timeout_s=0.3, ws_ping_interval_s=0.1)
+    sockets.create(timeout_s=1.0, ws_ping_interval_s=0.1)
     ws = sockets.dial("/app/echo")
     with pytest.raises(InvalidStatus) as caught:
         sockets.dial("/app/never")
@@ -244,6 +233,7 @@ def test_a_message_that_is_too_long_is_1009(sockets: Sockets) -> None:
     assert ws.close_code == 1009
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_a_replica_that_leaves_closes_its_sockets(app: Sockets) -> None:
     ws = app.dial("/app/echo")
     app.serve.update_backend_config("app", {"num_replicas": 0})
@@ -251,6 +241,7 @@ def test_a_replica_that_leaves_closes_its_sockets(app: Sockets) -> None:
     assert ws.close_code == 1012
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_a_replica_that_is_killed_is_1006(app: Sockets, runtime: str) -> None:
     if runtime == "inprocess":
         pytest.skip("a thread cannot be killed")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.waiting import until
 
 from servekit.handles import answers
 from servekit.handles.caller import Caller
@@ -17,18 +18,10 @@ from servekit.wire.data_frames import DATA_FRAME_BYTES, Answer, Chunk, Invoke, d
 from servekit.wire.handshake import Handshake
 from servekit.wire.link import Link
 from servekit.wire.loop_thread import LoopThread
-from servekit.wire.memory import MemoryNetwork
-from servekit.wire.network import Listener
+from servekit.wire.network import Listener, listen
 
 TOKEN = b"t" * 32
 LIMIT_S = 10.0
-
-
-def until(condition: Callable[[], Any]) -> None:
-    ends = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < ends, "it did not come about"
-        time.sleep(0.001)
 
 
 def head(content_type: str) -> bytes:
@@ -38,11 +31,10 @@ def head(content_type: str) -> bytes:
 class FakeIngress:
     """Keeps the frames that come, and answers what the test says. Its methods are called from the test's thread."""
 
-    def __init__(self, network: MemoryNetwork, loop: asyncio.AbstractEventLoop, name: str = "memory:ingress") -> None:
-        self.address = name
+    def __init__(self, loop: asyncio.AbstractEventLoop, address: str) -> None:
+        self.address = address
         self.frames: list[Any] = []
         self.links: list[Link] = []
-        self._network = network
         self._loop = loop
         self._listener: Listener | None = None
 
@@ -61,8 +53,9 @@ class FakeIngress:
         self.run(self._listen())
 
     def stop_listening(self) -> None:
-        assert self._listener is not None
-        self._listener.close()
+        listener = self._listener
+        assert listener is not None
+        self.soon(listener.close)
 
     def cut(self) -> None:
         self.soon(lambda: [link.abort() for link in self.links])
@@ -82,12 +75,16 @@ class FakeIngress:
 
         self.run(run())
 
+    def close(self) -> None:
+        self.stop_listening()
+        self.cut()
+
     async def _listen(self) -> None:
         def new_link() -> Link:
             handshake = Handshake(TOKEN, b"ingress", dialing=False)
             return Link(self, data_codec(), handshake, max_frame_bytes=DATA_FRAME_BYTES)
 
-        self._listener = await self._network.listen(self.address, new_link)
+        self._listener = await listen(self.address, new_link)
 
     # -- LinkOwner ---------------------------------------------------------------------------------------------
 
@@ -108,16 +105,24 @@ class FakeIngress:
 class Rig:
     """A caller, ingress workers for it, and the loop on which both live."""
 
-    def __init__(self) -> None:
-        self.network = MemoryNetwork()
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ingresses: list[FakeIngress] = []
         self.thread = LoopThread("test-links")
-        self.ingress = self.new_ingress("memory:ingress")
-        self.caller = Caller(self.network, TOKEN, "test", self.thread.loop, [[self.ingress.address]])
+        self.ingress = self.new_ingress("ingress")
+        self.caller = Caller(TOKEN, "test", self.thread.loop, [[self.ingress.address]])
 
     def new_ingress(self, name: str) -> FakeIngress:
-        ingress = FakeIngress(self.network, self.thread.loop, name)
+        ingress = FakeIngress(self.thread.loop, f"unix:{self._folder}/{name}")
         ingress.listen()
+        self._ingresses.append(ingress)
         return ingress
+
+    def close(self) -> None:
+        self.caller.close()
+        for ingress in self._ingresses:
+            ingress.close()
+        self.thread.close()
 
     until = staticmethod(until)
 
@@ -126,10 +131,9 @@ class Rig:
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
-    made = Rig()
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(tmp_path)
     try:
         yield made
     finally:
-        made.caller.close()
-        made.thread.close()
+        made.close()

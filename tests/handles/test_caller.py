@@ -14,7 +14,7 @@ import pytest
 from servekit import errors
 from servekit.handles import answers, caller, failures, payload
 from servekit.handles import call as call_module
-from servekit.handles.records import RecordKind, record
+from servekit.handles.answers import RecordKind, record
 from servekit.wire.data_frames import (
     BODY_WINDOW_BYTES,
     PIECE_BYTES,
@@ -327,7 +327,7 @@ def test_what_was_sent_fails_with_its_link_and_the_next_call_goes_by_a_new_one(r
 
 
 def test_a_call_that_was_not_begun_goes_elsewhere(rig: Any) -> None:
-    other = rig.new_ingress("memory:other")
+    other = rig.new_ingress("other")
     future = rig.call()
     invoke = rig.ingress.wait_invoked()
     rig.caller.set_ingresses([[rig.ingress.address], [other.address]])
@@ -338,7 +338,7 @@ def test_a_call_that_was_not_begun_goes_elsewhere(rig: Any) -> None:
 
 
 def test_calls_are_spread_and_avoid_one_that_leaves(rig: Any) -> None:
-    other = rig.new_ingress("memory:other")
+    other = rig.new_ingress("other")
     rig.caller.set_ingresses([[rig.ingress.address], [other.address]])
     rig.call()
     rig.until(lambda: rig.ingress.links and other.links)
@@ -375,7 +375,7 @@ def test_one_that_leaves_still_takes_what_a_handler_calls(rig: Any) -> None:
 def test_what_one_that_ends_has_not_begun_is_sent_elsewhere(rig: Any) -> None:
     future = rig.call("handler", chain=("r1",))
     rig.ingress.wait_invoked()
-    other = rig.new_ingress("memory:other")
+    other = rig.new_ingress("other")
     rig.caller.set_ingresses([[rig.ingress.address], [other.address]])
     rig.until(lambda: other.links)
     rig.ingress.stop_listening()
@@ -390,7 +390,7 @@ def test_what_one_that_ends_has_not_begun_is_sent_elsewhere(rig: Any) -> None:
 def test_an_ingress_worker_that_is_no_more_is_let_go_after_its_answers(rig: Any) -> None:
     future = rig.call()
     invoke = rig.ingress.wait_invoked()
-    other = rig.new_ingress("memory:other")
+    other = rig.new_ingress("other")
     rig.caller.set_ingresses([[other.address]])
     rig.until(lambda: other.links)
     rig.ingress.answer(invoke, 1)

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from servekit import errors
+from servekit.error_answers import ErrorAnswer
 from servekit.handles.failures import pack_failure, refused, unpack_failure
 from servekit.ingress import refusals
 
@@ -79,10 +80,10 @@ def test_what_cannot_be_raised_is_told_in_words(error: BaseException, text: str)
     ],
 )
 def test_refusals_become_errors(
-    refusal: refusals.Refused, kind: type[errors.ServekitError], builtin: type[Exception]
+    refusal: ErrorAnswer, kind: type[errors.ServekitError], builtin: type[Exception]
 ) -> None:
-    status, _, body = refusal
-    found = refused(status, body)
+    _, body = refusal.render([], "request-1")
+    found = refused(refusal.status, body)
     assert type(found) is kind
     assert isinstance(found, builtin)
     text = body.decode().strip()

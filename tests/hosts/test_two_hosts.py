@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.instances.instance_tools import until
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.processes, pytest.mark.ray]
 
@@ -103,11 +103,17 @@ def test_a_class_of_a_module_beside_the_script_is_served_by_the_other_host(drive
 
 
 CLIENT = """
-import os
+import os, time
 os.environ["RAY_AUTH_MODE"] = "token"
 import ray
 
-ray.init("ray://localhost:10001")
+ends = time.monotonic() + 240
+while not ray.is_initialized():
+    try:
+        ray.init("ray://localhost:10001")
+    except ConnectionError:  # Ray's server for this client was not up in time: the machine is busy.
+        if time.monotonic() > ends:
+            raise
 try:
     serve.init(http_port=0)
 except ServekitError as error:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
 import uvloop
+from tests.support.waiting import until
 
 from servekit.config import HttpLimits
 from servekit.http1.request import HttpRequest, gather
@@ -19,19 +19,41 @@ from servekit.http1.server import HttpServer
 DEADLINE_S = 10.0
 
 
-class Echo:
+class Noting:
+    """An app that notes which of its requests were abandoned, and the clients of which read again."""
+
+    def __init__(self) -> None:
+        self.gone: list[HttpRequest] = []
+        self.resumed: list[HttpRequest] = []
+
+    def new_request(self) -> HttpRequest:
+        request = Noted()
+        request.app = self
+        return request
+
+
+class Noted(HttpRequest):
+    __slots__ = ("__weakref__", "app")
+
+    app: Noting
+
+    def writable(self) -> None:
+        self.app.resumed.append(self)
+
+    def abandoned(self) -> None:
+        self.app.gone.append(self)
+
+
+class Echo(Noting):
     """Answers with the request's method, target and body; ``/wait`` waits for `release`, ``/big/N`` has N bytes.
 
     A long body is awaited, but by ``/early``, which answers with what has come by then, and ``/wait``.
     """
 
-    new_request = HttpRequest
-
     def __init__(self) -> None:
+        super().__init__()
         self.handled: list[HttpRequest] = []
         self.waiting: list[HttpRequest] = []
-        self.gone: list[HttpRequest] = []
-        self.resumed: list[HttpRequest] = []
 
     def handle(self, request: HttpRequest) -> None:
         self.handled.append(request)
@@ -48,13 +70,9 @@ class Echo:
             body = b"x" * int(request.path[5:])
         if request.path.startswith("/status/"):
             status = int(request.path[8:])
-        request.respond(status, b"content-type: text/plain\r\n", body, close=request.path == "/close")
-
-    def writable(self, request: HttpRequest) -> None:
-        self.resumed.append(request)
-
-    def abandoned(self, request: HttpRequest) -> None:
-        self.gone.append(request)
+        if request.path == "/close":
+            request.keep_alive = False
+        request.respond(status, b"content-type: text/plain\r\n", body)
 
 
 class Running:
@@ -63,7 +81,7 @@ class Running:
     def __init__(self, limits: HttpLimits, app: Any) -> None:
         self.app = app
         self._loop = uvloop.new_event_loop()
-        self.server = HttpServer(self.app, limits, self._loop, server_header="test")
+        self.server = HttpServer(self.app, limits, self._loop)
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -86,7 +104,7 @@ class Running:
 
     def release(self, body: bytes = b"released") -> None:
         """Answer the oldest waiting request, once there is one."""
-        wait_until(lambda: self.app.waiting)
+        until(lambda: self.app.waiting)
         self.call(self.app.waiting.pop(0).respond, 200, b"", body)
 
     def connect(self) -> socket.socket:
@@ -113,24 +131,15 @@ class Running:
         self._loop.close()
 
 
-class Desk:
+class Desk(Noting):
     """An app that answers nothing by itself: the test does, with what it finds here."""
 
-    new_request = HttpRequest
-
     def __init__(self) -> None:
+        super().__init__()
         self.requests: list[HttpRequest] = []
-        self.gone: list[HttpRequest] = []
-        self.resumed: list[HttpRequest] = []
 
     def handle(self, request: HttpRequest) -> None:
         self.requests.append(request)
-
-    def writable(self, request: HttpRequest) -> None:
-        self.resumed.append(request)
-
-    def abandoned(self, request: HttpRequest) -> None:
-        self.gone.append(request)
 
 
 def read_all(client: socket.socket) -> bytes:
@@ -138,13 +147,6 @@ def read_all(client: socket.socket) -> bytes:
     while piece := client.recv(65536):
         pieces.append(piece)
     return b"".join(pieces)
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    until = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.005)
 
 
 @pytest.fixture
@@ -177,7 +179,7 @@ def echo() -> Iterator[Running]:
 
 @pytest.fixture
 def eventually() -> Callable[[Callable[[], object]], None]:
-    return wait_until
+    return until
 
 
 @pytest.fixture
@@ -189,6 +191,6 @@ def sweeps() -> Callable[[Running], Iterator[None]]:
         for _ in range(12):
             seen = running.server.last_lines  # Each sweep renews them.
             yield
-            wait_until(lambda seen=seen: running.server.last_lines is not seen)
+            until(lambda seen=seen: running.server.last_lines is not seen)
 
     return twelve

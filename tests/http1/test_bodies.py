@@ -250,7 +250,8 @@ def test_an_answer_before_the_body_leaves_the_connection_usable(
 def test_the_last_answer_before_the_body_ends_the_connection_behind_it(desk: Any, begin: Any, eventually: Any) -> None:
     """Also when the next request comes with the last piece: it is not answered, and nobody waits for that."""
     upload = begin(desk, 200_000, 70_000)
-    desk.call(lambda: upload.request.respond(200, b"", b"last", close=True))
+    upload.request.keep_alive = False
+    desk.call(upload.request.respond, 200, b"", b"last")
     assert upload.answer() == (200, b"last")
     upload.client.sendall(upload.body[70_000:] + b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n")
     assert upload.is_closed()
@@ -451,10 +452,6 @@ def test_a_body_that_nobody_takes_is_not_slow(start: Any, begin: Any, eventually
 
 
 def test_nothing_of_a_broken_upload_is_left_to_the_garbage_collector(desk: Any, begin: Any, eventually: Any) -> None:
-    class Marked(HttpRequest):
-        __slots__ = ("__weakref__",)
-
-    desk.app.new_request = Marked
     desk.call(gc.disable)
     try:
         upload = begin(desk, 1_000_000, 100_000)

@@ -63,8 +63,6 @@ class MemoryTransport(asyncio.Transport):
 class App:
     """Answers ``/now`` at once, and others when told to."""
 
-    new_request = HttpRequest
-
     def __init__(self) -> None:
         self.handled: list[HttpRequest] = []
         self.waiting: list[HttpRequest] = []
@@ -78,12 +76,25 @@ class App:
         else:
             self.waiting.append(request)
 
-    def abandoned(self, request: HttpRequest) -> None:
-        self.gone.append(request)
+    def new_request(self) -> HttpRequest:
+        request = Asked()
+        request.app = self
+        return request
 
     def release(self) -> None:
         request = self.waiting.pop()
         request.respond(200, b"", request.query)
+
+
+class Asked(HttpRequest):
+    """A request whose app is told when its client goes."""
+
+    __slots__ = ("app",)
+
+    app: App
+
+    def abandoned(self) -> None:
+        self.app.gone.append(self)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +181,9 @@ def test_behind_the_last_answer_no_body_is_waited_for_but_its_requests(loop: asy
     app, connection, transport = connect(loop)
     post = b"POST /later HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
     connection.data_received(post + bytes(70_000))
-    app.waiting.pop().respond(200, b"", b"last", close=True)
+    request = app.waiting.pop()
+    request.keep_alive = False
+    request.respond(200, b"", b"last")
     connection.data_received(bytes(30_000) + post + bytes(90_000))
     connection.sweep(0.0)
     connection.sweep(LINGER_S + 0.1)

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from servekit.config import HttpLimits
+from servekit.http1.chunks import EXTENSIONS_BYTES
+
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
@@ -16,30 +19,106 @@ def status(data: bytes) -> int:
     return int(data[9:12])
 
 
-def test_sizes_at_and_above_their_limits(start: Callable[..., Any]) -> None:
-    server = start(request_line_bytes=200, header_bytes=300, headers_bytes=500, header_count=5, body_bytes=1000)
-    target = "GET /{} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-    headers = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{}\r\n"
-    post = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {}\r\n\r\n"
-    chunk = (
-        b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
+LINE, HEADER, HEADERS, COUNT, BODY = 200, 300, 500, 6, 1000
+CLOSE = b"Host: a\r\nConnection: close\r\n"
+CLOSE_BYTES = len(b"HostaConnectionclose")
+AROUND = {"one below": -1, "at": 0, "one above": 1}
+
+
+def a_line_of(size: int) -> bytes:
+    return b"GET /%b HTTP/1.1\r\n%b\r\n" % (b"x" * (size - len("GET / HTTP/1.1")), CLOSE)
+
+
+def a_query_of(size: int) -> bytes:
+    return b"GET /?%b HTTP/1.1\r\n%b\r\n" % (b"x" * (size - len("GET /? HTTP/1.1")), CLOSE)
+
+
+def one_header_of(size: int) -> bytes:
+    return b"GET / HTTP/1.1\r\n%bX: %b\r\n\r\n" % (CLOSE, b"x" * (size - 1))
+
+
+def one_name_of(size: int) -> bytes:
+    return b"GET / HTTP/1.1\r\n%b%b: x\r\n\r\n" % (CLOSE, b"X" * (size - 1))
+
+
+def headers_of(size: int) -> bytes:
+    rest = size - CLOSE_BYTES - 250
+    return b"GET / HTTP/1.1\r\n%bX: %b\r\nY: %b\r\n\r\n" % (CLOSE, b"x" * 249, b"y" * (rest - 1))
+
+
+def so_many_headers(count: int) -> bytes:
+    return b"GET / HTTP/1.1\r\n%b%b\r\n" % (CLOSE, b"X: y\r\n" * (count - 2))
+
+
+def a_body_of(size: int) -> bytes:
+    return b"POST / HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (CLOSE, size, b"x" * size)
+
+
+def chunks_of(size: int, each: int = 10**9) -> bytes:
+    body = b"x" * size
+    pieces = [body[at : at + each] for at in range(0, size, each)]
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+    return b"POST / HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n%b0\r\n\r\n" % (CLOSE, chunks)
+
+
+def extensions_of(size: int) -> bytes:
+    """In two chunks, the second of which is the last."""
+    first = b";" + b"a" * (size // 2 - 1)
+    second = b";" + b"b" * (size - len(first) - 1)
+    chunks = b"1%b\r\nx\r\n0%b\r\n\r\n" % (first, second)
+    return b"POST / HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n%b" % (CLOSE, chunks)
+
+
+def trailers_of(size: int) -> bytes:
+    chunks = b"1\r\nx\r\n0\r\nA: %b\r\n\r\n" % (b"a" * (size - len("A: \r\n")))
+    return b"POST / HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n%b" % (CLOSE, chunks)
+
+
+EDGES = {
+    "request line": (a_line_of, LINE, 414),
+    "request line, by its query": (a_query_of, LINE, 414),
+    "one header": (one_header_of, HEADER, 431),
+    "one header, by its name": (one_name_of, HEADER, 431),
+    "all headers": (headers_of, HEADERS, 431),
+    "count of headers": (so_many_headers, COUNT, 431),
+    "body": (a_body_of, BODY, 413),
+    "body in one chunk": (chunks_of, BODY, 413),
+    "body in chunks of seven": (lambda size: chunks_of(size, 7), BODY, 413),
+    "chunk extensions": (extensions_of, EXTENSIONS_BYTES, 400),
+    "trailers": (trailers_of, HEADERS, 400),
+}
+
+
+@pytest.mark.parametrize("where", AROUND)
+@pytest.mark.parametrize("name", EDGES)
+def test_each_limit_at_itself_one_below_and_one_above(start: Callable[..., Any], name: str, where: str) -> None:
+    small = start(
+        request_line_bytes=LINE, header_bytes=HEADER, headers_bytes=HEADERS, header_count=COUNT, body_bytes=BODY
     )
+    build, limit, refused = EDGES[name]
+    data = build(limit + AROUND[where])
+    assert status(small.exchange(data)) == (refused if where == "one above" else 200)
+    assert len(small.app.handled) == (where != "one above")
 
-    def ask(data: str) -> int:
-        return status(server.exchange(data.encode()))
 
-    assert ask(target.format("x" * 199)) == 200
-    assert ask(target.format("x" * 200)) == 414
-    assert ask(headers.format("X: " + "x" * 299 + "\r\n")) == 200
-    assert ask(headers.format("X: " + "x" * 300 + "\r\n")) == 431
-    assert ask(headers.format(("X: " + "x" * 199 + "\r\n") * 2)) == 200
-    assert ask(headers.format(("X: " + "x" * 250 + "\r\n") * 2)) == 431
-    assert ask(headers.format("X: y\r\n" * 3)) == 200
-    assert ask(headers.format("X: y\r\n" * 4)) == 431
-    assert ask(post.format(1000) + "x" * 1000) == 200
-    assert ask(post.format(1001)) == 413
-    assert status(server.exchange(chunk % (1000, b"x" * 1000))) == 200
-    assert status(server.exchange(chunk % (1001, b"x" * 1001))) == 413
+@pytest.mark.parametrize("where", AROUND)
+@pytest.mark.parametrize("name", ["request line", "one header", "all headers", "count of headers"])
+def test_the_default_limits_of_a_head(echo: Any, name: str, where: str) -> None:
+    limits = HttpLimits()
+    build, _, refused = EDGES[name]
+    if name == "all headers":
+        whole = [limits.header_bytes] * (limits.headers_bytes // limits.header_bytes - 1)
+        rest = limits.headers_bytes - sum(whole) - CLOSE_BYTES + AROUND[where]
+        lines = b"".join(b"X: %b\r\n" % (b"x" * (size - 1)) for size in [*whole, rest])
+        data = b"GET / HTTP/1.1\r\n%b%b\r\n" % (CLOSE, lines)
+    else:
+        limit = {
+            "request line": limits.request_line_bytes,
+            "one header": limits.header_bytes,
+            "count of headers": limits.header_count,
+        }[name]
+        data = build(limit + AROUND[where])
+    assert status(echo.exchange(data)) == (refused if where == "one above" else 200)
 
 
 @pytest.mark.parametrize(

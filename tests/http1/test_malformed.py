@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -93,6 +94,34 @@ def refusal(data: bytes) -> tuple[int, str]:
     assert b"content-length: %d\r\n" % len(body) in head
     assert body.endswith(b"\n")
     return int(head[9:12]), body.decode()
+
+
+ASKS_JSON = b"Host: a\r\nAccept: application/json\r\n"
+REFUSED_IN_JSON = {
+    "head": (b"GET / HTTP/1.1\r\n" + ASKS_JSON + b"Expect: cake\r\n\r\n", 417, "expectation_failed"),
+    "no more headers": (b"GET / HTTP/1.1\r\n" + ASKS_JSON + b"A: b\r\nX Y: z\r\n\r\n", 400, "malformed"),
+    "target": (b"CONNECT a:1 HTTP/1.1\r\n" + ASKS_JSON + b"\r\n", 400, "malformed"),
+    "websocket": (
+        b"GET / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 8\r\n"
+        + ASKS_JSON
+        + b"\r\n",
+        426,
+        "upgrade_required",
+    ),
+    "body": (b"POST / HTTP/1.1\r\n" + ASKS_JSON + b"Transfer-Encoding: chunked\r\n\r\nx\r\n", 400, "malformed"),
+    "long body": (b"POST / HTTP/1.1\r\n" + ASKS_JSON + b"Content-Length: 999999999999\r\n\r\n", 413, "body_too_large"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_IN_JSON)
+def test_a_client_that_asks_for_json_is_refused_in_json(echo: Any, name: str) -> None:
+    data, status, kind = REFUSED_IN_JSON[name]
+    head, _, body = echo.exchange(data).partition(b"\r\n\r\n")
+    assert int(head[9:12]) == status
+    assert b"\r\ncontent-type: application/json\r\n" in head
+    error = json.loads(body)["error"]
+    assert (error["type"], error["request_id"]) == (kind, "")
+    assert error["message"]
 
 
 @pytest.mark.parametrize("name", MALFORMED)

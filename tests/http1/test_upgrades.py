@@ -266,7 +266,7 @@ def test_a_drain_ends_the_clients_half(tunnel: Any) -> None:
     open_one = tunnel()
     open_one.open()
     (connection,) = open_one.desk.server.connections
-    open_one.desk.call(lambda: connection.close_if_idle(spare_fresh=True))
+    open_one.desk.call(lambda: connection.close_if_idle())
     assert open_one.request.incoming.ended
     open_one.client.sendall(b"too late")
     open_one.call("write", b"bye")
@@ -280,7 +280,7 @@ def test_a_101_while_the_server_drains_comes_with_the_end_of_the_clients_half(tu
     draining = threading.Thread(target=lambda: open_one.desk.run(open_one.desk.server.drain(10)))
     draining.start()
     eventually(lambda: open_one.desk.server.draining)
-    open_one.desk.call(lambda: connection.close_if_idle(spare_fresh=True))
+    open_one.desk.call(lambda: connection.close_if_idle())
     open_one.open()
     eventually(lambda: open_one.request.incoming.ended)
     open_one.call("write", b"bye")

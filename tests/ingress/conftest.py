@@ -10,13 +10,15 @@ from time import monotonic
 from typing import Any
 
 import pytest
+from tests.support.links import FakeLink
 
 from servekit.config import BackendConfig, EndpointOptions, HttpLimits
 from servekit.http1.body import IncomingBody
 from servekit.ingress.apply import Applier
+from servekit.ingress.backend import Replica
 from servekit.ingress.exchange import Exchange
-from servekit.ingress.replica import Replica
 from servekit.ingress.router import Router
+from servekit.ingress.shared import Shared
 from servekit.ingress.spool import SpoolSpace
 from servekit.interfaces import BackendView, Outcome, ReplicaView, RequestInfo, RequestRecord, RoutingPolicy
 from servekit.wire.control_frames import BackendEntry, Capabilities, EndpointRecord, PluginRef, ReplicaEntry, Snapshot
@@ -72,7 +74,7 @@ class FakeConnection:
         self.taken = 0
         """How often it was told that something of the body was taken."""
 
-    def answer(self, request: object, status: int, head: bytes, body: bytes, close: bool) -> None:
+    def answer(self, request: object, status: int, head: bytes, body: bytes) -> None:
         assert not self.begun
         self.answers.append((status, head, body))
 
@@ -94,32 +96,6 @@ class FakeConnection:
 
     def body_taken(self) -> None:
         self.taken += 1
-
-
-class FakeLink:
-    def __init__(self) -> None:
-        self.writable = True
-        self.sent: list[Any] = []
-        self.not_written: list[Any] = []
-        self.peer_has_ended = False
-        self.closed = False
-
-    def send(self, frame: Any) -> None:
-        self.sent.append(frame)
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None:
-        self.closed = True
-
-    def peer_ended(self) -> None:
-        self.peer_has_ended = True
-
-    def unsent(self) -> list[Any]:
-        return self.not_written
-
-    def of(self, kind: type) -> list[Any]:
-        return [frame for frame in self.sent if type(frame) is kind]
 
 
 class FakeLinks:
@@ -208,7 +184,10 @@ class World:
         self.records: list[RequestRecord] = []
         loop: Any = self.loop
         self.spools = SpoolSpace(HttpLimits(), directory, loop)
-        self.router = Router(loop, self.spools, self.records.append)
+        self.wanted = 0
+        """How often a request had to wait for a replica to start."""
+        self.shared = Shared(loop, self.spools, self._replica_wanted, self.records.append)
+        self.router = Router(self.shared)
         self.links = FakeLinks()
         self.asked: list[Asked] = []
         self.came: Counter[int] = Counter()
@@ -216,8 +195,11 @@ class World:
         self.policies: dict[str, Callable[[], RoutingPolicy]] = {"first": First}
         self.built: list[RoutingPolicy] = []
         links: Any = self.links
-        self.applier = Applier(self.router, links, self._build)
+        self.applier = Applier(self.router, links, self._build, lambda replica_ids: None)
         self._versions = itertools.count(1)
+
+    def _replica_wanted(self) -> None:
+        self.wanted += 1
 
     def _build(self, ref: PluginRef) -> RoutingPolicy:
         policy = self.policies[ref.path](**ref.options)
@@ -288,7 +270,7 @@ class World:
     def leave(self, asked: Asked) -> None:
         """The client goes away."""
         asked.exchange.done = True
-        self.router.abandoned(asked.exchange)
+        asked.exchange.abandoned()
 
     def calls(self, replica_id: str) -> list[Call]:
         """Sent to a replica, whether answered or not."""

@@ -130,7 +130,7 @@ def test_what_is_there_already_goes_out_with_the_call(served: Any) -> None:
     incoming.receive(b"one")
     incoming.end()
     served.ask(method="POST", body=FIRST, incoming=incoming)
-    kinds = [type(frame) for frame in served.link("r1").sent]
+    kinds = [type(frame) for frame in served.link("r1").frames]
     assert kinds == [Call, Chunk, End]
 
 
@@ -157,9 +157,9 @@ def test_credit_for_a_call_that_is_over_does_nothing(served: Any) -> None:
     _, incoming = upload(served)
     incoming.receive(bytes(300_000))
     served.answer("r1", served.calls("r1")[0])
-    count = len(served.link("r1").sent)
+    count = len(served.link("r1").frames)
     served.receive("r1", Credit(1, 100_000), Credit(77, 1))
-    assert len(served.link("r1").sent) == count
+    assert len(served.link("r1").frames) == count
 
 
 def test_after_an_early_answer_nothing_more_is_sent_nor_kept(served: Any) -> None:
@@ -376,10 +376,10 @@ def test_a_slow_reader_is_granted_no_credit(served: Any) -> None:
     served.receive("r1", *[Chunk(1, bytes(PIECE_BYTES)) for _ in range(3)])
     assert not served.link("r1").of(Credit)
     asked.connection.reads = True
-    served.router.writable(asked.exchange)
+    asked.exchange.writable()
     assert sum(credit.size_bytes for credit in served.link("r1").of(Credit)) == 4 * PIECE_BYTES
     granted = len(served.link("r1").of(Credit))
-    served.router.writable(asked.exchange)
+    asked.exchange.writable()
     assert len(served.link("r1").of(Credit)) == granted
 
 
@@ -539,9 +539,9 @@ def feed(incoming: IncomingBody, size: int, *, end: bool = False) -> bytes:
 def received(world: Any, replica: str, call: Call) -> bytes:
     """The body that a replica has got behind a call, which reads all of it."""
     while not [frame for frame in world.link(replica).of(End) if frame.id == call.id]:
-        before = len(world.link(replica).sent)
+        before = len(world.link(replica).frames)
         world.receive(replica, Credit(call.id, PIECE_BYTES))
-        assert len(world.link(replica).sent) > before
+        assert len(world.link(replica).frames) > before
     return b"".join(sent(world, replica, call.id))
 
 
@@ -739,7 +739,7 @@ def read_on(world: Any, asked: Any, times: int = 100_000) -> None:
     """The client takes a piece at a time: its buffer is full again with each."""
     for _ in range(times):
         before = len(asked.connection.pieces)
-        world.router.writable(asked.exchange)
+        asked.exchange.writable()
         if asked.connection.ended or len(asked.connection.pieces) == before:
             return
 
@@ -775,7 +775,7 @@ def test_a_client_that_reads_on_soon_costs_no_file(served: Any) -> None:
     asked = stall(served)
     body = more(served, 2)
     asked.connection.reads = True
-    served.router.writable(asked.exchange)
+    asked.exchange.writable()
     served.loop.advance(1.0)
     body += more(served, 100)
     assert served.spools.used_bytes == 0
@@ -794,7 +794,7 @@ def test_a_client_that_catches_up_and_falls_behind_again(served: Any) -> None:
         body += more(served, 3)
         assert served.spools.used_bytes > 0
         asked.connection.reads = True
-        served.router.writable(asked.exchange)
+        asked.exchange.writable()
         assert served.spools.used_bytes == 0
         assert b"".join(asked.connection.pieces) == b"first" + body
         assert not served.spools.readers
@@ -827,7 +827,7 @@ def test_a_disk_that_takes_nothing_leaves_the_replica_waiting(served: Any, caplo
     assert len(body) <= BODY_WINDOW_BYTES + 2 * PIECE_BYTES
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     asked.connection.reads = True
-    served.router.writable(asked.exchange)
+    asked.exchange.writable()
     body += more(served, 10)
     served.receive("r1", End(1))
     assert b"".join(asked.connection.pieces) == b"first" + body
@@ -842,7 +842,7 @@ def test_an_answer_whose_spool_cannot_be_read_is_cut(served: Any, monkeypatch: A
     more(served, 2)
     served.loop.advance(0.1)
     monkeypatch.setattr("os.pread", pread)
-    served.router.writable(asked.exchange)
+    asked.exchange.writable()
     assert asked.connection.ended == [False]
     assert served.cancels("r1") == [1]
     assert served.spools.used_bytes == 0

@@ -117,7 +117,7 @@ def test_calls_are_counted_and_observed_like_requests(served: Any, dialled: Dial
     dialled.receive(Invoke(1, "e", b"", request_id="id"))
     served.answer("r1", served.calls("r1")[0], status=500, failed=True)
     assert [(record.id, record.method, record.status) for record in served.records] == [("id", "POST", 500)]
-    assert [(count.endpoint, count.backend, count.status) for count in served.router.counters.take()] == [
+    assert [(count.endpoint, count.backend, count.status) for count in served.shared.take_finished()] == [
         ("e", "b", 500)
     ]
     assert served.policy().finished == [("id", "r1", Outcome.FAILED)]
@@ -283,7 +283,7 @@ def test_an_answer_that_is_broken_off_is_said_so(served: Any, dialled: Dialled, 
 def test_a_worker_that_leaves_takes_only_what_handlers_call_and_waits_for_it(served: Any, dialled: Dialled) -> None:
     async def leave() -> None:
         dialled.receive(Invoke(1, "e", b""))
-        dialled.callers.leave()
+        dialled.callers.calls.leave()
         assert len(dialled.link.of(Bye)) == 1
         dialled.receive(Invoke(2, "e", b""), Invoke(3, "e", b"", chain=("r1", "r7")))
         assert [(frame.id, frame.reason) for frame in dialled.link.of(Refusal)] == [(2, "draining")]
@@ -294,7 +294,7 @@ def test_a_worker_that_leaves_takes_only_what_handlers_call_and_waits_for_it(ser
             served.answer("r1", call)
         await asyncio.wait_for(draining, 10.0)
         assert not dialled.link.lost.is_set()
-        await asyncio.wait_for(dialled.callers.finish(), 10.0)
+        await asyncio.wait_for(dialled.callers.calls.finish(), 10.0)
         assert dialled.link.lost.is_set()
         assert [bye.last for bye in dialled.link.of(Bye)] == [False, True]
         dialled.receive(Invoke(4, "e", b"", chain=("r1", "r7")))
@@ -309,9 +309,9 @@ def test_a_worker_that_leaves_takes_only_what_handlers_call_and_waits_for_it(ser
 def test_draining_is_bounded(served: Any, dialled: Dialled, caplog: pytest.LogCaptureFixture) -> None:
     async def leave() -> None:
         dialled.receive(Invoke(1, "e", b""))
-        dialled.callers.leave()
+        dialled.callers.calls.leave()
         await asyncio.wait_for(dialled.callers.drain(0.01), 10.0)
-        finishing = asyncio.ensure_future(dialled.callers.finish())
+        finishing = asyncio.ensure_future(dialled.callers.calls.finish())
         await asyncio.sleep(0)
         finishing.cancel()
         assert dialled.link.lost.is_set()
@@ -322,12 +322,12 @@ def test_draining_is_bounded(served: Any, dialled: Dialled, caplog: pytest.LogCa
 
 
 def test_a_link_that_opens_meanwhile_is_told(served: Any, dialled: Dialled) -> None:
-    dialled.callers.leave()
+    dialled.callers.calls.leave()
     late = IncomingLink(dialled.callers.calls, dialled.callers, Invoke)
     link: Any = HandleLink()
     late.link_opened(link)
     assert [bye.last for bye in link.of(Bye)] == [False]
-    asyncio.run(dialled.callers.finish())
+    asyncio.run(dialled.callers.calls.finish())
     last: Any = HandleLink()
     IncomingLink(dialled.callers.calls, dialled.callers, Invoke).link_opened(last)
     assert [bye.last for bye in last.of(Bye)] == [True]

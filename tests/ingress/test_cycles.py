@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from servekit.ingress.backend import open_to
 from servekit.ingress.callers import Callers
-from servekit.ingress.cycles import open_to
-from servekit.wire.data_frames import Answer, Invoke
+from servekit.wire.data_frames import Answer, Call, Invoke
 from servekit.wire.data_links import DataLinks
 from servekit.wire.incoming_calls import IncomingLink
 
@@ -100,6 +101,21 @@ def test_slots_that_the_chain_does_not_occupy_are_room(world: Any) -> None:
     assert asking.status(asking.call("r1", "r1", "r1")) == 508
 
 
+@pytest.mark.parametrize("others_wait", [True, False])
+def test_what_is_alone_in_a_replica_may_call_it(world: Any, others_wait: bool) -> None:
+    """A suspect, whose handler calls its own backend, waits for that."""
+    world.apply(world.backend("b", ["r1"], max_concurrent_queries=2), world.endpoint())
+    asking, replica = Asking(world), world.replica("r1")
+    world.ask()
+    world.lose("r1")
+    world.open(replica)
+    if others_wait:
+        world.ask(body=b"another")
+    assert len(world.calls("r1")) == 1
+    asking.call("r1")
+    assert [call.request.chain for call in world.calls("r1")] == [None, ("r1",)]
+
+
 def test_one_that_must_wait_lets_others_pass_where_it_may_not_go(world: Any) -> None:
     world.apply(world.backend("b", ["r1", "r2"]), world.endpoint())
     asking = Asking(world)
@@ -126,6 +142,29 @@ def test_one_that_waits_is_refused_when_only_its_callers_are_left(world: Any) ->
     assert asking.status(number) is None
     world.lose("r2")
     assert asking.status(number) == 508
+
+
+def test_an_ejected_replica_takes_what_no_other_can(world: Any) -> None:
+    """It may fail; that the call is one in a circle would be wrong."""
+    world.apply(world.backend("b", ["r1", "r2"]), world.endpoint())
+    asking = Asking(world)
+    turns = itertools.cycle(("r1", "r2"))
+    world.policy().choose_replica = lambda request, free: (
+        next((each for each in free if each.id == turn), free[0]) if (turn := next(turns)) else None
+    )
+    for _ in range(40):
+        asking.call()
+        for name, status in (("r1", 200), ("r2", 500)):
+            for number in list(world.replica(name).calls.pending):
+                world.answer(name, Call(number, 0, None), status=status, failed=status == 500, service_us=900)
+    assert [replica.id for replica in world.router.backends["b"].ready] == ["r1"]
+    before = len(world.calls("r2"))
+    numbers = [asking.call("r1") for _ in range(3)]
+    assert [asking.status(number) for number in numbers] == [None] * 3
+    assert len(world.calls("r2")) > before
+    while pending := list(world.replica("r2").calls.pending):
+        world.answer("r2", Call(pending[0], 0, None), service_us=900)
+    assert [asking.status(number) for number in numbers] == [200] * 3
 
 
 class FakeReplica:

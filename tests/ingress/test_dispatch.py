@@ -131,7 +131,7 @@ def test_the_other_version_takes_over(world: Any) -> None:
     asked = world.ask()
     assert not asked.answered
     assert len(world.calls("b1")) == 1
-    assert world.router.counters.take_failovers() == {"e": 1}
+    assert world.shared.take_failovers() == {"e": 1}
 
 
 def test_a_strict_endpoint_fails_the_share_of_what_is_down(world: Any) -> None:
@@ -141,7 +141,7 @@ def test_a_strict_endpoint_fails_the_share_of_what_is_down(world: Any) -> None:
     assert asked.status == 503
     assert "backend 'a'" in asked.text
     assert world.policy().choices == [["a", "b"]]
-    assert world.router.counters.take_failovers() == {}
+    assert world.shared.take_failovers() == {}
 
 
 # -- nothing to choose from -----------------------------------------------------------------------------------------

@@ -176,7 +176,7 @@ def test_what_was_not_sent_does_not_count_as_a_try(world: Any) -> None:
 
 
 def test_the_queue_of_a_backend_that_lost_its_last_replica_waits_for_the_next(served: Any) -> None:
-    asked = [served.ask(method="POST") for _ in range(4)]
+    asked = [served.ask(method="POST", body=b"%d" % n) for n in range(4)]
     replica = served.replica("r1")
     served.lose("r1")
     assert [one.answered for one in asked] == [True, True, False, False]

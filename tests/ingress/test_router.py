@@ -38,7 +38,7 @@ def test_an_unknown_path(served: Any) -> None:
     assert "'/nowhere'" in asked.text
     assert "/-/routes" in asked.text
     assert asked.header("x-request-id")
-    (counted,) = served.router.counters.take()
+    (counted,) = served.shared.take_finished()
     assert (counted.endpoint, counted.backend, counted.status, counted.requests) == ("", "", 404, 1)
 
 
@@ -121,10 +121,10 @@ def test_a_number_with_too_many_digits_is_not_found(world: Any) -> None:
 
 
 def test_a_request_id_is_taken_over(served: Any) -> None:
-    asked = served.ask(headers=[("x-request-id", "abc 1")])
-    assert served.calls("r1")[0].request.id == "abc 1"
+    asked = served.ask(headers=[("x-request-id", "abc-1\\^!")])
+    assert served.calls("r1")[0].request.id == "abc-1\\^!"
     served.answer("r1", served.calls("r1")[0])
-    assert asked.header("x-request-id") == "abc 1"
+    assert asked.header("x-request-id") == "abc-1\\^!"
 
 
 def test_request_ids_are_made_and_differ(served: Any) -> None:
@@ -134,7 +134,9 @@ def test_request_ids_are_made_and_differ(served: Any) -> None:
     assert ids[0] != ids[1]
 
 
-@pytest.mark.parametrize("given", ["", "a\tb", "é", "\x7f", "x" * 129])
+@pytest.mark.parametrize(
+    "given", ["", "a\tb", "é", "\x7f", "x" * 129, "a b", "a]", "[a", "a] GET /x 200 client=6.6.6.6 [request b"]
+)
 def test_a_request_id_that_would_not_be_safe_in_a_log_is_replaced(served: Any, given: str) -> None:
     asked = served.ask("/nowhere", headers=[("x-request-id", given)])
     made = asked.header("x-request-id")
@@ -176,13 +178,6 @@ def test_the_list_of_routes(world: Any) -> None:
     assert json.loads(asked.text) == {"/simple": ["simple", ["GET"]], "/app": ["app", ["*"]]}
 
 
-def test_health(world: Any) -> None:
-    assert world.ask("/-/healthz").status == 503
-    world.router.builtin.ready = True
-    assert world.ask("/-/healthz").status == 200
-    assert world.ask("/-/healthz", method="HEAD").status == 200
-
-
 @pytest.mark.parametrize(("route", "mount"), [("/", True), ("/<path:rest>", False), ("/<a>/<b>", False)])
 def test_no_endpoint_takes_what_is_servekits_own(world: Any, route: str, mount: bool) -> None:
     world.apply(world.backend(), world.endpoint(route=route, mount=mount))
@@ -209,6 +204,6 @@ def test_finished_requests_are_counted_and_observed(served: Any) -> None:
     assert (record.method, record.path, record.status) == ("GET", "/x", 418)
     assert record.id == asked.header("x-request-id")
     assert record.latency_s >= 0
-    (counted,) = served.router.counters.take()
+    (counted,) = served.shared.take_finished()
     assert (counted.endpoint, counted.backend, counted.status, counted.requests) == ("e", "b", 418, 1)
-    assert served.router.counters.take() == []
+    assert served.shared.take_finished() == []

@@ -14,23 +14,23 @@ SCALING = Autoscaling(min_replicas=0, max_replicas=4)
 
 @pytest.fixture
 def take(world: Any) -> Any:
-    """What a report would say now, given the failovers that the counters have."""
-    demand = WaitingRequests()
+    """What a report would say now, given the failovers that were counted."""
+    waiting = WaitingRequests()
 
     def take() -> dict[str, int]:
         router = world.router
-        return demand.take(router.endpoints.values(), router.backends.values(), router.counters.take_failovers())
+        return waiting.take(
+            router.endpoints.values(), router.backends.values(), world.shared.take_failovers(), world.shared.now()
+        )
 
     return take
 
 
 def test_a_request_for_a_backend_that_is_at_zero_waits_and_is_told_of(world: Any, take: Any) -> None:
-    wanted: list[str] = []
-    world.router.dispatcher.replica_wanted = lambda: wanted.append("now")
     world.apply(world.backend("b", [], autoscaling=SCALING), world.endpoint())
     assert take() == {}
     asked = [world.ask() for _ in range(3)]
-    assert len(wanted) == 3
+    assert world.wanted == 3
     assert not any(each.answered for each in asked)
     assert take() == {"b": 3}
     world.apply(world.backend("b", ["r1"], autoscaling=SCALING))
@@ -40,13 +40,26 @@ def test_a_request_for_a_backend_that_is_at_zero_waits_and_is_told_of(world: Any
 
 
 def test_one_that_waits_for_room_alone_is_counted_and_not_urgent(world: Any, take: Any) -> None:
-    wanted: list[str] = []
-    world.router.dispatcher.replica_wanted = lambda: wanted.append("now")
     world.apply(world.backend("b", ["r1"], autoscaling=SCALING), world.endpoint())
     for _ in range(6):
         world.ask()
     assert take() == {"b": 6 - len(world.calls("r1"))}
-    assert wanted == []
+    assert world.wanted == 0
+
+
+def test_what_is_refused_is_load_in_the_measure_of_what_it_would_have_been(world: Any, take: Any) -> None:
+    world.apply(world.backend("b", ["r1"], autoscaling=SCALING, max_queued_requests=2), world.endpoint())
+    for _ in range(20):
+        world.ask()
+        world.answer("r1", world.calls("r1")[-1], service_us=500_000)
+    take()
+    asked = [world.ask() for _ in range(50)]
+    world.loop.advance(2.0)
+    refused = sum(each.answered for each in asked)
+    assert refused >= 40
+    waiting = len(world.router.backends["b"].waiting)
+    assert take()["b"] == pytest.approx(waiting + refused * 0.5 / 2.0, abs=1)
+    assert take() == {"b": waiting}
 
 
 def test_what_waits_at_an_endpoint_is_shared_by_weight(world: Any, take: Any) -> None:
@@ -84,8 +97,6 @@ def test_a_version_whose_share_others_take_is_asked_for_when_that_is_a_request(w
 
 
 def test_under_strict_its_requests_wait_for_it(world: Any, take: Any) -> None:
-    wanted: list[str] = []
-    world.router.dispatcher.replica_wanted = lambda: wanted.append("now")
     world.apply(
         world.backend("a", ["a1"]),
         world.backend("b", [], autoscaling=SCALING, max_queued_requests=1),
@@ -95,7 +106,7 @@ def test_under_strict_its_requests_wait_for_it(world: Any, take: Any) -> None:
     assert not first.answered
     assert second.status == 503  # The queue is full.
     assert take() == {"b": 1}
-    assert wanted == ["now"]
+    assert world.wanted == 1
     world.apply(world.backend("b", ["b1"], autoscaling=SCALING))
     (call,) = world.calls("b1")
     world.answer("b1", call)

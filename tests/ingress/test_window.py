@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servekit.ingress.replica import SLOW_US, WIDEST, Window
+from servekit.ingress.backend import SLOW_US, WIDEST, Window
 
 
 def after(slots: int, *services_us: int) -> int:

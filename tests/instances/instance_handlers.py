@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,6 +22,23 @@ def hello(request: flask.Request) -> str:
 
 def echo(request: flask.Request) -> bytes:
     return request.get_data()
+
+
+class Prints:
+    """Prints numbered lines, each number once; the first replica's from a C library and a child as well."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        ctypes.CDLL(None).puts(b"from a C library")
+        subprocess.run(["echo", "from a child"], check=True)
+
+    def __call__(self, request: flask.Request) -> str:
+        for _ in range(int(request.args.get("lines", 0))):
+            print("number", self.number)
+            self.number += 1
+        if "crash" in request.args:
+            ctypes.string_at(0)
+        return "printed"
 
 
 class Named:
@@ -134,7 +153,7 @@ def answer(request: flask.Request, one: Any = 6, other: Any = 7) -> Any:
     return one * other
 
 
-def outer(request: flask.Request, name: str, *args: Any, tell: bool = False) -> Any:
+def outer(request: flask.Request, name: str = "", *args: Any, tell: bool = False) -> Any:
     """What the endpoint ``name`` answers; or by what addresses this replica would ask it."""
     import servekit
     from servekit.handles import callers

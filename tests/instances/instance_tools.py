@@ -1,4 +1,4 @@
-"""Waiting for conditions, load from several clients, and a view of the machine's processes."""
+"""Load from several clients, and a view of the machine's processes."""
 
 from __future__ import annotations
 
@@ -16,25 +16,14 @@ import threading
 import time
 import urllib.parse
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
+from tests.support.waiting import until
 
 import servekit as serve
-
-T = TypeVar("T")
-
-
-def until(found: Callable[[], T], timeout_s: float = 60.0) -> T:
-    """What ``found`` gives, once it is true."""
-    ends = time.monotonic() + timeout_s
-    while not (value := found()):
-        assert time.monotonic() < ends, f"it did not come about within {timeout_s:g} s; last seen: {value!r}"
-        time.sleep(0.02)
-    return value
-
 
 # -- an instance ---------------------------------------------------------------------------------------------------
 
@@ -215,6 +204,25 @@ def descendants(pid: int) -> list[Process]:
     return [process for process in found if process.is_there]
 
 
+def controller(keeper: subprocess.Popen[str]) -> int:
+    """The pid of the controller of a standing instance."""
+    (process,) = [p for p in descendants(keeper.pid) if "servekit: controller of" in repr(p)]
+    return process.pid
+
+
+@contextlib.contextmanager
+def started_standing(*options: str) -> Iterator[subprocess.Popen[str]]:
+    """``servekit start``, which is up; killed at the end, where it is there yet."""
+    command = [sys.executable, "-m", "servekit.cli.main", "start", "--runtime", "process", "--http-port", "0", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as keeper:
+        assert keeper.stdout is not None
+        try:
+            assert "answers at http://127.0.0.1:" in keeper.stdout.readline()
+            yield keeper
+        finally:
+            keeper.kill()
+
+
 def marked(mark: str) -> list[Process]:
     """Every process with this text in its environment, which children inherit, or in its command line."""
     found = []
@@ -267,17 +275,19 @@ class Scripts:
         path.write_text(text)
         return path
 
-    def start(self, script: Path, *arguments: str, cwd: str = "/") -> subprocess.Popen[str]:
-        return self._start([sys.executable, str(script), *arguments], cwd)
+    def start(self, script: Path, *arguments: str, cwd: str = "/", **environ: str) -> subprocess.Popen[str]:
+        """Without ``RAY_ADDRESS`` in ``environ``, an instance on Ray starts a Ray of its own."""
+        return self._start([sys.executable, str(script), *arguments], cwd, environ)
 
     def shell(self, line: str) -> subprocess.Popen[str]:
         """Run a shell's line in the folder; ``$PYTHON`` is the interpreter, ``$TOLD`` a file to tell something in."""
-        return self._start(["bash", "-c", line], str(self.folder))
+        return self._start(["bash", "-c", line], str(self.folder), {})
 
-    def _start(self, command: Sequence[str], cwd: str) -> subprocess.Popen[str]:
+    def _start(self, command: Sequence[str], cwd: str, more: Mapping[str, str]) -> subprocess.Popen[str]:
         environ = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
         environ |= {"SERVEKIT_TESTS_MARK": self.mark, "TMPDIR": str(self.folder)}
-        environ |= {"PYTHON": sys.executable, "TOLD": str(self.folder / "told")}
+        environ["XDG_STATE_HOME"] = str(self.folder)
+        environ |= {"PYTHON": sys.executable, "TOLD": str(self.folder / "told"), **more}
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=cwd, env=environ
         )

@@ -11,6 +11,8 @@ import servekit as serve
 
 pytestmark = pytest.mark.processes
 
+DEEP = b'{"name": "hello", "changes": {"user_config": %b1%b}}'
+
 
 @pytest.fixture(scope="module")
 def admin():
@@ -58,6 +60,8 @@ def test_another_host_is_refused(admin):
         ("set_traffic", b'{"name": "hello", "shares": {"hello": 0.5}}', 400, "sum to 1"),
         ("format_disk", b"{}", 404, "format_disk"),
         ("delete_backend", b"[" * 100_000, 400, "delete_backend"),
+        ("update_backend_config", DEEP % (b"[" * 5_000, b"]" * 5_000), 400, "100 levels"),
+        ("update_backend_config", DEEP % (b"[" * 101, b"]" * 101), 400, "100 levels"),
     ],
 )
 def test_bad_requests(admin, operation, body, status, said):
@@ -67,6 +71,33 @@ def test_bad_requests(admin, operation, body, status, said):
     assert admin.get("/v1/status").json()["endpoints"]["hello"]["traffic"] == {"hello": 1.0}
 
 
-def test_other_paths_and_methods(admin):
-    assert admin.get("/").status_code == 404
-    assert admin.put("/v1/status").status_code == 405
+def test_pages_of_other_origins_are_refused(admin):
+    """What a browser sends with a request that a page makes, even where that has the token."""
+    own = f"http://127.0.0.1:{admin.base_url.port}"
+    others = [
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"origin": own.replace("http:", "https:")},
+        {"origin": "http://127.0.0.1:1"},
+        {"origin": own, "sec-fetch-site": "same-site"},
+        {"sec-fetch-site": "cross-site"},
+    ]
+    for headers in others:
+        answer = admin.post("/v1/delete_endpoint", json={"name": "hello"}, headers=headers)
+        assert (answer.status_code, answer.json()["error"]) == (403, "ForbiddenError"), headers
+    assert "hello" in admin.get("/v1/list_endpoints").json()
+    for headers in ({"origin": own}, {"origin": own, "sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"}):
+        assert admin.get("/v1/status", headers=headers).status_code == 200, headers
+
+
+def test_each_refusal_is_named_for_what_it_is(admin):
+    def named(answer):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        return answer.status_code, answer.json()["error"]
+
+    assert named(admin.get("/v1/status", headers={"authorization": "Bearer 00"})) == (401, "AuthenticationError")
+    assert named(admin.get("/v1/status", headers={"host": "evil.example"})) == (403, "ForbiddenError")
+    assert named(admin.get("/")) == (404, "NotFoundError")
+    assert named(admin.post("/v1/format_disk")) == (404, "NotFoundError")
+    assert named(admin.put("/v1/status")) == (405, "InvalidInputError")
+    assert admin.get("/v1/status").headers["x-content-type-options"] == "nosniff"

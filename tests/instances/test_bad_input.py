@@ -20,7 +20,7 @@ import servekit as serve
 
 pytestmark = [
     pytest.mark.processes,
-    pytest.mark.parametrize("runtime", ["process"], indirect=True, scope="module"),
+    pytest.mark.runtimes("process"),
 ]
 
 RANDOM = random.Random(7)
@@ -146,14 +146,14 @@ def test_the_sockets_are_for_this_user_alone(model):
     assert {path.stat().st_mode & 0o777 for path in sockets(model)} == {0o600}
 
 
-def test_no_token_in_arguments_or_environment(model):
-    """Whoever may look at a process's command line or environment learns nothing that opens a link."""
+def test_no_token_in_the_environment(model):
+    """Whoever may look at a process's environment learns nothing that opens a link. Command lines have titles in their
+    places; the conformance kit of runtimes looks at those that workers are started with."""
     ingress = model.status()["ingress"][0]["pid"]
     token = model.token
     assert len(token) >= 32
     for pid in [ingress, parent(ingress), *pids(model, "model")]:
-        for file in ("cmdline", "environ"):
-            content = Path(f"/proc/{pid}/{file}").read_bytes()
-            assert token.encode() not in content
-            assert bytes.fromhex(token) not in content
+        content = Path(f"/proc/{pid}/environ").read_bytes()
+        assert token.encode() not in content
+        assert bytes.fromhex(token) not in content
     assert token not in os.environ.values()

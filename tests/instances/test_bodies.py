@@ -16,11 +16,13 @@ import body_handlers
 import httpx
 import instance_handlers
 import pytest
-from instance_tools import Load, Process, pids, until
+from instance_tools import Load, Process, pids
+from tests.support.waiting import until
 
 import servekit as serve
 
-pytestmark = pytest.mark.processes
+# Ray has a part in how a replica ends, and none in how bodies travel.
+pytestmark = [pytest.mark.processes, pytest.mark.runtimes("process")]
 
 TEN = 10_000_000
 BODY = b"".join(b"%07d," % number for number in range(TEN // 8))
@@ -85,6 +87,7 @@ class Upload:
 # -- there and back -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.runtimes("process", "ray")
 @pytest.mark.parametrize("slots", [1, 3])
 def test_ten_megabytes_up_and_down(serving, client, slots):
     for handler in (body_handlers.whole, body_handlers.pieces, body_handlers.digest):
@@ -306,6 +309,7 @@ def killed(serving, backend, pid):
     until(lambda: not process.is_there)
 
 
+@pytest.mark.runtimes("process", "ray")
 def test_a_replica_that_is_killed_in_mid_stream(serving, instance, client, load, tmp_path):
     place("endless", body_handlers.Endless, str(tmp_path), num_replicas=2)
     with httpx.stream("GET", f"{instance.url}/endless?name=cut", verify=False, timeout=60) as answer:
@@ -321,6 +325,7 @@ def test_a_replica_that_is_killed_in_mid_stream(serving, instance, client, load,
     until(lambda: len(pids(serving, "endless")) == 2)
 
 
+@pytest.mark.runtimes("process", "ray")
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 def test_a_replica_that_is_killed_in_mid_upload(serving, instance, client, load, tmp_path, method):
     """It had read some of it, and that is kept nowhere else."""
@@ -340,6 +345,7 @@ def test_a_replica_that_is_killed_in_mid_upload(serving, instance, client, load,
     until(lambda: len(pids(serving, "gated")) == 2)
 
 
+@pytest.mark.runtimes("process", "ray")
 @pytest.mark.parametrize(("method", "status"), [("PUT", 200), ("POST", 502)])
 def test_a_replica_that_is_killed_before_it_read_any(serving, instance, load, tmp_path, method, status):
     """What it was sent of a body that waits for a slot is sent again, to another one, where the method allows it."""
@@ -366,6 +372,7 @@ def test_a_replica_that_is_killed_before_it_read_any(serving, instance, load, tm
 # -- replicas that leave ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.runtimes("process", "ray")
 def test_uploads_and_streams_survive_a_scale_down_and_a_change(serving, instance, client, load, tmp_path):
     place("gated", body_handlers.Gated, str(tmp_path), num_replicas=3, max_concurrent_queries=6)
     uploads = [Upload(instance, f"/gated?name=n{number}", 3_000_000) for number in range(6)]
@@ -419,6 +426,7 @@ def test_a_load_of_long_bodies_survives_changes(serving, instance):
     assert all(fine)
 
 
+@pytest.mark.runtimes("process", "ray")
 def test_a_replica_that_is_told_to_end_gives_back_or_finishes(serving, instance, tmp_path):
     """By SIGTERM: it leaves on its own, and nothing fails."""
     place("gated", body_handlers.Gated, str(tmp_path), max_concurrent_queries=2)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import instance_handlers
 import pytest
-from instance_tools import Process, parent, pids, replicas, until
+from instance_tools import Process, parent, pids, replicas
+from tests.support.waiting import until
 
 import servekit as serve
 
@@ -51,6 +52,7 @@ def test_the_calls_of_the_seed_in_its_order(serving, client):
     assert sorted(client.get("/simple").text for _ in range(4)) == ["hello world"] * 2 + ["hello, world!"] * 2
 
 
+@pytest.mark.runtimes("process")
 def test_names_and_routes_can_be_used_again(serving, client):
     serve.create_backend("model", instance_handlers.Named, "first")
     for name, route in [("one", "/a"), ("two", "/a"), ("two", "/b")]:
@@ -66,6 +68,7 @@ def test_names_and_routes_can_be_used_again(serving, client):
     assert routes(client) == {"/a": ["one", ["GET", "POST"]]}
 
 
+@pytest.mark.runtimes("process")
 def test_traffic_may_be_given_from_either_side(serving, client):
     for name in ("a", "b", "c"):
         serve.create_backend(name, instance_handlers.Named, name, wait=False)
@@ -101,7 +104,7 @@ def test_replicas_are_processes_of_their_own(serving, client, runtime):
         assert {parent(pid) for pid in workers} == controller
 
 
-@pytest.mark.parametrize("runtime", [pytest.param("ray", marks=pytest.mark.ray)], indirect=True, scope="module")
+@pytest.mark.runtimes("ray")
 def test_replicas_on_ray_are_actors(serving, request):
     serve.create_backend("model", instance_handlers.hello, config={"num_replicas": 2})
     listing = subprocess.run(
@@ -116,6 +119,7 @@ def test_replicas_on_ray_are_actors(serving, request):
     assert {actor["pid"] for actor in actors} == pids(serving, "model")
 
 
+@pytest.mark.runtimes("process")
 @pytest.mark.parametrize(
     "weights",
     [

@@ -8,7 +8,8 @@ import time
 
 import instance_handlers
 import pytest
-from instance_tools import Load, Process, pids, replicas, until
+from instance_tools import Load, Process, pids, replicas
+from tests.support.waiting import until
 
 import servekit as serve
 

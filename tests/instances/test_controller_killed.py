@@ -7,7 +7,8 @@ import signal
 
 import instance_handlers
 import pytest
-from instance_tools import Load, Process, descendants, parent, pids, until
+from instance_tools import Load, Process, descendants, parent, pids
+from tests.support.waiting import until
 
 import servekit as serve
 from servekit import errors

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import httpx
 import instance_handlers
 import pytest
-from instance_tools import Load, fresh_get, pids, until
+from instance_tools import Load, fresh_get, pids
+from tests.support.waiting import until
 
 import servekit as serve
 
 pytestmark = [
     pytest.mark.processes,
-    pytest.mark.parametrize("runtime", ["process"], indirect=True, scope="module"),
+    pytest.mark.runtimes("process"),
 ]
 
 
@@ -46,6 +48,8 @@ def test_every_replica_is_killed(model, client):
     with Load(model, "/model") as load:
         until(lambda: {answer["pid"] for answer in load.more()} == after)
     assert load.failures == []
+    there = {replica["id"] for replica in model.status()["backends"]["model"]["replicas"]}
+    assert {path.stem for path in Path(model.directory).glob("r*.sock")} == there
 
 
 def test_a_killed_ingress_worker_is_replaced(model):

@@ -9,7 +9,8 @@ import threading
 
 import instance_handlers
 import pytest
-from instance_tools import Process, descendants, parent, pids, until, whole
+from instance_tools import Process, descendants, parent, pids, whole
+from tests.support.waiting import until
 
 import servekit as serve
 from servekit import errors
@@ -91,7 +92,7 @@ REFUSED = {
     "no weights": (
         lambda: serve.set_traffic("model", {}),
         errors.InvalidInputError,
-        ["weights by backend"],
+        ["traffic is empty"],
     ),
     "traffic that is no dict": (
         lambda: serve.set_traffic("model", ["model"]),
@@ -232,7 +233,7 @@ REFUSED = {
     "config value of another type": (
         lambda: serve.update_backend_config("model", {"num_replicas": "two"}),
         errors.InvalidInputError,
-        ["num_replicas", "int"],
+        ["num_replicas", "whole number"],
     ),
     "config of no backend": (
         lambda: serve.update_backend_config("nobody", {"num_replicas": 1}),
@@ -267,7 +268,7 @@ def _with_a_thread():
 
 
 @pytest.mark.parametrize("case", REFUSED)
-@pytest.mark.parametrize("runtime", ["process"], indirect=True, scope="module")
+@pytest.mark.runtimes("process")
 def test_what_is_refused(untouched, case):
     call, error, parts = REFUSED[case]
     with pytest.raises(error) as caught:
@@ -301,13 +302,13 @@ def test_a_name_whose_backend_could_not_start_is_free(untouched, tmp_path):
     with pytest.raises(errors.BackendStartError):
         serve.create_backend("late", instance_handlers.BrokenAtStart, str(marker))
     marker.unlink()
-    serve.create_backend("late", instance_handlers.BrokenAtStart, str(marker))
+    serve.create_backend("late", instance_handlers.BrokenAtStart, str(marker), config={"keep_last": 0})
     serve.delete_backend("late")
 
 
 def test_a_new_replica_that_cannot_start_leaves_the_old_config(untouched, client, tmp_path):
     marker = tmp_path / "broken"
-    serve.create_backend("grown", instance_handlers.BrokenAtStart, str(marker))
+    serve.create_backend("grown", instance_handlers.BrokenAtStart, str(marker), config={"keep_last": 0})
     serve.create_endpoint("grown", "/grown", backend="grown")
     before = whole(untouched)
     marker.touch()
@@ -333,14 +334,14 @@ def test_an_init_that_ends_its_process(untouched, how, said):
         serve.create_backend("broken", instance_handlers.EndsAtStart, how)
 
 
-@pytest.mark.parametrize("runtime", ["process"], indirect=True, scope="module")
+@pytest.mark.runtimes("process")
 def test_an_init_that_hangs(untouched):
     config = {"startup_timeout_s": 1.0}
     with pytest.raises(TimeoutError, match="startup_timeout_s of 1 s"):
         serve.create_backend("broken", instance_handlers.EndsAtStart, "hang", config=config)
 
 
-@pytest.mark.parametrize("runtime", ["process"], indirect=True, scope="module")
+@pytest.mark.runtimes("process")
 def test_targets_that_a_replica_finds_unfit(untouched):
     with pytest.raises(errors.BackendStartError, match="No module named 'nowhere_to_be_found'"):
         serve.create_backend("broken", "nowhere_to_be_found:Model")
@@ -350,15 +351,19 @@ def test_targets_that_a_replica_finds_unfit(untouched):
 
 def test_what_the_runtime_cannot_give(untouched, runtime):
     if runtime == "process":
-        with pytest.raises(errors.InvalidInputError, match="takes no placement options.*num_gpus"):
-            serve.create_backend("large", instance_handlers.hello, ray_actor_options={"num_gpus": 3})
+        with pytest.raises(errors.InvalidInputError, match="'num_gpus' is not a placement option here.*'gpus'"):
+            serve.create_backend("large", instance_handlers.hello, placement={"num_gpus": 3})
+        with pytest.raises(errors.InvalidInputError, match="num_replicas is 2, .* room for 1 replica"):
+            serve.create_backend("large", instance_handlers.hello, config={"num_replicas": 2}, placement={"gpus": [0]})
+        with pytest.raises(errors.InvalidInputError, match="older name of placement"):
+            serve.create_backend("large", instance_handlers.hello, ray_actor_options={}, placement={})
         return
     with pytest.raises(errors.ResourcesUnavailableError) as caught:
         serve.create_backend("large", instance_handlers.hello, ray_actor_options={"num_gpus": 3})
     for part in ("3 GPU", "The Ray cluster has", "CPU"):
         assert part in str(caught.value)
     with pytest.raises(errors.InvalidInputError, match="num_gpu"):
-        serve.create_backend("large", instance_handlers.hello, ray_actor_options={"num_gpu": 1})
+        serve.create_backend("large", instance_handlers.hello, placement={"num_gpu": 1})
 
 
 @pytest.mark.parametrize("how", ["raise", "exit", "result"])

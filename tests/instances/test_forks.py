@@ -12,14 +12,15 @@ from typing import Any
 import fork_handlers
 import httpx
 import pytest
-from instance_tools import Process, end_all, fresh_get, pids, told, until
+from instance_tools import Process, end_all, fresh_get, pids, told
+from tests.support.waiting import until
 
 import servekit as serve
 from servekit.forks import CAME_BACK
 
 pytestmark = pytest.mark.processes
 
-processes_only = pytest.mark.parametrize("runtime", ["process"], indirect=True, scope="module")
+processes_only = pytest.mark.runtimes("process")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ import pytest
 from instance_tools import Scripts, told
 
 pytestmark = pytest.mark.processes
-RUNTIMES = pytest.mark.parametrize("runtime", ["process", pytest.param("ray", marks=pytest.mark.ray)])
 
 TOOLS = """
 import json, os, signal, sys, time, urllib.error, urllib.request
@@ -108,7 +107,7 @@ for file in ("versions.py", "parts/words.py", "parts/late.py"):
     path = folder / file
     path.write_text("# a new first line\\n" + path.read_text().replace("one", "two"))
 importlib.reload(parts.words), importlib.reload(versions)
-serve.create_backend("v2", versions.V)
+serve.create_backend("v2", versions.V, config={"keep_last": 0})
 serve.set_traffic("m", {"v2": 1.0})
 after = {ask: get(f"/m?ask={ask}") for ask in ("answer", "spawned", "later", "source")}
 serve.set_traffic("m", {"v1": 1.0})
@@ -135,7 +134,6 @@ def write(folder: Path, files: dict[str, str]) -> None:
         path.write_text(text)
 
 
-@RUNTIMES
 def test_a_roll_back_brings_the_code_back(runtime: str, scripts: Scripts, request: pytest.FixtureRequest) -> None:
     words = "def word():\n    return 'first of one'\n"
     files = {"tools.py": TOOLS, "versions.py": VERSIONS, "parts/words.py": words, "parts/late.py": words}

@@ -8,7 +8,8 @@ import os
 import body_handlers
 import httpx
 import pytest
-from instance_tools import Slow, get, until
+from instance_tools import Slow, get
+from tests.support.waiting import until
 
 import servekit as serve
 

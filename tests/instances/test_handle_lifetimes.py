@@ -14,11 +14,12 @@ from typing import Any
 import httpx
 import instance_handlers
 import pytest
-from instance_tools import Process, Scripts, descendants, told, until
+from instance_tools import Process, Scripts, descendants, told
+from tests.support.waiting import until
 
 import servekit as serve
 from servekit import errors
-from servekit_process.runtime import ProcessRuntime
+from servekit_process import ProcessRuntime
 
 pytestmark = [
     pytest.mark.processes,
@@ -110,7 +111,7 @@ def _gone(instance: serve.Instance) -> bool:
 
 
 def _controllers() -> set[int]:
-    return {process.pid for process in descendants(os.getpid()) if "servekit.control.process" in repr(process)}
+    return {process.pid for process in descendants(os.getpid()) if "servekit: controller of" in repr(process)}
 
 
 @pytest.mark.parametrize("http", [True, False], ids=["a request too", "a call alone"])
@@ -195,6 +196,7 @@ print("TOLD", json.dumps({"sum": servekit.get_handle("add").remote(2, 3).result(
 def test_a_process_that_attaches_has_handles_and_leaves_the_instance_alone(scripts: Scripts) -> None:
     command = [sys.executable, "-m", "servekit.cli.main", "start", "--runtime", "process", "--http-port", "0"]
     environ = {**os.environ, "TMPDIR": str(scripts.folder), "SERVEKIT_TESTS_MARK": scripts.mark}
+    environ["XDG_STATE_HOME"] = str(scripts.folder)
     script = scripts.write(
         "main.py",
         """

@@ -11,7 +11,8 @@ from typing import Any
 
 import instance_handlers
 import pytest
-from instance_tools import Load, until
+from instance_tools import Load
+from tests.support.waiting import until
 
 import servekit as serve
 

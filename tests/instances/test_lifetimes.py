@@ -8,9 +8,11 @@ import time
 
 import httpx
 import pytest
-from instance_tools import Process, descendants, fresh_get, parent, temporary_scripts, told, until
+from instance_tools import Process, descendants, fresh_get, parent, temporary_scripts, told
+from tests.support.waiting import until
 
-import servekit.api
+from servekit.control.launch import STOP_MARGIN_S
+from servekit.control.setup import InstanceOptions
 
 pytestmark = pytest.mark.processes
 
@@ -84,7 +86,6 @@ class Driven:
         assert self.scripts.instances == []
 
 
-@pytest.mark.parametrize("runtime", ["process", pytest.param("ray", marks=pytest.mark.ray)])
 class TestOnEitherRuntime:
     def test_a_driver_that_is_killed(self, scripts, runtime):
         driven = Driven(scripts, runtime, "wait()")
@@ -167,6 +168,6 @@ def test_a_driver_that_is_killed_before_its_instance_is_up(scripts, processes):
 
 
 def test_a_hung_handler_does_not_keep_shutdown_beyond_its_bound(shutting_down):
-    assert shutting_down.process.wait(servekit.api.SHUTDOWN_TIMEOUT_S) == 5
+    assert shutting_down.process.wait(InstanceOptions("any", "process").drain_timeout_s + STOP_MARGIN_S) == 5
     assert shutting_down.left() == []
     assert shutting_down.scripts.instances == []

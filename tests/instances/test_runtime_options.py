@@ -60,7 +60,7 @@ def test_options_that_are_of_no_use_are_refused_before_anything_starts() -> None
         serve.init(runtime=TOLD, runtime_options={"caller": ""}, http_port=0)
     with pytest.raises(InvalidInputError, match="a caller has a name"):
         asked(runtime=TOLD, runtime_options={"caller": ""})
-    with pytest.raises(InvalidInputError, match="runtime_options is a dict"):
+    with pytest.raises(InvalidInputError, match="runtime_options must be a dict"):
         asked(runtime=TOLD, runtime_options=7)
 
 
@@ -70,12 +70,12 @@ def test_where_workers_live_is_said_in_both_processes_and_in_the_status(
 ) -> None:
     caplog.set_level(logging.INFO, "servekit")
     mine, other = f"runtime {TOLD}: children, for {HERE}", f"runtime {TOLD}: children, for another"
-    with serve.init(runtime=TOLD, http_port=0) as instance:
+    with serve.init(runtime=TOLD, http_port=0, log_level="info") as instance:
         assert instance.status()["runtimes"] == [mine]
         assert mine in [record.getMessage() for record in caplog.records]
-        assert f"servekit controller: INFO {mine}\n" in capfd.readouterr().err
+        assert f" INFO controller {mine}\n" in capfd.readouterr().err
         instance.create_backend("same", instance_handlers.hello, runtime=TOLD)
         instance.create_backend("other", instance_handlers.hello, runtime=TOLD, runtime_options={"caller": "another"})
         instance.create_backend("quiet", instance_handlers.hello, runtime="process")
         assert instance.status()["runtimes"] == [mine, other]
-        assert capfd.readouterr().err.count(" INFO runtime ") == 1
+        assert capfd.readouterr().err.count(" INFO controller runtime ") == 1

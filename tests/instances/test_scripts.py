@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from instance_tools import told, until
+from instance_tools import told
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.processes
 
@@ -57,11 +58,10 @@ serve.shutdown()
 """
 
 
-@pytest.mark.parametrize("runtime", ["process", pytest.param("ray", marks=pytest.mark.ray)])
-def test_handlers_in_main_and_beside_it(scripts, runtime):
+def test_handlers_in_main_and_beside_it(scripts, runtime, ray_environ):
     """Run from another folder, as `python path/to/script.py` is."""
     scripts.write("beside.py", BESIDE)
-    script = scripts.start(scripts.write("script.py", SCRIPT), runtime)
+    script = scripts.start(scripts.write("script.py", SCRIPT), runtime, **ray_environ)
     assert told(script) == {
         "beside": "MODULE from beside",
         "main": "class says me",
@@ -151,10 +151,9 @@ serve.shutdown()
 """
 
 
-@pytest.mark.parametrize("runtime", ["process", pytest.param("ray", marks=pytest.mark.ray)])
-def test_what_a_script_defines_is_known_in_process_pools_of_its_handlers(scripts, runtime):
+def test_what_a_script_defines_is_known_in_process_pools_of_its_handlers(scripts, runtime, ray_environ):
     methods = ["fork", "spawn", "forkserver"]
-    script = scripts.start(scripts.write("pools.py", POOLS), runtime, *methods)
+    script = scripts.start(scripts.write("pools.py", POOLS), runtime, *methods, **ray_environ)
     answers = told(script)
     plain = {"number": 3, "begun": None}
     assert (answers.pop("copied/jsonify"), answers.pop("made/jsonify")) == (plain, plain)

@@ -8,7 +8,8 @@ import signal
 
 import body_handlers
 import pytest
-from instance_tools import Process, Slow, get, pids, put, until
+from instance_tools import Process, Slow, get, pids, put
+from tests.support.waiting import until
 
 import servekit as serve
 

@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,30 +13,12 @@ import httpx
 import instance_handlers
 import pytest
 from instance_handlers import Configured, Named
-from instance_tools import Load, descendants, end_all, marked, pids, until
+from instance_tools import Load, controller, descendants, pids
+from tests.support.waiting import until
 
 import servekit as serve
 from servekit import errors
 from servekit.cli.main import main
-
-
-@pytest.fixture
-def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A short folder for sockets, which every process of the test takes for its TMPDIR."""
-    with tempfile.TemporaryDirectory(prefix="sk", ignore_cleanup_errors=True) as folder:
-        monkeypatch.setenv("TMPDIR", folder)
-        yield Path(folder)
-        end_all(marked(f"TMPDIR={folder}"))
-
-
-@pytest.fixture
-def standing(temporary: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "servekit.cli.main", "start", "--runtime", "process", "--http-port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as keeper:
-        assert keeper.stdout is not None
-        assert "answers at http://127.0.0.1:" in keeper.stdout.readline()
-        yield keeper
-        keeper.kill()
 
 
 @pytest.fixture
@@ -49,18 +29,13 @@ def attached(standing: subprocess.Popen[str]) -> Iterator[serve.Instance]:
         yield instance
 
 
-def controller(keeper: subprocess.Popen[str]) -> int:
-    (process,) = [p for p in descendants(keeper.pid) if "servekit.control.process" in repr(p)]
-    return process.pid
-
-
 def test_it_outlives_its_clients_and_ends_on_request(
     standing: subprocess.Popen[str], attached: serve.Instance, capsys: pytest.CaptureFixture[str]
 ) -> None:
     attached.shutdown()
-    assert main(["status"]) == 0
+    assert main(["status", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["endpoints"]["e"]["traffic"] == {"named": 1.0}
-    digest = serve.status()["backends"]["named"]["code_digest"]
+    digest = serve.init(address="auto").status()["backends"]["named"]["code_digest"]
     serve.shutdown()
     assert main(["code", "named"]) == 0
     serve.shutdown()
@@ -102,7 +77,7 @@ def test_a_controller_that_crashes_is_replaced_and_its_workers_are_adopted(
 
         until(again)
         status = attached.status()
-        same = [{key: replica[key] for key in ("id", "pid", "started")} for replica in replicas]
+        same = [{key: replica[key] for key in ("id", "pid", "rank", "started")} for replica in replicas]
         assert [{key: r[key] for key in same[0]} for r in status["backends"]["named"]["replicas"]] == same
         assert status["ingress"] == ingress
         attached.update_backend_config("named", {"num_replicas": 2})
@@ -142,15 +117,48 @@ def test_a_controller_that_is_replaced_goes_on_with_the_number_of_replicas_and_t
     assert httpx.get(attached.url + "/none?hello").json()["sent"] == "hello"
 
 
-def test_its_end_by_kill_leaves_nothing(standing: subprocess.Popen[str], attached: serve.Instance) -> None:
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_whoever_is_attached_waits_for_the_next_controller(
+    standing: subprocess.Popen[str], attached: serve.Instance
+) -> None:
+    crashed = controller(standing)
+    os.kill(crashed, signal.SIGKILL)
+    until(lambda: not os.path.exists(f"/proc/{crashed}"))  # Before, what is sent may have arrived.
+    attached.create_endpoint("f", backend="named")
+    assert set(attached.list_endpoints()) == {"e", "f"}
+    os.kill(controller(standing), signal.SIGKILL)
+    attached.set_traffic("f", {"named": 1.0})
+    assert attached.get_handle("f").remote().result()["name"] == "one"
+    standing.send_signal(signal.SIGTERM)
+    standing.wait(60)
+    with pytest.raises(errors.NotRunningError, match="no standing instance 'default'"):
+        attached.status()
+
+
+def test_its_end_by_kill_leaves_nothing_but_a_line_that_says_so(
+    standing: subprocess.Popen[str], attached: serve.Instance, capsys: pytest.CaptureFixture[str]
+) -> None:
     processes = descendants(standing.pid)
     standing.kill()
     until(lambda: not [process for process in processes if process.is_there], 15)
+    assert main(["logs"]) == 0
+    assert "ERROR controller the keeper, the process of servekit start, has ended" in capsys.readouterr().out
 
 
 def test_two_of_a_name_are_refused(standing: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["start", "--runtime", "process", "--http-port", "0"]) == 1
     assert "running already" in capsys.readouterr().err
+
+
+def test_it_is_found_and_ended_with_another_tmpdir(
+    standing: subprocess.Popen[str], temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (temporary / "other").mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary / "other"))
+    assert main(["status"]) == 0
+    assert main(["stop"]) == 0
+    assert standing.wait(60) == 0
+    assert main(["stop"]) == 1
 
 
 def test_attaching_says_what_is_not_there(temporary: Path) -> None:

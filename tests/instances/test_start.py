@@ -9,7 +9,8 @@ from pathlib import Path
 
 import instance_handlers
 import pytest
-from instance_tools import Load, Process, descendants, fresh_get, pids, until
+from instance_tools import Load, Process, descendants, fresh_get, pids
+from tests.support.waiting import until
 
 import servekit as serve
 from servekit import errors
@@ -51,9 +52,9 @@ def test_a_port_in_use_is_said_before_anything_starts(nothing_left, taken, optio
     [
         ({"runtime": "proces"}, errors.UnknownPluginError, "did you mean 'process'"),
         ({"runtime_options": {"num_cpus": 1}}, errors.PluginOptionsError, "num_cpus"),
-        ({"runtime_options": 7}, errors.InvalidInputError, "runtime_options is a dict"),
+        ({"runtime_options": 7}, errors.InvalidInputError, "runtime_options must be a dict"),
         ({"http_port": 70000}, errors.InvalidInputError, "http_port .* not 70000"),
-        ({"http_port": "80"}, errors.InvalidInputError, "http_port .* not '80'"),
+        ({"http_port": "80"}, errors.InvalidInputError, "http_port must be a whole number, not str: '80'"),
         ({"http_host": "192.0.2.77"}, errors.PortInUseError, "192.0.2.77"),
         ({"name": "x" * 200}, errors.InvalidInputError, "name"),
         ({"name": "a/b"}, errors.InvalidInputError, "a/b"),
@@ -80,6 +81,15 @@ def test_one_at_a_time_and_again(nothing_left):
     with serve.init(runtime="process", http_port=port, name="second") as second:
         assert second.url == first.url
         assert fresh_get(f"{second.url}/-/routes").json() == {}
+
+
+def test_after_shutdown_whatever_is_asked_says_so(nothing_left):
+    with serve.init(runtime="process", http_port=0) as instance:
+        assert instance.url in repr(instance)
+    for act in (instance.status, lambda: instance.create_endpoint("e"), lambda: instance.get_handle("e")):
+        with pytest.raises(errors.NotRunningError, match="instance 'default' was shut down here"):
+            act()
+    assert repr(instance) == "<servekit instance 'default' shut down>"
 
 
 def test_two_ingress_workers(nothing_left):

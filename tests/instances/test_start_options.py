@@ -58,17 +58,17 @@ def test_a_folder_for_spools_that_is_of_no_use(folder, fault):
 
 @pytest.mark.parametrize("busy_poll_s", [-1e-6, 0.02, float("nan")])
 def test_polling_has_a_bound(busy_poll_s):
-    with pytest.raises(InvalidInputError, match=r"busy_poll_s is from 0 to 0\.01 s"):
+    with pytest.raises(InvalidInputError, match=r"busy_poll_s must be from 0 to 0\.01 s"):
         serve.init(runtime="process", http_port=0, busy_poll_s=busy_poll_s)
 
 
-def test_each_plugin_is_a_line_in_both_processes_and_each_problem_a_warning(tmp_path, monkeypatch, capfd, caplog):
+def test_each_plugin_is_a_line_and_each_problem_a_warning(tmp_path, monkeypatch, capfd, caplog):
     install(tmp_path, "plug_good", PLUGIN)
     install(tmp_path, "plug_bad", "import nothing_of_that_name")
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib_metadata.MetadataPathFinder.invalidate_caches()
     caplog.set_level(logging.INFO, "servekit")
-    with serve.init(runtime="process", http_port=0):
+    with serve.init(runtime="process", http_port=0, log_level="info"):
         pass
     mine = "plugin plug_good from plug_good 2.1: routing policies mine"
     lines = discover().loaded
@@ -79,14 +79,17 @@ def test_each_plugin_is_a_line_in_both_processes_and_each_problem_a_warning(tmp_
     (warning,) = [record.getMessage() for record in said if record.levelno == logging.WARNING]
     assert "plug_bad 2.1 was not loaded: ModuleNotFoundError" in warning
     printed = capfd.readouterr().err.splitlines()
-    assert [line for line in printed if " INFO " in line] == [f"servekit controller: INFO {line}" for line in lines]
+    told = [line.partition(" INFO controller ")[2] for line in printed if " INFO controller plugin " in line]
+    assert told == [mine], "those that come with servekit are there at each start"
 
 
-def test_lines_are_not_printed_in_a_script_that_has_no_logging_set_up(tmp_path):
-    """But for those of the controller, which has."""
-    code = "import servekit; servekit.init(runtime='process', http_port=0).shutdown()"
+@pytest.mark.parametrize("level", ["debug", "warning"])
+def test_lines_are_not_printed_in_a_script_that_has_no_logging_set_up(level):
+    """But for those of the controller, which has, from the level on that it is given."""
+    code = f"import servekit; servekit.init(runtime='process', http_port=0, log_level={level!r}).shutdown()"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert run.stdout == ""
-    assert {line.partition(": INFO ")[0] for line in run.stderr.splitlines()} == {"servekit controller"}
-    # `servekit.init(runtime='process')` says it once.
-    assert run.stderr.count("plugin process from servekit") == 1 == run.stderr.count("runtimes process")
+    says = {line[len("2026-11-30T12:00:00.000Z ") :][:16] for line in run.stderr.splitlines()}
+    assert says == ({"DEBUG controller", "INFO controller "} if level == "debug" else set())
+    assert run.stderr.count("DEBUG controller plugin process from servekit") == (level == "debug")
+    assert run.stderr.count("runtimes process") == (level == "debug")

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from instance_tools import Scripts, fresh_get, until
+from instance_tools import Scripts, fresh_get
+from tests.support.waiting import until
 
 import servekit as serve
 from servekit import errors, inprocess
@@ -264,5 +265,6 @@ def test_a_handlers_logging_is_set_up_by_the_handler_and_takes_no_line_of_servek
     lines = printed.splitlines()
     assert [line for line in lines if "line of mine" in line] == ([] if how == "none" else [f"{how} says line of mine"])
     assert lines.count("ValueError: trouble of mine") == 1
-    begins = "named says backend 'b'" if how == "named" else r"servekit r1-[0-9a-f]{6}: ERROR backend 'b'"
-    assert [bool(re.match(begins, line)) for line in lines if "backend 'b'" in line] == [True]
+    named = r"\S+Z ERROR replica b r1-[0-9a-f]{6} \[request \S+, endpoint e\] "
+    begins = ("named says " if how == "named" else named) + "GET /e failed"
+    assert [bool(re.match(begins, line)) for line in lines if "GET /e failed" in line] == [True]

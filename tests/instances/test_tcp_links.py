@@ -12,7 +12,7 @@ from instance_handlers import Named
 from instance_tools import Load, pids
 
 import servekit as serve
-from servekit_process.runtime import ProcessRuntime
+from servekit_process import ProcessRuntime
 
 
 class TcpProcessRuntime(ProcessRuntime):

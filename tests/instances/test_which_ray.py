@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from instance_tools import descendants, told, until
+from instance_tools import descendants, told
+from tests.support.waiting import until
 
 import servekit as serve
 from servekit.errors import InstanceStartError
@@ -37,7 +38,8 @@ import ray
 import servekit as serve
 
 def start():
-    ray.init(num_cpus=1, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    # Without an address it would join what `ray start` has left on this machine.
+    ray.init(address="local", num_cpus=1, num_gpus=0, include_dashboard=False, log_to_driver=False)
     serve.init(http_port=0)
     serve.create_backend("hello", lambda request: "")
     status = serve.status()

@@ -1,4 +1,4 @@
-"""servekit's wheel, built once, and a clean virtual environment that has it installed."""
+"""servekit's wheel, built and installed once, with what its tests and those of the examples need."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from packaging_tools import ROOT, Installation
 
 
 @pytest.fixture(scope="session")
-def servekit_wheel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Installation, Path]:
-    """An environment that can build wheels, and servekit's wheel."""
-    builder = Installation(tmp_path_factory.mktemp("builder"))
-    builder.pip("install", "hatchling>=1.27")
-    return builder, builder.wheel(ROOT, builder.folder / "wheels" / "servekit")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """servekit's wheel and its extra ``testing``, with hatchling to build more."""
+    base = Installation(tmp_path_factory.mktemp("base"))
+    base.pip("install", "hatchling>=1.27")
+    wheel = base.wheel(ROOT, base.folder / "wheels")
+    base.pip("install", f"servekit[testing] @ {wheel.as_uri()}")
+    return base
 
 
-@pytest.fixture(scope="module")
-def installed(servekit_wheel: tuple[Installation, Path], tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """A clean environment with servekit's wheel, and hatchling to build more."""
-    _, wheel = servekit_wheel
-    installation = Installation(tmp_path_factory.mktemp("clean"))
-    installation.pip("install", "hatchling>=1.27", wheel)
-    return installation
+@pytest.fixture
+def installed(base: Installation, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """A copy of that one: what a test installs is there for it alone."""
+    return Installation(tmp_path_factory.mktemp("clean"), base)

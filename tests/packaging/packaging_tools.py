@@ -1,9 +1,10 @@
-"""Wheels, as a stranger gets them: built from this tree, installed in a clean virtual environment, and nothing else."""
+"""Wheels, as a stranger gets them: built from this tree, installed in clean virtual environments, and nothing else."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -33,10 +34,15 @@ packages = ["{module}"]
 class Installation:
     """A virtual environment without this tree on its path."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, base: Installation | None = None) -> None:
+        """``base``: one of which this is a copy. That takes less than to install it all again; scripts in its ``bin``
+        still run that one's Python."""
         self.folder = folder
         self.python = folder / "venv" / "bin" / "python"
-        subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True, timeout=BUILD_TIMEOUT_S)
+        if base is None:
+            subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True, timeout=BUILD_TIMEOUT_S)
+        else:
+            shutil.copytree(base.folder / "venv", folder / "venv", symlinks=True)
 
     def pip(self, *arguments: object) -> None:
         command = [self.python, "-m", "pip", "--disable-pip-version-check", "-q", *map(str, arguments)]
@@ -49,15 +55,19 @@ class Installation:
         self.pip("wheel", "--no-deps", "--no-build-isolation", "-w", into, source)
         return max(into.glob("*.whl"), key=lambda path: path.stat().st_mtime)
 
-    def package(self, name: str, code: str, *, module: str | None = None, version: str = "1.0") -> None:
-        """Make a distribution that has one module with this code, build its wheel, and install that."""
-        module = module or name.replace("-", "_")
+    def install(self, *sources: Path) -> None:
+        """Build the wheel of each source, and install it."""
+        self.pip("install", "--no-deps", "--no-build-isolation", *sources)
+
+    def package(self, name: str, code: str, *, version: str = "1.0") -> Path:
+        """The source of a distribution that has one module with this code."""
+        module = name.replace("-", "_")
         source = self.folder / "made" / name
         (source / module).mkdir(parents=True)
         (source / module / "__init__.py").write_text(textwrap.dedent(code))
         text = PYPROJECT.format(name=name, version=version, entry=module, module=module)
         (source / "pyproject.toml").write_text(text)
-        self.pip("install", "--no-deps", self.wheel(source, self.folder / "wheels" / name))
+        return source
 
     def run(self, code: str, **environ: str) -> tuple[Any, str]:
         """What the script's last line of output says as JSON, and its stderr."""

@@ -11,6 +11,7 @@ import pytest
 
 from servekit.interfaces import Request, RequestAdapter, Response
 from servekit_asgi import create_adapter
+from servekit_asgi.scopes import http_scope, websocket_scope
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -132,6 +133,12 @@ def test_the_path_is_whole_and_the_prefix_is_the_root_path(route: str, mount: bo
 def test_server_is_what_the_client_asked_for(host: str, server: Any) -> None:
     adapter: Any = create_adapter()
     assert adapter.decode(request(headers=[(b"host", host.encode())]))["server"] == server
+
+
+def test_the_scheme_is_what_a_trusted_proxy_was_asked_by() -> None:
+    asked = request(headers=[(b"host", b"h")], scheme="https")
+    for scope, scheme in ((http_scope(asked, {}), "https"), (websocket_scope(asked, {}), "wss")):
+        assert (scope["scheme"], scope["server"]) == (scheme, ("h", 443))
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------
@@ -496,3 +503,24 @@ def test_the_other_ways_in_say_that_they_are_none(method: str) -> None:
     adapter: RequestAdapter = create_adapter()
     with pytest.raises(TypeError, match="`call_async` alone"):
         getattr(adapter, method)(*([None, request()] if method == "call" else [None]))
+
+
+def test_what_could_pass_for_something_else_is_not_in_the_scope() -> None:
+    seen: dict[str, Any] = {}
+
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        seen.update(scope)
+        await send(start())
+        await send(body(b""))
+
+    sent = [b"host", b"proxy", b"x_user", b"x-user", b"proxy-authorization"]
+    asked = request(headers=[(name, b"1") for name in sent])
+    adapter = create_adapter()
+
+    async def ask() -> None:
+        await adapter.start(app)
+        await adapter.call_async(app, asked)
+        await adapter.stop()
+
+    run(ask())
+    assert [name for name, _ in seen["headers"]] == [b"host", b"x-user", b"proxy-authorization"]

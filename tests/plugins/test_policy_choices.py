@@ -23,8 +23,7 @@ from servekit_weighted import (
     Sticky,
     servekit_register_routing_policies,
 )
-from servekit_weighted.least_loaded import FRESH_ROUNDS
-from servekit_weighted.turns import MAX_REMEMBERED
+from servekit_weighted.turns import FRESH_ROUNDS, MAX_REMEMBERED
 
 REQUEST = FakeRequest()
 RULES = [{"header": "X-Version", "value": "beta", "backend": "b"}, {"cookie": "user", "backend": "c"}]

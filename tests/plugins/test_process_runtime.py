@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from tests.support.waiting import until
 
 from servekit.errors import BackendStartError
 from servekit.interfaces import Exit, RuntimeContext, WorkerHandle, WorkerSpec
@@ -30,14 +30,6 @@ SLEEP = b"import time; time.sleep(600)"
 
 class StubRuntime(ProcessRuntime):
     worker_module = "stub_process_worker"
-
-
-def until(found: Callable[[], object], timeout_s: float = 20.0) -> object:
-    deadline = time.monotonic() + timeout_s
-    while not (value := found()):
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.01)
-    return value
 
 
 def pid_of(handle: WorkerHandle) -> int:
@@ -238,12 +230,6 @@ def test_an_interpreter_that_is_not_there_is_named():
     runtime = ProcessRuntime(python="/nowhere/python")
     with pytest.raises(BackendStartError, match="/nowhere/python"):
         runtime.start(WorkerSpec("w0", "backend", b""))
-
-
-def test_placement_options_are_refused():
-    with pytest.raises(ValueError, match="num_gpus"):
-        ProcessRuntime().check_worker_options({"num_gpus": 1})
-    ProcessRuntime().check_worker_options({})
 
 
 def test_exit_reasons_of_signals_without_a_name():

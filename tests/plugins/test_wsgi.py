@@ -325,3 +325,21 @@ def test_what_is_no_wsgi_application_is_refused_at_the_start() -> None:
 def test_results_cannot_be_encoded_by_themselves() -> None:
     with pytest.raises(TypeError, match="`call` alone"):
         create_wsgi_adapter().encode("x")
+
+
+def test_what_could_pass_for_something_else_is_not_in_the_environ() -> None:
+    """``HTTP_PROXY`` is where programs that a handler runs would look for their proxy (CVE-2016-5385)."""
+    seen: dict[str, Any] = {}
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        seen.update(environ)
+        return plain(environ, start_response)
+
+    sent = [b"host", b"proxy", b"content_length", b"x_user", b"x-user", b"proxy-authorization"]
+    answer(app, request(headers=[(name, b"1") for name in sent]))
+    assert {key for key in seen if key.startswith(("HTTP_", "CONTENT_"))} == {
+        "HTTP_HOST",
+        "HTTP_X_USER",
+        "HTTP_PROXY_AUTHORIZATION",
+    }
+    assert seen["HTTP_X_USER"] == "1"

@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from tests.support.links import FakeLink
+from tests.support.waiting import until_async
 
 from servekit.interfaces import Request, RequestAdapter, Response
-from servekit.replica import executor as executor_module
 from servekit.replica.executor import Executor
+from servekit.replica.handler_calls import HandlerCalls
 from servekit.replica.open_call import OpenCall
 from servekit.replica.target import Handlers, Target
 from servekit.wire.data_frames import Answer, Call, Cancel, Chunk, End
 from servekit.wire.data_links import DataLinks
-from servekit.wire.incoming_calls import IncomingCalls, IncomingLink
+from servekit.wire.incoming_calls import IncomingLink
 
 DEADLINE_S = 10.0
 
 
-class FakeLink:
+class CallsLink(FakeLink):
     """``log`` has each frame, and ``"flush"`` for each flush, in order."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.log: list[Any] = []
-        self.closed = False
 
     def send(self, frame: Any) -> None:
+        super().send(frame)
         self.log.append(frame)
 
     def flush(self) -> None:
@@ -38,15 +40,8 @@ class FakeLink:
     def fail(self, error: Exception) -> None:
         raise error
 
-    def finish(self) -> None:
-        self.closed = True
-
     async def wait_lost(self) -> None:
         """The peer closes at once."""
-
-    @property
-    def frames(self) -> list[Any]:
-        return [entry for entry in self.log if entry != "flush"]
 
     @property
     def answers(self) -> list[bytes]:
@@ -98,14 +93,16 @@ class Served:
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
-        self.calls: IncomingCalls[OpenCall] = IncomingCalls(executor, DataLinks(bytes(32), "r1"), Call)
+        self.calls = executor.calls
         self._origins: dict[Any, IncomingLink[OpenCall]] = {}
 
     def origin(self, link: Any) -> IncomingLink[OpenCall]:
         """Opened where it is not there yet."""
         if link not in self._origins:
             self._origins[link] = IncomingLink(self.calls, self.executor, Call)
+            self.calls.leaving = False
             self._origins[link].link_opened(link)
+            self.calls.leaving = True  # Now each turn that leaves no handler at work calls `check`; see `Bench.idle`.
         return self._origins[link]
 
     def submit(self, link: Any, frame: Call) -> None:
@@ -125,7 +122,7 @@ class Served:
         self.executor.calls_done()
 
     def refuse_waiting(self) -> None:
-        self.executor.give_back(self.calls)
+        self.executor.give_back()
 
     @property
     def outstanding(self) -> int:
@@ -140,7 +137,7 @@ class Served:
         return not self.executor.outstanding and not list(self.calls)
 
     def close(self) -> None:
-        self.executor.close(self.calls)
+        self.executor.close()
 
 
 class Bench:
@@ -159,14 +156,15 @@ class Bench:
         slots: int = 1,
         streams: bool = False,
         adapter: RequestAdapter | None = None,
-        tell_load: Callable[[int], bool] | None = None,
+        counts_idle: bool = True,
         **more: Any,
     ) -> Served:
         handlers, adapter = Handlers(Target(target)), adapter or (Streaming() if streams else Plain())
-        executor = Executor("b", handlers, adapter, slots=slots, debug=self.debug, **more)
-        executor.all_answered = self._idle
-        if tell_load is not None:
-            executor.tell_load = tell_load
+        links = DataLinks(bytes(32), "r1")
+        handler_calls = HandlerCalls("b", more.pop("replica", ""), adapter, self.debug, self.clock)
+        executor = Executor(handlers, handler_calls, links, slots=slots, **more)
+        if counts_idle:
+            executor.calls.check = self._idle  # type: ignore[method-assign]
         served = Served(executor)
         self._served.append(served)
         return served
@@ -175,7 +173,7 @@ class Bench:
         self.idle += 1
 
     def link(self) -> Any:
-        return FakeLink()
+        return CallsLink()
 
     def call(
         self,
@@ -214,14 +212,9 @@ class Bench:
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Let the loop go on until ``condition()`` is true."""
-        ends = time.monotonic() + DEADLINE_S
-        while not condition():
-            assert time.monotonic() < ends, "it did not come about"
-            await asyncio.sleep(0.001)
+        await until_async(condition)
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    clock = Clock()
-    monkeypatch.setattr(executor_module, "_clock", clock)
-    return Bench(clock)
+def bench() -> Bench:
+    return Bench(Clock())

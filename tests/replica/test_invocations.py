@@ -13,9 +13,9 @@ import pytest
 
 from servekit.errors import HandlerError, InvalidInputError
 from servekit.handles import answers
+from servekit.handles.answers import RecordKind, RecordReader
 from servekit.handles.failures import unpack_failure
 from servekit.handles.payload import pack, unpack
-from servekit.handles.records import RecordKind, RecordReader
 from servekit.interfaces import Request, RequestAdapter, Response
 from servekit.replica import invocations
 from servekit.replica.flow import run, run_async

@@ -2,17 +2,22 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import random
+import zlib
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar
 
 import cloudpickle
+import msgspec
 import pytest
 
 from servekit.config import BackendConfig
+from servekit.decorators import accept_batch
 from servekit.errors import InvalidInputError
-from servekit.interfaces import RequestAdapter
-from servekit.marks import accept_batch
-from servekit.replica.target import Handlers, Target, load, takes_body_as_it_comes
+from servekit.interfaces import HandlerTypes, Request, RequestAdapter
+from servekit.replica.target import TYPES_BYTES, Handlers, Target, load, takes_body_as_it_comes
+from servekit.wire.control_frames import Capabilities, WorkerHello
+from servekit.wire.handshake import HANDSHAKE_BYTES, Handshake
 
 
 class Model:
@@ -235,7 +240,7 @@ def test_bodies_come_as_they_arrive_where_that_holds_up_no_other_call(
     ("target", "adapter", "config", "message"),
     [
         (double, Ordinary, {"max_batch_size": 4}, "accept_batch.*max_batch_size out"),
-        (Model, Ordinary, {"max_batch_size": 1}, "accept_batch"),
+        (Model, Ordinary, {"max_batch_size": 2}, "accept_batch"),
         (accept_batch(lambda requests: requests), Whole, {}, "one request at a time"),
         (Batches, Asynchronous, {"max_batch_size": 4}, "one request at a time"),
     ],
@@ -315,3 +320,147 @@ def test_bodies_come_whole_where_a_read_would_hold_up_the_main_thread(
 ) -> None:
     adapter = type("Adapter", (Reads,), {"streams_body": streams_body, "is_async": is_async})()
     assert takes_body_as_it_comes(Handlers(Target(target)).main, adapter, slots) is expected
+
+
+class Fitting(Ordinary):
+    """Each handler gets what its name says; one that is called ``bad`` cannot be served."""
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+
+    def fit(self, handler: Any, *, batches: bool) -> Any:
+        name = handler.__name__
+        if name == "bad":
+            raise InvalidInputError("bad is bad")
+        return Fitting(name), lambda decoded: (batches, handler(decoded))
+
+    def types(self) -> HandlerTypes:
+        return HandlerTypes(summary=self.name)
+
+
+class Named:
+    __name__ = "whole"
+
+    def __call__(self, value: int) -> int:
+        return value
+
+    def good(self, value: int) -> int:
+        return value + 1
+
+    def bad(self, value: int) -> int:
+        return value
+
+
+def test_adapter_and_handler_are_fitted_to_each_other_once() -> None:
+    handlers, adapter = Handlers(Target(Named)), Fitting()
+    handlers.check(adapter, BackendConfig())
+    assert handlers.main.blocking is not None
+    assert handlers.main.blocking(3) == (False, 3)
+    assert isinstance(handlers.main.adapter, Fitting)
+    assert handlers.main.adapter.name == "whole"
+    good = handlers.find("good")
+    assert good is handlers.find("good")
+    assert (good.adapter.name, good.blocking(3)) == ("good", (False, 4))  # type: ignore[union-attr, misc]
+    assert handlers.find("nothing").problem == ""
+    handlers.call.good = Named.bad.__get__(handlers.call)  # type: ignore[attr-defined]
+    assert handlers.find("good").problem == "the method 'good' cannot be called: bad is bad"
+    bad = handlers.find("bad")
+    assert (bad.handler, bad.problem) == (None, "the method 'bad' cannot be called: bad is bad")
+    types = handlers.capabilities(adapter, BackendConfig()).types
+    assert msgspec.json.decode(zlib.decompress(types), type=HandlerTypes).summary == "whole"
+    handlers.release()
+    assert handlers.main.handler is None
+
+
+def test_an_adapter_that_does_not_fit_itself_is_the_replicas() -> None:
+    handlers = Handlers(Target(double))
+    handlers.check(Ordinary(), BackendConfig())
+    assert handlers.main.adapter is None
+    assert handlers.main.handler is double
+    assert handlers.capabilities(Ordinary(), BackendConfig()).types == b""
+
+
+def nothing() -> str:
+    return "nothing"
+
+
+async def nothing_later() -> str:
+    return "nothing"
+
+
+def test_a_handler_that_takes_nothing_is_called_without_the_request() -> None:
+    for target in (nothing, quiet(nothing)):
+        handlers = Handlers(Target(target))
+        handlers.check(Ordinary(), BackendConfig())
+        assert handlers.main.blocking("request") == "nothing"  # type: ignore[misc]
+    handlers = Handlers(Target(nothing_later))
+    handlers.check(Ordinary(), BackendConfig())
+    assert handlers.main.is_coroutine
+    assert asyncio.run(handlers.main.handler("request")) == "nothing"  # type: ignore[misc]
+    with pytest.raises(InvalidInputError, match="accepts batches and takes no argument"):
+        Handlers(Target(accept_batch(lambda: []))).check(Ordinary(), BackendConfig())
+
+
+def test_an_application_is_left_as_it_is() -> None:
+    handlers = Handlers(Target(nothing))
+    handlers.check(Whole(), BackendConfig())
+    assert handlers.main.blocking is nothing
+
+
+def test_an_item_of_a_batch_is_answered_as_if_it_was_returned_or_raised() -> None:
+    class Echo(Ordinary):
+        def decode(self, request: Any) -> Any:
+            return request
+
+        def encode(self, result: Any) -> Any:
+            return f"encoded {result}"
+
+    request: Any = "request"
+    assert Echo().answer_item(3, request) == "encoded 3"
+    with pytest.raises(KeyError):
+        Echo().answer_item(KeyError("k"), request)
+
+
+def test_a_description_that_cannot_be_written_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    handlers, adapter = Handlers(Target(Model)), Ordinary()
+    for types in (lambda: HandlerTypes(body={"examples": [object()]}), lambda: 1 / 0):
+        adapter.types = types  # type: ignore[assignment,method-assign]
+        assert handlers.capabilities(adapter, BackendConfig()).types == b""
+    assert caplog.text.count("whose types cannot be written") == 2
+
+
+def test_a_description_that_is_too_long_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    handlers, adapter = Handlers(Target(Model)), Ordinary()
+    text = random.Random(1).randbytes(TYPES_BYTES).hex()
+    adapter.types = lambda: HandlerTypes(summary=text)  # type: ignore[method-assign]
+    assert handlers.capabilities(adapter, BackendConfig()).types == b""
+    assert f"more than {TYPES_BYTES} bytes, compressed" in caplog.text
+
+
+def test_the_longest_description_fits_into_the_hello_of_a_worker_that_dials_again() -> None:
+    hello = WorkerHello(
+        "r" * 300, 2**31, "n" * 300, True, ["unix:/" + "d" * 100], Capabilities(1, True, bytes(TYPES_BYTES))
+    )
+    proof = Handshake(bytes(32), msgspec.msgpack.encode(hello), dialing=True)
+    challenge = Handshake(bytes(32), b"", dialing=False).first()
+    assert challenge is not None
+    message = proof.receive(challenge)
+    assert message is not None
+    assert TYPES_BYTES < len(message) <= HANDSHAKE_BYTES
+
+
+class StaticModel:
+    @staticmethod
+    def __call__(value: int) -> int:
+        return 2 * value
+
+
+def test_a_static_call_has_all_its_parameters() -> None:
+    from servekit_json import create_adapter
+
+    handlers = Handlers(Target(StaticModel))
+    handlers.check(create_adapter(), BackendConfig())
+    request = Request("GET", "/", b"value=3", [], b"", "e", "/", "request-1", "")
+    assert handlers.main.adapter is not None
+    assert handlers.main.handler is not None
+    assert handlers.main.adapter.call(handlers.main.handler, request).body == b"6"

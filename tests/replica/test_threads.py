@@ -5,23 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.waiting import until
 
 from servekit.replica.threads import Threads
 from servekit.wire.mailbox import Mailbox
 
 DEADLINE_S = 10.0
-
-
-def until(condition: Callable[[], object]) -> None:
-    ends = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < ends, "it did not come about"
-        time.sleep(0.001)
 
 
 @pytest.fixture

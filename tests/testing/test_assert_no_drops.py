@@ -105,7 +105,7 @@ def test_an_exception_in_the_place_of_an_answer_is_told(serve_instance: Any) -> 
     servekit.create_backend("b", handler)
     servekit.create_endpoint("e", "/e", backend="b")
     with (
-        pytest.raises(AssertionError, match="ReadTimeout: no answer within 0.05 s"),
+        pytest.raises(AssertionError, match="ReadTimeout: timed out"),
         serve_instance.assert_no_drops("/e", timeout=0.05) as load,
         pytest.raises(AssertionError, match="ReadTimeout"),
     ):

@@ -7,7 +7,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,20 +16,15 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support.waiting import until
 
 import servekit
 from servekit.interfaces import Request, RequestAdapter, Response
+from servekit.wire.loop_thread import LoopThread
 
 DEADLINE_S = 20.0
 MEGABYTE = 1_000_000
 SPOOL_BYTES = servekit.HttpLimits().spool_answer_bytes
-
-
-def until(condition: Callable[[], object]) -> None:
-    ends = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < ends, "the condition did not come about"
-        time.sleep(0.002)
 
 
 class Local:
@@ -60,14 +55,25 @@ def outstanding(backend: str) -> int:
     return sum(replica["outstanding"] for replica in servekit.status()["backends"][backend]["replicas"])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def clients() -> Iterator[None]:
+    """The loop of the clients that are `Raw`."""
+    Raw.thread = LoopThread("test-clients")
+    yield
+    Raw.thread.close()
+
+
 class Raw(asyncio.Protocol):
     """A client that sends what it likes, and reads when it likes: ``reads``, at the start."""
+
+    thread: LoopThread
 
     def __init__(self, served: Any, data: bytes = b"", *, reads: bool = True) -> None:
         self.data = b""
         self.is_closed = False
-        self._instance = served.instance
-        self._transport = self._instance.connect(self)
+        loop = self.thread.loop
+        connecting = loop.create_unix_connection(lambda: self, sock=served.instance.connect())
+        self._transport, _ = asyncio.run_coroutine_threadsafe(connecting, loop).result(DEADLINE_S)
         if not reads:
             self._call(self._transport.pause_reading)
         if data:
@@ -92,7 +98,7 @@ class Raw(asyncio.Protocol):
         self._call(self._transport.write_eof)
 
     def _call(self, function: Any, *arguments: Any) -> None:
-        self._instance.call_soon(function, *arguments)
+        self.thread.loop.call_soon_threadsafe(function, *arguments)
 
 
 def post(path: str, length: int, sent: int) -> bytes:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import httpx
 import pytest
+from tests.support.waiting import until
 
 import servekit
-from servekit.errors import InvalidInputError, ServekitError
+from servekit.errors import DeadlineError, InvalidInputError, ServekitError
 from servekit.interfaces import BackendView, Outcome, ReplicaView, RequestInfo, RoutingPolicy
 from servekit.testing.decisions import MOST_DECISIONS, Decision
 from servekit.testing.instances import ServedInstance, open_host, serve
@@ -40,13 +41,6 @@ class Drawing(RoutingPolicy):
 def host() -> Iterator[object]:
     with open_host("inprocess") as host:
         yield host
-
-
-def until(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < ends, "the condition did not come about"
-        time.sleep(0.001)
 
 
 def body(served: ServedInstance, policy: Any = "weighted", options: Any = None) -> list[Decision]:
@@ -226,6 +220,16 @@ class Held:
         return "answered"
 
 
+class HeldCall:
+    """Holds every call of a handle likewise."""
+
+    def __init__(self, opened: list[str]) -> None:
+        self.opened = opened
+
+    def __call__(self, *_: Any) -> None:
+        until(lambda: bool(self.opened))
+
+
 @pytest.mark.servekit(virtual_clock=True)
 def test_deadlines_pass_when_the_clock_is_advanced(serve_instance: ServedInstance) -> None:
     started: list[str] = []
@@ -255,6 +259,46 @@ def test_deadlines_pass_when_the_clock_is_advanced(serve_instance: ServedInstanc
         clock.advance(3600)
         assert ask("/e?n=3").text == "answered", "the deadline of a new request is counted from now"
     assert started == ["1", "3"]
+
+
+@pytest.mark.servekit(virtual_clock=True)
+@pytest.mark.parametrize("connections", [1, 50])
+def test_what_was_sent_before_the_clock_is_advanced_is_counted_from_before(
+    serve_instance: ServedInstance, connections: int
+) -> None:
+    """However it was sent: by connections that the ingress has yet to accept, or with much to be read."""
+    opened: list[str] = []
+    config = {"max_queued_requests": 1000}
+    servekit.create_backend("b", Held, [], opened, config=config)
+    servekit.create_endpoint("e", "/e", ["GET", "POST"], backend="b", timeout_s=30)
+    sent = [
+        b"GET /e?n=0 HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"POST /e?n=1 HTTP/1.1\r\nContent-Length: 150000\r\nHost: a\r\n\r\n",
+    ]
+    with contextlib.ExitStack() as clients:
+        clients.callback(opened.append, "now")
+        found = [clients.enter_context(serve_instance.connect()) for _ in range(connections)]
+        for number, client in enumerate(found):
+            client.settimeout(10)
+            client.sendall(sent[0] if number % 2 == 0 else sent[1] + bytes(150_000))
+        serve_instance.clock.advance(31)
+        assert [client.recv(1000)[:12] for client in found] == [b"HTTP/1.1 504"] * connections
+
+
+@pytest.mark.servekit(virtual_clock=True)
+def test_what_a_handle_sent_before_the_clock_is_advanced_is_counted_from_before(serve_instance: ServedInstance) -> None:
+    opened: list[str] = []
+    servekit.create_backend("b", HeldCall, opened)
+    servekit.create_endpoint("e", backend="b", timeout_s=30)
+    handle = servekit.get_handle("e")
+    try:
+        for _ in range(3):  # The link is dialled for the first of them.
+            future = handle.remote()
+            serve_instance.clock.advance(31)
+            with pytest.raises(DeadlineError):
+                future.result(10)
+    finally:
+        opened.append("now")
 
 
 @pytest.mark.servekit(virtual_clock=True)

@@ -12,8 +12,9 @@ import pytest
 from importlib_metadata import EntryPoint, entry_points
 
 import servekit
+from servekit.factories import load_path
 from servekit.interfaces import ReplicaEvent, TrafficEvent
-from servekit.plugins import Registry, discover, load_path
+from servekit.plugins import Registry, discover
 from servekit.testing.instances import serve
 
 OBSERVER = """

@@ -58,19 +58,29 @@ def test_marked(serve_instance):
 """
 
 
-def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_pytest(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-rs", "-p", "no:cacheprovider", "--strict-markers"]
-    return subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [*command, *arguments],
+        cwd=folder,
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize(
     ("runtime", "same_process"),
     [("inprocess", True), ("process", False), pytest.param("ray", False, marks=pytest.mark.ray)],
 )
-def test_the_same_tests_run_on_each_runtime(tmp_path: Path, runtime: str, same_process: bool) -> None:
+def test_the_same_tests_run_on_each_runtime(
+    tmp_path: Path, runtime: str, same_process: bool, ray_environ: dict[str, str]
+) -> None:
     seen = "process" if runtime == "inprocess" else runtime
     (tmp_path / "test_it.py").write_text(TESTS.replace("RUNTIME", repr(seen)))
-    run = run_pytest(tmp_path, f"--servekit-runtime={runtime}")
+    run = run_pytest(tmp_path, f"--servekit-runtime={runtime}", **ray_environ)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "3 passed" in run.stdout
     assert f"PID {same_process}" in run.stdout

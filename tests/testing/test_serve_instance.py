@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
+import tempfile
 import threading
-import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from tests.support.waiting import until
 
 import servekit
-from servekit import errors
+from servekit import errors, inprocess
 from servekit.interfaces import BackendView, Request, RequestAdapter, RequestInfo, Response, RoutingPolicy
 from servekit.testing.instances import open_host, serve
+
+DEADLINE_S = 20.0
 
 
 def hello(request: Any) -> str:
@@ -33,13 +39,6 @@ class Counter:
 
     def peek(self, request: Any) -> dict[str, int]:
         return {"count": self.count}
-
-
-def until(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < ends, "the condition did not come about"
-        time.sleep(0.001)
 
 
 # -- the whole road ---------------------------------------------------------------------------------------
@@ -71,6 +70,88 @@ def test_the_instance_ends_with_its_test() -> None:
     assert _threads_of_instances(before) == []
     with pytest.raises(errors.NotRunningError):
         servekit.list_backends()
+
+
+class Stuck:
+    """Takes the first call, and holds the thread of its replica until ``opened`` has something in it."""
+
+    def __init__(self, begun: threading.Event, opened: threading.Event) -> None:
+        self.begun = begun
+        self.opened = opened
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __call__(self, *_: Any) -> str:
+        self.begun.set()
+        assert self.opened.wait(DEADLINE_S)
+        return "late"
+
+
+@pytest.mark.parametrize("stuck", [False, True], ids=["idle", "stuck"])
+def test_no_descriptor_is_left_of_an_instance(stuck: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor where a handler hangs, whose thread ends when it pleases, with what it has open."""
+    monkeypatch.setattr(inprocess, "STOP_TIMEOUT_S", 0.2)
+    begun, opened = threading.Event(), threading.Event()
+    threads = threading.enumerate()
+    with open_host("inprocess") as host:
+        with serve(host):
+            pass  # What is opened once in a process is open now.
+        before = set(os.listdir("/proc/self/fd"))
+        with serve(host) as served:
+            servekit.create_backend("stuck", Stuck(begun, opened))
+            servekit.create_endpoint("stuck", "/stuck", ["GET", "POST"], backend="stuck", timeout_s=0.1)
+            servekit.create_backend("hello", hello, config={"num_replicas": 2})
+            servekit.create_endpoint("hello", "/hello", backend="hello")
+            assert served.client.get("/hello").status_code == 200
+            assert servekit.get_handle("hello").remote is not None
+            if stuck:
+                assert served.client.get("/stuck").status_code == 504
+                assert begun.wait(DEADLINE_S)
+                # More than a socket takes, which the replica does not read.
+                assert served.client.post("/stuck", content=bytes(2_000_000)).status_code == 504
+        opened.set()
+        until(lambda: set(threading.enumerate()) <= set(threads))
+        assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_a_tmpdir_may_be_too_long_for_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path.joinpath(*["x" * 100] * 3)
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with open_host("inprocess") as host, serve(host) as served:
+        assert served.directory.startswith(str(folder))
+        servekit.create_backend("hello", hello)
+        servekit.create_endpoint("greet", "/greet", backend="hello")
+        assert served.client.get("/greet").text == "hello world"
+        assert servekit.get_handle("greet").remote is not None
+    assert list(folder.iterdir()) == []
+
+
+def test_a_client_may_be_async_and_give_up(serve_instance: Any) -> None:
+    begun, opened = threading.Event(), threading.Event()
+    servekit.create_backend("stuck", Stuck(begun, opened))
+    servekit.create_endpoint("stuck", "/stuck", backend="stuck")
+    servekit.create_backend("pieces", lambda request: (b"x" * 1000 for _ in range(1000)))
+    servekit.create_endpoint("pieces", "/pieces", backend="pieces")
+
+    async def ask() -> None:
+        transport = httpx.AsyncHTTPTransport(uds=serve_instance.http_socket)
+        async with httpx.AsyncClient(transport=transport, base_url=serve_instance.url) as client:
+            answers = await asyncio.gather(*(client.get("/pieces") for _ in range(20)))
+            assert [len(answer.content) for answer in answers] == [1_000_000] * 20
+            stuck = asyncio.ensure_future(client.get("/stuck"))
+            await asyncio.to_thread(begun.wait, DEADLINE_S)
+            stuck.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await stuck
+
+    try:
+        asyncio.run(ask())
+        until(lambda: servekit.stat()["endpoints"].get("stuck", {}).get("by_status") == {"499": 1})
+    finally:
+        opened.set()
 
 
 def _threads_of_instances(before: list[threading.Thread]) -> list[str]:
@@ -119,7 +200,7 @@ def test_a_handler_that_raises_costs_one_request(serve_instance: Any) -> None:
     assert serve_instance.client.get("/e").text == "good"
 
 
-@pytest.mark.parametrize("result", [None, object(), 3.5, (1, 2, 3, 4)])
+@pytest.mark.parametrize("result", [None, object(), float("nan"), (1, 2, 3, 4)])
 def test_a_result_that_is_none_costs_one_request(serve_instance: Any, result: object) -> None:
     results = [result]
     servekit.create_backend("b", lambda request: results.pop() if results else "good")
@@ -406,6 +487,8 @@ def test_the_child_of_a_fork_leaves_it_alone(serve_instance: Any) -> None:
     handle = servekit.get_handle("e")
 
     def child() -> None:
+        with serve_instance.new_client() as client:
+            assert client.get("/e").status_code == 200, "to its HTTP the child is a process like any other"
         for act in (servekit.status, handle.remote, lambda: servekit.get_handle("e")):
             with pytest.raises(errors.NotRunningError, match="forked"):
                 act()
@@ -419,3 +502,24 @@ def test_the_child_of_a_fork_leaves_it_alone(serve_instance: Any) -> None:
     assert process.exitcode == 0
     assert serve_instance.client.get("/e").status_code == 200
     assert os.path.isdir(serve_instance.directory)
+
+
+def test_after_shutdown_whatever_is_asked_says_so(recwarn: pytest.WarningsRecorder) -> None:
+    with open_host("inprocess") as host, serve(host) as served:
+        instance = served.instance
+        assert isinstance(instance, inprocess.InProcessInstance)
+        assert "at http://servekit" in repr(instance)
+    for act in (
+        instance.status,
+        instance.list_backends,
+        instance.connect,
+        lambda: instance.create_endpoint("e"),
+        lambda: instance.create_backend("b", hello),
+        lambda: instance.get_handle("e"),
+        lambda: instance.submit(asyncio.sleep(0)),
+    ):
+        with pytest.raises(errors.NotRunningError, match="instance 'in-process' was shut down here"):
+            act()
+    assert repr(instance) == "<servekit instance 'in-process' shut down>"
+    instance.shutdown()
+    assert [str(each.message) for each in recwarn if "never awaited" in str(each.message)] == []

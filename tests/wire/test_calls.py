@@ -1,19 +1,20 @@
-"""Calls over a real link in memory: the end that makes them, and the end that answers."""
+"""Calls over a real link: the end that makes them, and the end that answers."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
+from tests.support.waiting import until_async
 
 from servekit.interfaces import Request
 from servekit.wire.data_frames import PIECE_BYTES, UNKNOWN, Answer, Call, Credit, End, Load, Refusal
 from servekit.wire.data_links import DataLinks
 from servekit.wire.incoming_calls import IncomingCalls, IncomingLink
-from servekit.wire.memory import MemoryNetwork
-from servekit.wire.network import SocketNetwork
+from servekit.wire.network import connect, listen
 from servekit.wire.outgoing_calls import OutgoingCalls
 from servekit.wire.streams import Incoming, Outgoing, WholeBody
 
@@ -117,34 +118,25 @@ class Pair:
     """The two ends, and a link that is kept dialled."""
 
     async def __aenter__(self) -> Pair:
-        self.network = MemoryNetwork()
         self.maker, self.answerer = Maker(), Answerer()
-        self.listener = await self.network.listen("memory:x", self.answerer.calls.new_link)
+        self.listener = await listen("tcp:127.0.0.1:0", self.answerer.calls.new_link)
         self.task = asyncio.ensure_future(
             self.maker.calls.keep_linked(
-                self.network,
                 DataLinks(TOKEN, "makes"),
-                lambda: ["memory:x"],
+                lambda: [self.listener.address],
                 wanted=lambda: self.maker.wanted,
                 tried=lambda error: None,
             )
         )
-        await until(lambda: self.maker.calls.link is not None)
+        await until_async(lambda: self.maker.calls.link is not None)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self.maker.wanted = False
+        self.listener.close()
         self.answerer.calls.abort()
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
-
-
-async def until(met: Callable[[], object]) -> None:
-    for _ in range(2000):
-        if met():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("it does not come to that")
 
 
 def run(test: Callable[[Pair], Coroutine[Any, Any, None]]) -> None:
@@ -159,10 +151,10 @@ def test_calls_are_answered_in_whatever_order() -> None:
     async def test(pair: Pair) -> None:
         for name in "ab":
             pair.maker.call(name)
-        await until(lambda: len(pair.answerer.taken) == 2)
+        await until_async(lambda: len(pair.answerer.taken) == 2)
         pair.answerer.answer("b", b"B")
         pair.answerer.answer("a", b"A")
-        await until(lambda: len(pair.maker.heard) == 3)
+        await until_async(lambda: len(pair.maker.heard) == 3)
         assert pair.maker.heard == ["opened", ("b", b"B"), ("a", b"A")]
         assert not pair.maker.calls.pending
         assert list(pair.answerer.calls) == []
@@ -174,7 +166,7 @@ def test_bodies_go_both_ways_in_pieces() -> None:
     async def test(pair: Pair) -> None:
         body = bytes(range(256)) * 8192  # 2 MiB
         asked = pair.maker.call("long", body)
-        await until(lambda: pair.answerer.taken)
+        await until_async(lambda: pair.answerer.taken)
         taken = pair.answerer.taken["long"]
         found = b""
         assert taken.upload is not None
@@ -184,7 +176,7 @@ def test_bodies_go_both_ways_in_pieces() -> None:
         taken.origin.link.send(Answer(taken.number, 200, b"", b"first", 0, 0, False, UNKNOWN, True))
         taken.download = Outgoing(taken.origin.link, taken.number, 5)
         taken.download.follow(WholeBody(body))
-        await until(lambda: asked.download is not None)
+        await until_async(lambda: asked.download is not None)
         assert asked.download is not None
         back = b""
         async for piece in asked.download:
@@ -201,11 +193,11 @@ def test_cancel_stays_pending_until_the_other_end_is_done_with_it_and_forget_doe
         pair.maker.calls.cancel(one)
         pair.maker.calls.forget(two)
         pair.maker.calls.forget(two)
-        await until(lambda: pair.answerer.cancels == ["one", "two"])
+        await until_async(lambda: pair.answerer.cancels == ["one", "two"])
         assert list(pair.maker.calls.pending.values()) == [one]
         for name in ("one", "two"):
             pair.answerer.answer(name)
-        await until(lambda: ("one", b"ok") in pair.maker.heard)
+        await until_async(lambda: ("one", b"ok") in pair.maker.heard)
         assert ("two", b"ok") not in pair.maker.heard
 
     run(test)
@@ -214,12 +206,12 @@ def test_cancel_stays_pending_until_the_other_end_is_done_with_it_and_forget_doe
 def test_refusals_and_loads_are_told() -> None:
     async def test(pair: Pair) -> None:
         pair.maker.call("a")
-        await until(lambda: pair.answerer.taken)
+        await until_async(lambda: pair.answerer.taken)
         taken = pair.answerer.taken["a"]
         del taken.origin.open[taken.number]
         taken.origin.link.send(Load(3))
         taken.origin.link.send(Refusal(taken.number, "draining"))
-        await until(lambda: ("a", "draining") in pair.maker.heard)
+        await until_async(lambda: ("a", "draining") in pair.maker.heard)
         assert 3 in pair.maker.heard
         assert not pair.maker.calls.pending
 
@@ -229,16 +221,16 @@ def test_refusals_and_loads_are_told() -> None:
 def test_the_calls_of_a_link_that_is_lost() -> None:
     async def test(pair: Pair) -> None:
         pair.maker.call("sent")
-        await until(lambda: pair.answerer.taken)
+        await until_async(lambda: pair.answerer.taken)
         link = pair.maker.calls.link
         assert link is not None
         link.abort()
         pair.maker.call("unsent")
-        await until(lambda: [("sent", True), ("unsent", False)] in pair.maker.heard)
-        await until(lambda: pair.answerer.cancels == ["sent"])
-        await until(lambda: pair.maker.heard.count("opened") == 2)
+        await until_async(lambda: [("sent", True), ("unsent", False)] in pair.maker.heard)
+        await until_async(lambda: pair.answerer.cancels == ["sent"])
+        await until_async(lambda: pair.maker.heard.count("opened") == 2)
         pair.maker.call("again")
-        await until(lambda: "again" in pair.answerer.taken)
+        await until_async(lambda: "again" in pair.answerer.taken)
 
     run(test)
 
@@ -246,9 +238,9 @@ def test_the_calls_of_a_link_that_is_lost() -> None:
 def test_what_crosses_the_end_has_not_been_begun() -> None:
     async def test(pair: Pair) -> None:
         pair.maker.call("answered")
-        await until(lambda: pair.answerer.taken)
+        await until_async(lambda: pair.answerer.taken)
         pair.answerer.calls.leave()
-        await until(lambda: "leaves" in pair.maker.heard)
+        await until_async(lambda: "leaves" in pair.maker.heard)
         waiting = asyncio.ensure_future(pair.answerer.calls.wait_answered(10))
         await asyncio.sleep(0)
         assert not waiting.done()
@@ -268,7 +260,7 @@ def test_what_crosses_the_end_has_not_been_begun() -> None:
 def test_what_was_begun_is_not_to_be_begun_elsewhere() -> None:
     async def test(pair: Pair) -> None:
         pair.maker.call("begun")
-        await until(lambda: pair.answerer.taken)
+        await until_async(lambda: pair.answerer.taken)
         pair.answerer.calls.leave()
         assert await pair.answerer.calls.wait_answered(0.01) == 1
         pair.maker.wanted = False
@@ -303,7 +295,7 @@ def test_a_link_that_opens_when_all_is_over_is_told() -> None:
         late = Maker()
         late.wanted = False
         link = DataLinks(TOKEN, "late").new(late.calls, dialing=True)
-        await pair.network.connect("memory:x", lambda: link)
+        await connect(pair.listener.address, lambda: link)
         await link.wait_lost()
         assert late.heard == ["opened", []]
 
@@ -326,13 +318,13 @@ def test_an_answer_that_comes_behind_the_end_of_its_link_is_dropped() -> None:
     async def test() -> None:
         problems: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context))
-        maker, answerer, network = Maker(), Answerer(), SocketNetwork()
-        listener = await network.listen("tcp:127.0.0.1:0", answerer.calls.new_link)
+        maker, answerer = Maker(), Answerer()
+        listener = await listen("tcp:127.0.0.1:0", answerer.calls.new_link)
         link = DataLinks(TOKEN, "makes").new(maker.calls, dialing=True)
-        await network.connect(listener.address, lambda: link)
+        await connect(listener.address, lambda: link)
         await link.wait_open()
         maker.call("late")
-        await until(lambda: answerer.taken)
+        await until_async(lambda: answerer.taken)
         listener.close()
         finishing = asyncio.ensure_future(answerer.calls.finish())
         await asyncio.sleep(0)
@@ -343,3 +335,23 @@ def test_an_answer_that_comes_behind_the_end_of_its_link_is_dropped() -> None:
         assert not problems
 
     asyncio.run(test())
+
+
+def test_a_loop_that_hangs_gives_back_what_it_has_not_begun() -> None:
+    """Another thread says so on its links, behind the answers that the loop has yet to send."""
+
+    async def test(pair: Pair) -> None:
+        for name in ("answered", "begun", "waits"):
+            pair.maker.call(name)
+        await until_async(lambda: len(pair.answerer.taken) == 3)
+        pair.maker.wanted = False
+        pair.answerer.answer("answered")
+        begun = pair.answerer.taken["begun"]
+        other = threading.Thread(target=pair.answerer.calls.break_off, args=(lambda call: call is begun,))
+        other.start()
+        other.join()  # This thread has the loop: it hangs.
+        pair.maker.call("crossing")
+        await until_async(lambda: len(pair.maker.heard) == 3)
+        assert pair.maker.heard[1:] == [("answered", b"ok"), [("begun", True), ("waits", False), ("crossing", False)]]
+
+    run(test)

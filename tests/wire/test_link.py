@@ -1,4 +1,4 @@
-"""Links: the same behaviour over Unix sockets, TCP and memory."""
+"""Links: the same behaviour over Unix sockets and TCP."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.waiting import until_async
 
 from servekit.errors import AuthenticationError, InvalidInputError, LinkError
 from servekit.interfaces import Request
@@ -18,8 +19,7 @@ from servekit.wire.data_frames import Answer, Bye, Call, Cancel, data_codec
 from servekit.wire.frames import extended
 from servekit.wire.handshake import Handshake
 from servekit.wire.link import Link
-from servekit.wire.memory import MemoryNetwork
-from servekit.wire.network import Network, SocketNetwork, bind_unix, dial
+from servekit.wire.network import bind_unix, dial, listen
 
 TOKEN = b"t" * 32
 
@@ -32,7 +32,6 @@ class Owner:
         self.frames: list[Any] = []
         self.batches: list[int] = []
         self.lost: list[Exception | None] = []
-        self.arrived = asyncio.Event()
 
     def link_opened(self, link: Link) -> None:
         self.links.append(link)
@@ -42,25 +41,14 @@ class Owner:
 
     def frames_done(self, link: Link) -> None:
         self.batches.append(len(self.frames))
-        self.arrived.set()
 
-    def link_writable(self, link: Link) -> None:
-        self.arrived.set()
+    def link_writable(self, link: Link) -> None: ...
 
     def link_lost(self, link: Link, error: Exception | None) -> None:
         self.lost.append(error)
-        self.arrived.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5) if hasattr(asyncio, "timeout") else _no_timeout():
-            while not condition():
-                self.arrived.clear()
-                await self.arrived.wait()
-
-
-class _no_timeout:
-    async def __aenter__(self) -> None: ...
-    async def __aexit__(self, *exc: object) -> None: ...
+        await until_async(condition)
 
 
 def acceptor(owner: Owner, token: bytes = TOKEN, max_frame_bytes: int = 10_000_000) -> Callable[[], Link]:
@@ -71,24 +59,20 @@ def dialer(owner: Owner, token: bytes = TOKEN) -> Callable[[], Link]:
     return lambda: Link(owner, data_codec(), Handshake(token, b"there", dialing=True), max_frame_bytes=10_000_000)
 
 
-@pytest.fixture(params=["unix", "tcp", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Any) -> tuple[Network, str]:
-    if request.param == "memory":
-        return MemoryNetwork(), "memory:a"
-    return SocketNetwork(), f"unix:{tmp_path}/s" if request.param == "unix" else "tcp:127.0.0.1:0"
+@pytest.fixture(params=["unix:{}/s", "tcp:127.0.0.1:0"])
+def address(request: pytest.FixtureRequest, tmp_path: Any) -> str:
+    return str(request.param).format(tmp_path)
 
 
 def call(number: int, body: bytes = b"") -> Call:
     return Call(number, 1000, Request("GET", "/x", b"", [(b"host", b"h")], body, "e", "/x", "id", ""))
 
 
-def test_frames_arrive_whole_and_in_order(place: tuple[Network, str]) -> None:
-    network, address = place
-
+def test_frames_arrive_whole_and_in_order(address: str) -> None:
     async def main() -> None:
         far, near = Owner(), Owner()
-        listener = await network.listen(address, acceptor(far))
-        link = await dial(network, [listener.address], dialer(near))
+        listener = await listen(address, acceptor(far))
+        link = await dial([listener.address], dialer(near))
         assert link.peer_hello == b"here"
         await far.until(lambda: bool(far.links))
         assert far.links[0].peer_hello == b"there"
@@ -109,14 +93,12 @@ def test_frames_arrive_whole_and_in_order(place: tuple[Network, str]) -> None:
     asyncio.run(main())
 
 
-def test_a_wrong_token_is_refused_on_both_sides(place: tuple[Network, str]) -> None:
-    network, address = place
-
+def test_a_wrong_token_is_refused_on_both_sides(address: str) -> None:
     async def main() -> None:
         far, near = Owner(), Owner()
-        listener = await network.listen(address, acceptor(far))
+        listener = await listen(address, acceptor(far))
         with pytest.raises((AuthenticationError, LinkError)):
-            await dial(network, [listener.address], dialer(near, b"w" * 32))
+            await dial([listener.address], dialer(near, b"w" * 32))
         assert not far.links
         assert not near.links
         listener.close()
@@ -154,7 +136,7 @@ def test_a_proof_cannot_be_played_again() -> None:
 def test_garbage_before_the_handshake_ends_the_connection(tmp_path: Any, garbage: bytes) -> None:
     async def main() -> None:
         far = Owner()
-        listener = await SocketNetwork().listen("tcp:127.0.0.1:0", acceptor(far))
+        listener = await listen("tcp:127.0.0.1:0", acceptor(far))
         host, _, port = listener.address.removeprefix("tcp:").rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(garbage)
@@ -170,14 +152,14 @@ def test_garbage_before_the_handshake_ends_the_connection(tmp_path: Any, garbage
 def test_a_frame_over_the_cap_ends_the_link() -> None:
     async def main() -> None:
         far, near = Owner(), Owner()
-        network = MemoryNetwork()
-        await network.listen("memory:a", acceptor(far, max_frame_bytes=1000))
-        link = await dial(network, ["memory:a"], dialer(near))
+        listener = await listen("tcp:127.0.0.1:0", acceptor(far, max_frame_bytes=1000))
+        link = await dial([listener.address], dialer(near))
         await far.until(lambda: bool(far.links))
         link.send(call(1, bytes(2000)))
         await far.until(lambda: bool(far.lost))
         assert "longer" in str(far.lost[0])
         assert not far.frames
+        listener.close()
 
     asyncio.run(main())
 
@@ -185,15 +167,15 @@ def test_a_frame_over_the_cap_ends_the_link() -> None:
 def test_what_was_never_sent_is_known() -> None:
     async def main() -> None:
         far, near = Owner(), Owner()
-        network = MemoryNetwork()
-        await network.listen("memory:a", acceptor(far))
-        link = await dial(network, ["memory:a"], dialer(near))
+        listener = await listen("tcp:127.0.0.1:0", acceptor(far))
+        link = await dial([listener.address], dialer(near))
         link.send(call(1))
         link.flush()
         link.send(call(2))
         link.abort()
         await near.until(lambda: bool(near.lost))
         assert [frame.id for frame in link.unsent()] == [2]
+        listener.close()
 
     asyncio.run(main())
 
@@ -201,8 +183,8 @@ def test_what_was_never_sent_is_known() -> None:
 def test_a_full_link_says_so_and_recovers() -> None:
     async def main() -> None:
         far, near = Owner(), Owner()
-        server = await SocketNetwork().listen("tcp:127.0.0.1:0", acceptor(far))
-        link = await dial(SocketNetwork(), [server.address], dialer(near))
+        server = await listen("tcp:127.0.0.1:0", acceptor(far))
+        link = await dial([server.address], dialer(near))
         for n in range(8):
             link.send(call(n, bytes(1_000_000)))
         link.flush()
@@ -222,8 +204,8 @@ def test_a_link_of_a_peer_that_has_ended_is_lost_though_somebody_holds_its_socke
 ) -> None:
     async def main() -> None:
         far, near = Owner(), Owner()
-        server = await SocketNetwork().listen(address.format(tmp_path), acceptor(far))
-        link = await dial(SocketNetwork(), [server.address], dialer(near))
+        server = await listen(address.format(tmp_path), acceptor(far))
+        link = await dial([server.address], dialer(near))
         await far.until(lambda: bool(far.links))
         peer = far.links[0]._transport
         peer.pause_reading()
@@ -249,11 +231,11 @@ def test_a_link_of_a_peer_that_has_ended_is_lost_though_somebody_holds_its_socke
 def test_dialling_takes_the_first_address_that_answers(tmp_path: Any) -> None:
     async def main() -> None:
         far, near = Owner(), Owner()
-        listener = await SocketNetwork().listen("tcp:127.0.0.1:0", acceptor(far))
-        link = await dial(SocketNetwork(), [f"unix:{tmp_path}/absent", listener.address], dialer(near))
+        listener = await listen("tcp:127.0.0.1:0", acceptor(far))
+        link = await dial([f"unix:{tmp_path}/absent", listener.address], dialer(near))
         assert link.is_open
         with pytest.raises(OSError, match="No such file"):
-            await dial(SocketNetwork(), [f"unix:{tmp_path}/absent"], dialer(near))
+            await dial([f"unix:{tmp_path}/absent"], dialer(near))
         link.close()
         listener.close()
 
@@ -266,21 +248,6 @@ def test_unix_sockets_are_private_and_their_paths_short(tmp_path: Any) -> None:
     sock.close()
     with pytest.raises(InvalidInputError, match="shorter"):
         bind_unix(f"{tmp_path}/" + "x" * 100)
-
-
-def test_no_socket_is_made_where_memory_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        made: list[object] = []
-        original = socket.socket.__init__
-        monkeypatch.setattr(
-            socket.socket, "__init__", lambda self, *a, **k: (made.append(self), original(self, *a, **k))[1]
-        )
-        network = MemoryNetwork()
-        await network.listen("memory:a", acceptor(Owner()))
-        await dial(network, ["memory:a"], dialer(Owner()))
-        assert not made
-
-    asyncio.run(main())
 
 
 @given(

@@ -1,106 +1,113 @@
-"""The command ``servekit``: a standing instance, started, looked at, stopped."""
+"""The command ``servekit``: the table of its commands, and what becomes of an error.
+
+A command's module is imported when the command is called, so that each starts quickly.
+"""
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
+import importlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from servekit import api, config
-from servekit.control import standing
-from servekit.control.launch import Launch
-from servekit.control.setup import InstanceOptions
+import click
+
+from servekit import __version__
+from servekit.config import nearest
 from servekit.errors import ServekitError
+
+COMMANDS = {
+    "init": ("project", "Make a small project to begin with"),
+    "run": ("run", "Serve a script or module:attr in the foreground"),
+    "start": ("standing", "Run a standing instance in the foreground"),
+    "stop": ("standing", "End a standing instance, once it has answered"),
+    "restore": ("standing", "Put back the last good state of an instance"),
+    "status": ("status", "Show what a standing instance serves"),
+    "logs": ("logs", "Show what a standing instance has logged"),
+    "deploy": ("deploying", "Serve what configuration files say, and nothing else"),
+    "apply": ("deploying", "Do what a plan says that deploy has written"),
+    "export": ("deploying", "Write what is served as a configuration file"),
+    "schema": ("deploying", "Print the JSON Schema of configuration files"),
+    "history": ("deploying", "Show what an endpoint's traffic has been"),
+    "rollback": ("deploying", "Go back to what an endpoint's traffic was"),
+    "traffic": ("changes", "Split an endpoint's traffic between backends"),
+    "scale": ("changes", "Give a backend more or fewer replicas"),
+    "restart": ("changes", "Replace every replica of a backend"),
+    "call": ("call", "Send a request to an endpoint"),
+    "code": ("code", "List the files of a backend's frozen code"),
+    "plugins": ("plugins", "List the plugins that are installed here"),
+    "doctor": ("doctor", "Look for what is wrong on this machine"),
+}
+"""By name: the module of this package that has the command, as a function of that name, and the line about it."""
+
+FAILED = 1
+"""The exit code where something could not be done. A command that is used wrongly has 2, as click has it."""
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
+
+
+class Commands(click.Group):
+    """The group of `COMMANDS`; `click.Group.commands` stays empty."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, about = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f"servekit.cli.{module}"), cmd_name)
+        command.short_help = about
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"there is no command {args[0]!r}{nearest(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, about) for name, (_, about) in COMMANDS.items()])
+
+
+@click.group(cls=Commands, context_settings={"max_content_width": 80, "help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="servekit %(version)s")
+def servekit() -> None:
+    """Serve Python functions and classes over HTTP.
+
+    `servekit COMMAND --help` tells of one command.
+    """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    logging.basicConfig(format="servekit: %(levelname)s %(message)s", level=logging.WARNING)
-    given = _parser().parse_args(arguments)
+    given = None if arguments is None else [*arguments]
     try:
-        given.run(given)
+        code = servekit.main(given, "servekit", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        return _say(_in_one_line(error), error.exit_code)
+    except click.Abort:
+        return _say("interrupted", INTERRUPTED)
     except ServekitError as error:
-        print(f"servekit: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return _say(str(error), FAILED)
+    return code if isinstance(code, int) else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="servekit", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    start = commands.add_parser("start", help="run a standing instance here, until Ctrl-C or `servekit stop`")
-    start.add_argument("--runtime", default=config.DEFAULT_RUNTIME, help="where replicas live (default: %(default)s)")
-    start.add_argument(
-        "--runtime-options", type=json.loads, default={}, metavar="JSON", help="arguments of the runtime"
-    )
-    start.add_argument("--http-host", default="127.0.0.1", help="where to answer HTTP (default: %(default)s)")
-    start.add_argument("--http-port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
-    start.add_argument("--ingress-workers", type=int, default=1, help="processes that answer HTTP (default: 1)")
-    start.add_argument("--admin-port", type=int, help="also serve the admin API on this port of 127.0.0.1")
-    start.add_argument(
-        "--busy-poll-s",
-        type=float,
-        default=config.BUSY_POLL_S,
-        help="how long workers look for more work before they sleep (default: %(default)s)",
-    )
-    start.add_argument("--debug", action="store_true", help="answers to failed requests carry the traceback")
-    start.set_defaults(run=_start)
-    status = commands.add_parser("status", help="print what a standing instance serves, as JSON")
-    status.set_defaults(run=_status)
-    code = commands.add_parser("code", help="list the files of a backend's frozen code")
-    code.add_argument("backend", metavar="BACKEND")
-    code.add_argument("--json", action="store_true", help="also hashes, and versions of what is installed")
-    code.set_defaults(run=_code)
-    stop = commands.add_parser("stop", help="end a standing instance, once what is in flight has been answered")
-    stop.set_defaults(run=_stop)
-    for command in (start, status, code, stop):
-        command.add_argument("--name", default="default", help="of the instance (default: %(default)s)")
-    return parser
+def _say(message: str, code: int) -> int:
+    click.echo(f"servekit: {message}", err=True)
+    return code
 
 
-def _start(given: argparse.Namespace) -> None:
-    options = InstanceOptions(
-        given.name,
-        given.runtime,
-        given.runtime_options,
-        given.http_host,
-        given.http_port,
-        given.ingress_workers,
-        given.admin_port,
-        config.HttpLimits(),
-        given.busy_poll_s,
-        given.debug,
-    )
-    standing.keep(options, _say_up)
-
-
-def _say_up(launch: Launch) -> None:
-    setup = launch.setup
-    print(f"servekit: instance {setup.options.name!r} answers at {setup.http_url}; attach with", flush=True)
-    print(f'    servekit.init(name={setup.options.name!r}, address="auto")', flush=True)
-
-
-def _status(given: argparse.Namespace) -> None:
-    instance = api.init(name=given.name, address="auto")
-    print(json.dumps(instance.status(), indent=2))
-
-
-def _code(given: argparse.Namespace) -> None:
-    code = api.init(name=given.name, address="auto").get_code(given.backend)
-    if given.json:
-        print(json.dumps(code, indent=2))
-        return
-    print(
-        f"{given.backend}: code digest {code['digest'] or 'none: nothing of it is local, or nobody knows its source'}"
-    )
-    for file in code["files"]:
-        print(f"{file['size_bytes']:>10,}  {file['path']}  ({file['file']})")
-
-
-def _stop(given: argparse.Namespace) -> None:
-    standing.stop(given.name)
+def _in_one_line(error: click.ClickException) -> str:
+    """What click would say in several lines, and where more is said."""
+    message = " ".join(error.format_message().split())
+    message = message[0].lower() + message[1:]
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    end = "" if message.endswith(("?", ".")) else "."
+    return message if context is None else f"{message}{end} See: {context.command_path} --help"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Frozen code as it travels: files in memory, one blob of bytes, a folder that `servekit.code.finder` serves from."""
+"""Frozen code: in memory, as the bytes that travel, and as the folder that `servekit.code.finder` serves from."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class CodeFile(msgspec.Struct, frozen=True, array_like=True):
     module: str
     """The module's name; empty for a data file."""
     origin: str
-    """Where the client had it."""
+    """The file's path on the client's machine."""
     is_package: bool
     data: bytes
     is_executable: bool = False
@@ -44,14 +44,14 @@ class CodeFile(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Code(msgspec.Struct, frozen=True, array_like=True):
-    """What a backend's target needs of the client's own modules."""
+    """The modules of the client's own that a backend's target needs."""
 
     files: tuple[CodeFile, ...] = ()
     """By path."""
     namespaces: dict[str, tuple[str, ...]] = {}
-    """Packages without ``__init__``: name, and where the client had them."""
+    """Packages without ``__init__``: name, and their folders on the client's machine."""
     texts: dict[str, str] = {}
-    """The sources of what travels by value (the main script's functions, a notebook's), by file name."""
+    """The sources of functions that travel by value (the main script's, a notebook's), by file name."""
     functions: tuple[str, ...] = ()
     """A digest of each function that travels by value."""
     left_out: tuple[str, ...] = ()
@@ -63,7 +63,8 @@ class Code(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def digest(self) -> str:
-        """By what people tell one code from another: the same for the same sources, wherever they lie."""
+        """A short digest by which people tell one version of the code from another: the same for the same sources, in
+        whatever folders they are."""
         total = hashlib.sha256()
         for file in self.files:
             total.update(f"{file.path} {hashlib.sha256(file.data).hexdigest()}\n".encode())
@@ -96,7 +97,7 @@ def decode(data: bytes) -> Code:
 
 
 def digests(code: Code) -> dict[str, str]:
-    """A digest for each top-level name, by which two processes find out whose code differs."""
+    """A digest for each top-level name, by which two processes find out which of their packages differ."""
     totals: dict[str, list[CodeFile]] = {}
     for file in code.files:
         totals.setdefault(file.top, []).append(file)
@@ -104,8 +105,10 @@ def digests(code: Code) -> dict[str, str]:
 
 
 def unpack(code: Code, folder: Path) -> None:
-    """Write the folder, whole or not at all; where it is there already: nothing. Its files are read-only (0400), and
-    what lies beside them where they came from, and is no code, is linked."""
+    """Write the folder, whole or not at all; where it is there already, do nothing.
+
+    The files are read-only (0400). Files that lie beside their originals, and are no code, are linked.
+    """
     if folder.exists():
         return
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name[:16]}-", dir=folder.parent))
@@ -114,7 +117,7 @@ def unpack(code: Code, folder: Path) -> None:
             _write(part / file.path, file.data, 0o500 if file.is_executable else 0o400)
         _write(part / finder.MANIFEST, json.dumps(_manifest(code, folder)).encode())
         _write(part / f"{finder.COPY}.py", Path(finder.__file__).read_bytes())
-        # Last: a module of the user's own of that name is one that the interpreter would not have run either.
+        # Last: the interpreter would not have run a module of the user's own of that name either.
         _write(part / "sitecustomize.py", _SITECUSTOMIZE.encode())
         _link_rest(code, part)
         part.rename(folder)
@@ -125,7 +128,8 @@ def unpack(code: Code, folder: Path) -> None:
 
 
 def _link_rest(code: Code, part: Path) -> None:
-    """A package's `__path__` leads to the folder alone, where no code that came later is found; but data is to be."""
+    """Link data files into the folder: a package's `__path__` leads there alone, so that no code that came later is
+    found, but data is to be found."""
     originals: dict[str, set[str]] = {}
     for file in code.files:
         if "/" in file.path:
@@ -142,7 +146,7 @@ def _link_rest(code: Code, part: Path) -> None:
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """None, where the folder is not on this machine, or is one within an archive."""
+    """The entries of a folder; none, where the folder is not on this machine, or is within an archive."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)
@@ -178,7 +182,8 @@ def _manifest(code: Code, folder: Path) -> Mapping[str, object]:
 
 
 def _tops_beside_data(code: Code) -> set[str]:
-    """The top-level modules beside which data was frozen: theirs is the folder's ``__file__``, where that data is."""
+    """The top-level modules beside which data was frozen: their ``__file__`` is in the folder of frozen code, as the
+    data is."""
     data = [file.path for file in code.files if not file.module]
     packages = {path.partition("/")[0] for path in data if "/" in path}
     loose = any("/" not in path for path in data)

@@ -1,9 +1,10 @@
-"""Which code a target needs: the static closure of imports, over whole top-level packages, of what is local."""
+"""The code that a target needs: the local modules in the static closure of its imports, in whole top-level packages."""
 
 from __future__ import annotations
 
 import ast
 import functools
+import importlib.util
 import os
 import pkgutil
 import platform
@@ -25,18 +26,18 @@ _NAMED_IN_ERROR = 5
 
 
 class Closure:
-    """Collects the code that ``add`` asks for; `code` is what came together."""
+    """Collects modules and data files; `code` gives all that was collected."""
 
     def __init__(self, exclude: Iterable[str] = ()) -> None:
         self._exclude = tuple(exclude)
         self.unused = set(self._exclude)
-        """Of what is to be excluded, what nothing was found of."""
+        """Those of ``exclude`` that have left out nothing so far."""
         self._left_out: set[str] = set()
         self._files: dict[str, CodeFile] = {}
         self._namespaces: dict[str, tuple[str, ...]] = {}
         self._distributions: dict[str, str] = {}
         self._owners: dict[str, Ownership] = {}
-        """Of each top-level name that was met."""
+        """The owner of each top-level name that was met."""
         self._taken: set[str] = set()
         """Modules that are in the files, or were left out."""
         self._seen: set[str] = set()
@@ -47,24 +48,31 @@ class Closure:
         self.warnings: list[str] = []
 
     def add(self, names: Iterable[str]) -> None:
-        """Take the modules of these names, whole top-level packages, and all that these import, and so on."""
+        """Take the modules of these names, whole top-level packages, and all modules that these import, and so on."""
         waiting = set(names) - self._seen
         while waiting:
-            name = min(waiting)  # In one order: a module may be reached in several ways.
+            name = min(waiting)  # Always in the same order: a module may be reached in several ways.
             self._seen.add(name)
             top = name.partition(".")[0]
             if top not in self._owners:
                 self._owners[top] = Ownership.NOBODY
-                waiting |= self._add_top(top)
+                waiting |= self.add_top(top)
             if name not in self._taken and self._owners[top] in (Ownership.USER, Ownership.NOBODY):
                 waiting |= self._add_single(name)
             waiting -= self._seen
 
     def add_data(self, pattern: str) -> bool:
-        """Take the files that match, relative to the folders that modules were found in. False where none does."""
+        """Take the files that match ``pattern``, relative to the folders that modules were found in.
+
+        False where no file matches. Raises `InvalidInputError` for what is no pattern.
+        """
         found = False
         for root in sorted(self._roots):
-            for path in self._matching(root, pattern):
+            try:
+                paths = sorted(Path(root).glob(pattern))
+            except ValueError as error:
+                raise InvalidInputError(f"include: {pattern!r} is no pattern of files: {error}") from None
+            for path in paths:
                 relative = tellable(path.relative_to(root).as_posix())
                 if path.is_file() and self._is_data(relative) and not self._is_excluded("", relative):
                     executable = os.access(path, os.X_OK)
@@ -73,22 +81,16 @@ class Closure:
         return found
 
     def _is_data(self, path: str) -> bool:
-        """A library that some module loads by its path looks like an extension module."""
+        """Whether the file is no module that was taken; an extension module may also be a library, to be loaded by its
+        path."""
         return path not in self._files or path.endswith(tuple(EXTENSION_SUFFIXES))
 
-    @staticmethod
-    def _matching(root: str, pattern: str) -> list[Path]:
-        try:
-            return sorted(Path(root).glob(pattern))
-        except ValueError as error:
-            raise InvalidInputError(f"include: {pattern!r} is no pattern of files: {error}") from None
-
     def add_root(self, folder: str) -> None:
-        """A folder beside those of modules, in which data may lie: that of the main script."""
+        """Look for data in this folder as well as in those of modules: it is the main script's."""
         self._roots.add(folder)
 
     def code(self, texts: Mapping[str, str], functions: Iterable[str] = ()) -> Code:
-        """Raises `InvalidInputError` beyond `MOST_BYTES` and `MOST_FILES`."""
+        """All that was collected. Raises `InvalidInputError` beyond `MOST_BYTES` and `MOST_FILES`."""
         if self._bytes > MOST_BYTES or len(self._sizes) > MOST_FILES:
             largest = sorted(self._sizes, reverse=True)[:_NAMED_IN_ERROR]
             raise InvalidInputError(
@@ -106,14 +108,14 @@ class Closure:
 
     # -- modules and packages ------------------------------------------------------------------------------------
 
-    def add_alone(self, top: str) -> None:
-        """Take a top-level module or package without what it imports."""
-        self._add_top(top)
+    def add_top(self, top: str) -> set[str]:
+        """Take a top-level module or package, and return the names of the modules that it imports, which are not taken.
 
-    def _add_top(self, top: str) -> set[str]:
+        Nothing is taken where the module is not the user's.
+        """
         found = find(top)
         if found is None:
-            return set()  # Imported under a condition, perhaps, or in a branch that is never taken.
+            return set()  # The import may be in a branch that is never taken.
         # A file that bears such a name by chance is not the user's module, unless this process has imported it as such.
         by_chance = found.module is None and top in sys.stdlib_module_names
         owner = self._owners[top] = Ownership.PYTHON if by_chance else owner_of(found)
@@ -129,7 +131,8 @@ class Closure:
         return imported
 
     def _add_single(self, name: str) -> set[str]:
-        """A module that its package's folder does not show: loaded from another path, or by a loader of the user's."""
+        """Take a module that is not in its package's folder: it was loaded from another path, or by a loader of the
+        user's. Returns the names of the modules that it imports."""
         found = find(name)
         if found is None or not found.origin or owner_of(found) is not Ownership.USER:
             return set()
@@ -141,7 +144,7 @@ class Closure:
         return self._add_module(found)
 
     def _add_module(self, found: FoundModule) -> set[str]:
-        """Returns the names that it imports."""
+        """Take one module; return the names of the modules that it imports."""
         self._taken.add(found.name)
         if found.is_namespace:
             self._namespaces[found.name] = found.locations or ()
@@ -168,7 +171,7 @@ class Closure:
         return set(imported_names(source, found.name if is_package else found.name.rpartition(".")[0]))
 
     def _package(self, found: FoundModule) -> Iterator[FoundModule]:
-        """A module; and where it is a package, all that is in it."""
+        """A module; and where it is a package, all modules in it."""
         yield found
         for location in found.locations or ():
             if os.path.isdir(location):
@@ -194,7 +197,7 @@ class Closure:
     def _keep(self, file: CodeFile) -> None:
         self._sizes.append((len(file.data), file.origin))
         self._bytes += len(file.data)
-        if self._bytes > MOST_BYTES:  # Only its size is of use now, for the error.
+        if self._bytes > MOST_BYTES:  # Only the file's size is of use now, for the error.
             file = CodeFile(file.path, file.module, file.origin, file.is_package, b"")
         self._files[file.path] = file
 
@@ -225,9 +228,9 @@ def _members(folder: str) -> list[str]:
 
 @functools.lru_cache(maxsize=4096)
 def imported_names(source: bytes, package: str) -> frozenset[str]:
-    """The modules that ``source`` names in imports, absolute; ``package`` is the one that relative imports start from.
+    """The absolute names of the modules that ``source`` imports; its relative imports start from ``package``.
 
-    ``from a import b`` names ``a`` and ``a.b``, which may be no module. Nothing, where it is not Python.
+    ``from a import b`` names ``a`` and ``a.b``, which may be no module. None, where the source is not Python.
     """
     try:
         tree = ast.parse(source)
@@ -250,13 +253,11 @@ def imported_names(source: bytes, package: str) -> frozenset[str]:
 
 
 def resolved(module: str, level: int, package: str) -> str:
-    """The absolute name of what ``from ..module import`` names in ``package``; empty where it leads out of it."""
-    if not level:
-        return module
-    parts = package.split(".")
-    if not package or level > len(parts):
+    """The absolute name of the module that ``from ..module import`` names in ``package``; empty where there is none."""
+    try:
+        return importlib.util.resolve_name("." * level + module, package)
+    except ImportError:  # It leads out of the package.
         return ""
-    return ".".join([*parts[: len(parts) - level + 1], *([module] if module else [])])
 
 
 def _calls_import(function: ast.expr) -> bool:

@@ -1,4 +1,4 @@
-"""By what a process tells its own code from that of another."""
+"""Digests of packages, by which a process finds out whether another runs the same code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from servekit.errors import InvalidInputError
 
 
 def digest_here(module: str) -> str:
-    """The digest of the local top-level package that ``module`` belongs to; empty, where that is not local."""
+    """The digest of the top-level package that ``module`` belongs to; empty, where the package is not local."""
     top = module.partition(".")[0]
     if is_frozen(top):
         return frozen_digest(top)
@@ -20,16 +20,16 @@ def digest_here(module: str) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _digest(top: str, loaded: int) -> str:
-    """``loaded``: another for each time that the module was loaded."""
+    """``loaded`` is another number each time that the module was loaded: a key of the cache."""
     found = find(top)
     if found is None or owner_of(found) is not Ownership.USER:
         return ""
-    # Of use to clients alone, while every replica imports this file.
+    # Only clients use these modules, while every replica imports this file.
     from servekit.code.bundle import digests
     from servekit.code.closure import Closure
 
     closure = Closure()
-    closure.add_alone(top)
+    closure.add_top(top)
     try:
         return digests(closure.code({})).get(top, "")
     except InvalidInputError:  # More than can be frozen.

@@ -24,7 +24,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 MANIFEST = "_servekit_code.json"
-"""What a folder's modules are, and where they came from:
+"""The file that says which modules a folder has, and where they came from:
 ``{"modules": {name: [path in the folder, original file, is a package]}, "namespaces": {name: [original folder, …]},
 "texts": {file name: source}, "digests": {top-level name: digest}, "distributions": {name: version},
 "python": version}``."""
@@ -35,7 +35,7 @@ PYC_HEADER_BYTES = 16
 
 
 class FrozenFinder(MetaPathFinder):
-    """Finds the modules of one folder; any other is left to the finders behind this one."""
+    """Finds the modules of one folder; all others are left to the finders behind this one."""
 
     def __init__(self, folder: str) -> None:
         with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
@@ -45,11 +45,12 @@ class FrozenFinder(MetaPathFinder):
         self._modules: dict[str, tuple[str, str, bool]] = found["modules"]
         self._namespaces: dict[str, list[str]] = found["namespaces"]
         self.local_folders: Sequence[str] = ()
-        """Where the user's own top-level modules are."""
+        """The folders in which the client had its own top-level modules."""
         self.tell_unfrozen: Callable[[str, str], None] = lambda name, file: None
-        """Told of each of them that is not in the folder, and where it is."""
+        """Called with the name and the file of each module that is found there, and not in the folder of frozen
+        code."""
         self.digests: dict[str, str] = found["digests"]
-        """Of each top-level module and package."""
+        """The digest of each top-level module and package."""
         for name, text in found["texts"].items():
             show_source(name, text)
 
@@ -69,22 +70,24 @@ class FrozenFinder(MetaPathFinder):
         file = os.path.join(self.folder, relative)
         if relative.endswith(tuple(EXTENSION_SUFFIXES)):
             if os.path.isfile(origin) and filecmp.cmp(origin, file, shallow=False):
-                file = origin  # The folder may be where nothing can be executed: /tmp is mounted so here and there.
+                file = origin  # The folder may be on a file system that is mounted noexec, as /tmp may be.
             return spec_from_file_location(name, file, loader=ExtensionFileLoader(name, file))
-        # Not the original folder: what came into it since is none of this code's. Data is linked from there.
+        # Not the original folder, in which there may be newer code. Its data is linked into the folder.
         locations = [os.path.dirname(file)] if is_package else None
         loader = FrozenLoader(name, origin, file)
         return spec_from_file_location(name, origin, loader=loader, submodule_search_locations=locations)
 
     def _namespace_spec(self, name: str, path: Sequence[str] | None) -> ModuleSpec | None:
-        """A package without ``__init__``: its frozen portion, and whatever else is installed here; not the original."""
+        """A package without ``__init__``: its frozen portion, and those that are installed here; not the original
+        folder."""
         own = os.path.join(self.folder, *name.split(".")[:-1])
         originals = {os.path.dirname(location) for location in self._namespaces[name]}
         others = [entry for entry in (sys.path if path is None else path) if entry not in originals]
         return PathFinder.find_spec(name, [own, *others])
 
     def _tell_unfrozen(self, name: str) -> None:
-        """A replica tells of the user's modules that nobody knew to be needed: they are another in each version."""
+        """Call `tell_unfrozen` where the module is the user's own: the frozen code does not have it, so that it may
+        differ from one version of a backend to the next."""
         for folder in self.local_folders if name not in sys.stdlib_module_names else ():
             for file in (f"{name}.py", os.path.join(name, "__init__.py")):
                 if os.path.isfile(os.path.join(folder, file)):
@@ -100,7 +103,7 @@ class FrozenLoader(SourceFileLoader):
         self.file = file
 
     def frozen(self) -> bytes:
-        """What runs."""
+        """The bytes that run: source, or bytecode."""
         return super().get_data(self.file)
 
     def get_data(self, path: Any) -> bytes:
@@ -117,7 +120,7 @@ class FrozenLoader(SourceFileLoader):
         return self._archive().get_resource_reader(name)
 
     def _archive(self) -> Any:
-        """Where the module is from a file such as ``/x/app.zip/module.py``."""
+        """The importer of the archive that the module is in, where its file is such as ``/x/app.zip/module.py``."""
         archive = os.path.dirname(self.path)
         while not os.path.isfile(archive):
             archive, _ = os.path.split(archive)
@@ -143,22 +146,23 @@ class FrozenLoader(SourceFileLoader):
         assert isinstance(code, CodeType)
         return code
 
-    def get_source(self, fullname: str) -> str | None:  # None: there is only bytecode.
+    def get_source(self, fullname: str) -> str | None:  # None: bytecode has no source.
         return None if self.file.endswith(".pyc") else super().get_source(fullname)
 
     def exec_module(self, module: ModuleType) -> None:
-        # Tracebacks and `inspect` are to show what runs, not what is in the original file by now.
+        # Tracebacks and `inspect` are to show the code that runs, not that of the original file as it is by now.
         show_source(self.path, self.get_source(module.__name__) or "")
         super().exec_module(module)
 
 
 def show_source(name: str, text: str) -> None:
-    """Let `linecache` give ``text`` for the file ``name``; without a time, so that the file itself is never asked."""
+    """Let `linecache` give ``text`` for the file ``name``; without a time, so that the file itself is never looked
+    at."""
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
 
 
 def install(folder: str) -> FrozenFinder:
-    """Serve the code in ``folder`` in this process, before anything else; again: the same finder."""
+    """Serve the code in ``folder`` in this process, before any other code; a second call returns the same finder."""
     for finder in _finders():
         if finder.folder == folder:
             return finder
@@ -166,12 +170,13 @@ def install(folder: str) -> FrozenFinder:
     sys.meta_path.insert(0, finder)
     _show_frozen_lines()
     if folder not in sys.path:
-        sys.path.insert(0, folder)  # `multiprocessing` hands this on; the folder's sitecustomize is to be found there.
+        sys.path.insert(0, folder)  # For children of `multiprocessing`, which find the sitecustomize there.
     return finder
 
 
 def _show_frozen_lines() -> None:
-    """Until 3.13 what Python itself prints of an uncaught exception has the lines of the files as they are now."""
+    """Print uncaught exceptions with the lines of the code that runs; Python before 3.13 takes the files as they are
+    now."""
     if sys.version_info >= (3, 13):
         return
     if sys.excepthook is sys.__excepthook__:
@@ -197,17 +202,18 @@ def is_frozen(module: str) -> bool:
 
 
 def frozen_digest(top: str) -> str:
-    """Of a top-level module or package of the frozen code that this process runs; empty where that has none."""
+    """The digest of a top-level module or package of the frozen code that this process runs; empty where the code does
+    not have it."""
     return next((finder.digests[top] for finder in _finders() if top in finder.digests), "")
 
 
 def _finders() -> list[FrozenFinder]:
-    # By name, for there are two such classes: this one, and that of the folder's own sitecustomize.
+    # By the name of the class, for the folder's own sitecustomize has another class of this name.
     return [finder for finder in sys.meta_path if type(finder).__name__ == FrozenFinder.__name__]  # type: ignore[misc]
 
 
 def _run_next_sitecustomize() -> None:
-    """Run the ``sitecustomize`` that would have been, had this one not stood before."""
+    """Run the ``sitecustomize`` that Python would have run, if the folder's own did not come first."""
     others = [entry for entry in sys.path if not os.path.exists(os.path.join(entry, MANIFEST))]
     spec = PathFinder.find_spec("sitecustomize", others)
     if spec is not None and spec.loader is not None:
@@ -219,7 +225,7 @@ def _leave_out_working_directory() -> None:
     path = os.environ.get("PYTHONPATH", "")
     if path.endswith(os.pathsep):
         os.environ["PYTHONPATH"] = path.rstrip(os.pathsep)
-        with contextlib.suppress(ValueError, OSError):  # It was given otherwise, or has been deleted.
+        with contextlib.suppress(ValueError, OSError):  # It is on the path in another form, or deleted.
             sys.path.remove(os.getcwd())
 
 

@@ -1,4 +1,4 @@
-"""From what a target refers to, to the frozen code that travels with it."""
+"""Makes the frozen code that travels with a target, from the references of the target's pickle."""
 
 from __future__ import annotations
 
@@ -17,22 +17,18 @@ from servekit.errors import InvalidInputError
 
 
 class Freezing(NamedTuple):
-    """What a user says of it."""
+    """The options of `create_backend` that concern frozen code."""
 
     freeze: bool = True
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
 
 
-def check(freeze: object, include: object, exclude: object) -> Freezing:
-    """Raises `InvalidInputError` where one of the options of `create_backend` is not acceptable."""
-    if not isinstance(freeze, bool):
-        raise InvalidInputError(f"freeze is True or False, not {freeze!r}")
-    for name, value in (("include", include), ("exclude", exclude)):
-        if isinstance(value, str) or not isinstance(value, Iterable):
-            raise InvalidInputError(f"{name} is a list of module names and file patterns, not {value!r}")
-    checked = Freezing(freeze, tuple(include), tuple(exclude))  # type: ignore[arg-type]
+def check(freeze: bool, include: Iterable[str], exclude: Iterable[str]) -> Freezing:
+    """The options, checked. Raises `InvalidInputError` where one of them is not acceptable."""
+    checked = Freezing(freeze, tuple(include), tuple(exclude))
     for item in (*checked.include, *checked.exclude):
+        # What an iterator gives, nobody has looked at before.
         if not isinstance(item, str) or not item or os.path.isabs(item) or ".." in item.split("/"):
             raise InvalidInputError(
                 f"include and exclude take names of modules, and patterns of files relative to the folder that the "
@@ -44,9 +40,9 @@ def check(freeze: object, include: object, exclude: object) -> Freezing:
 
 
 def freeze(references: References, freezing: Freezing) -> tuple[Code, list[str]]:
-    """The code that ``references`` need, and warnings; where one is of the main script, what that imports as well.
+    """The code that ``references`` need, and warnings. A reference to the main script needs the script's imports.
 
-    Raises `InvalidInputError`: there is too much of it, or nothing is found of something to be included.
+    Raises `InvalidInputError`: there is too much code, or nothing is found of an item of ``include`` or ``exclude``.
     """
     if not freezing.freeze:
         return Code(), []
@@ -73,11 +69,12 @@ def freeze(references: References, freezing: Freezing) -> tuple[Code, list[str]]
 
 
 def is_carried(module: str) -> bool:
-    """Whether a target can refer to what is in ``module`` by its name, for the module's code travels with it."""
+    """Whether the code of ``module`` travels with a target, which can therefore refer to the module's objects by
+    name."""
     found = None if is_main(module) else find(module)
     if found is None or not found.origin or owner_of(found) is not Ownership.USER or running(found) is None:
         return False
-    # One that was loaded by path under a dotted name may have no package here, and pickling asks for the package.
+    # A module that was loaded by its path under a dotted name may have no package, which pickling looks for.
     return all(find(parent) is not None for parent in _parents(module))
 
 

@@ -1,26 +1,29 @@
-"""Where this process has a module from, found without importing anything; and whose it is."""
+"""Finds where this process has a module from, without importing any, and whose the module is."""
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
 import os
 import site
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from servekit.processes import standard_library
+
 SUFFIXES = (".py", *EXTENSION_SUFFIXES)
 _MOST_FOLDERS = 1_000
-"""That are looked into for modules: where there are none in so many, it is data."""
+"""How many folders are searched for modules at most: a folder that has none in so many holds data."""
 
 
 def is_main(module: str) -> bool:
-    """The script's own, under the name that it has, or that a child of `multiprocessing` gives it."""
+    """Whether this is the main script's module, under its own name or under the one that `multiprocessing` gives it."""
     return module in ("__main__", "__mp_main__")
 
 
@@ -32,7 +35,7 @@ class FoundModule(NamedTuple):
     """Its ``__file__``; empty where it has none: built-in, or a package without ``__init__``."""
     loader: Any
     locations: tuple[str, ...] | None
-    """Of a package: where its submodules are looked for."""
+    """The folders of a package, in which its submodules are looked for; None where the module is no package."""
     module: ModuleType | None = None
     """The module itself, where it is imported already."""
 
@@ -41,7 +44,7 @@ class FoundModule(NamedTuple):
         return self.locations is not None and not self.origin
 
     def source(self) -> bytes | None:
-        """What is in its file, or what its loader says; None where there is neither."""
+        """The bytes of the module's file, or the source that its loader gives; None where there is neither."""
         try:
             return Path(self.origin).read_bytes()
         except OSError:
@@ -62,7 +65,8 @@ class FoundModule(NamedTuple):
 
 
 def find(name: str) -> FoundModule | None:
-    """The module ``name``: the one that is imported, or else what would be. None where there is none."""
+    """The module ``name``: the one that is imported, or else the one that an import would find; None where there is
+    none."""
     module = sys.modules.get(name)
     if isinstance(module, ModuleType) and not is_main(name):
         return _loaded(name, module)
@@ -78,7 +82,7 @@ def find(name: str) -> FoundModule | None:
 
 
 def _folders(name: str, path: Sequence[str]) -> FoundModule | None:
-    """A package without ``__init__`` in one that is not imported: Python's finder asks for its parent."""
+    """A package without ``__init__`` in a package that is not imported: Python's finder would ask for the parent."""
     places = [os.path.join(entry, name.rpartition(".")[2]) for entry in path]
     locations = tuple(place for place in places if os.path.isdir(place))
     return FoundModule(name, "", None, locations) if locations else None
@@ -111,8 +115,8 @@ def _has_sources(loader: object) -> bool:
 def is_importable(name: str) -> bool:
     """Whether an import in another process would find the module that this one has under this name.
 
-    Not so where it was loaded by path, as pytest's ``--import-mode=importlib`` does: there may even be another module
-    of that name on ``sys.path``.
+    False where the module was loaded by its path, as pytest's ``--import-mode=importlib`` does: there may even be
+    another module of that name on ``sys.path``.
     """
     path: Sequence[str] | None = None
     spec: ModuleSpec | None = None
@@ -122,12 +126,10 @@ def is_importable(name: str) -> bool:
         if spec is None or (count < len(parts) and spec.submodule_search_locations is None):
             return False
         path = spec.submodule_search_locations
-    own = getattr(sys.modules.get(name), "__file__", None)
-    return own is None or spec is None or not spec.has_location or os.path.realpath(own) == _real_origin(spec)
-
-
-def _real_origin(spec: ModuleSpec) -> str:
-    return os.path.realpath(spec.origin or "")
+    own: str | None = getattr(sys.modules.get(name), "__file__", None)
+    if own is None or spec is None or not spec.has_location:
+        return True
+    return os.path.realpath(own) == os.path.realpath(spec.origin or "")
 
 
 def _find_spec(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
@@ -137,7 +139,7 @@ def _find_spec(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
         if find_spec is not None:
             try:
                 spec: ModuleSpec | None = find_spec(name, path)
-            except Exception:  # A finder of the user's own, asked for what may not be there.
+            except Exception:  # A finder of the user's own may not expect to be asked for this.
                 continue
             if spec is not None:
                 return spec
@@ -145,15 +147,15 @@ def _find_spec(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
 
 
 class Ownership(enum.Enum):
-    """Whose a module is."""
+    """The owner of a module."""
 
     USER = "user"
-    """Local: neither of the standard library, nor of an installed distribution, nor servekit's. What is installed as
-    editable is local: its files are where its developer changes them."""
+    """The module is local: neither of the standard library, nor of an installed distribution, nor servekit's. A
+    distribution that is installed as editable is local: its files are where its developer changes them."""
     INSTALLED = "installed"
     PYTHON = "python"
     NOBODY = "nobody"
-    """It has no file and no folder: built into the interpreter, or made by hand."""
+    """The module has no file and no folder: it is built into the interpreter, or made by hand."""
 
 
 def owner_of(found: FoundModule) -> Ownership:
@@ -177,7 +179,7 @@ def distribution_of(found: FoundModule) -> tuple[str, str] | None:
 @functools.cache
 def own_names() -> frozenset[str]:
     """The top-level names that belong to servekit itself: a replica has imported them already."""
-    import importlib_metadata  # It takes its time, and replicas rarely get here.
+    import importlib_metadata  # This import is slow, and replicas rarely need it.
 
     try:
         points = importlib_metadata.distribution("servekit").entry_points
@@ -189,25 +191,17 @@ def own_names() -> frozenset[str]:
 @functools.cache
 def _site_folders() -> tuple[str, ...]:
     """Where distributions are installed, in this interpreter and in the one that its environment was made from."""
-    folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *_base_site_folders()}
+    folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     folders.add(site.getusersitepackages() if site.ENABLE_USER_SITE else "")
+    with contextlib.suppress(AttributeError):  # An embedded interpreter may have another `site`.
+        folders.update(site.getsitepackages(), site.getsitepackages([sys.base_prefix]))
     folders.update(entry for entry in sys.path if os.path.basename(entry) in ("site-packages", "dist-packages"))
     return tuple(os.path.realpath(folder) + os.sep for folder in folders if folder)
 
 
-def _base_site_folders() -> Iterator[str]:
-    try:
-        yield from site.getsitepackages()
-        yield from site.getsitepackages([sys.base_prefix])
-    except AttributeError:  # An embedded interpreter may have another `site`.
-        return
-
-
 @functools.cache
 def _standard_folders() -> tuple[str, ...]:
-    paths = sysconfig.get_paths(vars={"base": sys.base_prefix, "platbase": sys.base_exec_prefix})
-    folders = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), paths["stdlib"], paths["platstdlib"]}
-    return tuple(os.path.realpath(folder) + os.sep for folder in folders)
+    return tuple(os.path.realpath(folder) + os.sep for folder in standard_library())
 
 
 @functools.lru_cache(maxsize=4096)
@@ -223,7 +217,7 @@ def _is_installed(place: str, top: str) -> bool:
 
 
 def _is_in_target_folder(place: str, top: str) -> bool:
-    """Whether an installer has put it into a folder of the user's own: ``pip install --target``."""
+    """Whether an installer has put the module into a folder of the user's own: ``pip install --target``."""
     parts = Path(place).parts
     for index in range(len(parts) - 1, 0, -1):
         if parts[index] in (top, f"{top}.py") or parts[index].startswith(f"{top}."):
@@ -262,12 +256,13 @@ def _has_file_of(distribution: Any, top: str) -> bool:
 def _distributions() -> dict[str, list[str]]:
     import importlib_metadata
 
-    # Reads the records of every distribution: only for names that are not their distribution's.
+    # This reads the records of every distribution: it is for names alone that are not their distribution's.
     return {name: sorted(set(found)) for name, found in importlib_metadata.packages_distributions().items()}
 
 
 def is_code(entry: os.DirEntry[str]) -> bool:
-    """Whether an import could find this: a module's file, or a folder that is a package or has modules somewhere."""
+    """Whether an import could find the entry: a module's file, or a folder that is a package or has modules below
+    it."""
     if entry.name == "__pycache__":
         return True
     if not entry.is_dir():
@@ -276,7 +271,7 @@ def is_code(entry: os.DirEntry[str]) -> bool:
 
 
 def _holds_code(folder: str) -> bool:
-    """Whether a folder is a package, or has modules somewhere without being one; an environment is left out."""
+    """Whether a folder is a package, or has modules somewhere below it; False for a virtual environment."""
     if os.path.exists(os.path.join(folder, "pyvenv.cfg")) or Path(folder).resolve() in Path(folder).absolute().parents:
         return False
     if os.path.exists(os.path.join(folder, "__init__.py")):

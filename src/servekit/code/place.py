@@ -1,4 +1,4 @@
-"""Where frozen code stands on a replica's machine, and what a replica does to run from there."""
+"""The place of frozen code on a replica's machine: where it is unpacked, and how a replica comes to run it."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _log = logging.getLogger("servekit.replica")
 FOLDER = "code"
 """In the instance's directory: a folder for each frozen code, named by the SHA-256 of its bytes."""
 _RECEIVED = "code-received"
-"""The same on a machine that the instance's directory is not on, where replicas make and remove it themselves."""
+"""The same on other machines, where replicas make and remove the folders themselves."""
 _MOST_TRIES = 100
 
 
 def folders(directory: str, digest: str) -> tuple[str, str]:
-    """Where it may stand: on the controller's machine, and on others."""
+    """The folders of the code with this digest: on the controller's machine, and on others, below the user's base."""
     return folder_of(directory, digest), str(Path(directory, _RECEIVED, digest))
 
 
 def folder_of(directory: str, digest: str) -> str:
-    """On the machine that the instance's directory is on."""
+    """The folder of the code with this digest, on the controller's machine."""
     return str(Path(directory, FOLDER, digest))
 
 
 def _tell_unfrozen(name: str, file: str) -> None:
-    if name in own_names():  # In a checkout of servekit these lie where a user's modules may.
+    if name in own_names():  # In a checkout of servekit its own modules lie where the user's may.
         return
     _log.warning(
         "module %s is not frozen with this backend, and is imported from %s as that is now: no import statement that "
@@ -56,8 +56,8 @@ class CodePlace:
         Args:
             directory: of the instance, on the controller's machine.
             digest: SHA-256 of the encoded code.
-            data: the encoded code; empty where it stands in ``directory`` already.
-            local_folders: where the client had its own modules.
+            data: the encoded code; empty where the code is unpacked in ``directory`` already.
+            local_folders: the folders in which the client had its own modules.
         """
         self._lock: int | None = None
         folder = self._receive(Path(directory), digest, data) if data else Path(folder_of(directory, digest))
@@ -70,7 +70,8 @@ class CodePlace:
             os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, others)])
 
     def differences(self) -> Iterator[str]:
-        """What of Python and of the installed distributions is not as it was where the code was frozen."""
+        """For Python and each installed distribution whose version is not the one where the code was frozen: both
+        versions."""
         python = self._manifest["python"]
         if python != platform.python_version():
             yield f"Python {platform.python_version()} here, {python} where the backend was created"
@@ -85,7 +86,7 @@ class CodePlace:
                 yield f"{name} {here} here, {version} where the backend was created"
 
     def leave(self) -> None:
-        """The process ends: what no other replica on this machine runs from is removed, if it was received."""
+        """Let go of the code, as the process ends. A folder that was received is removed with its last replica."""
         if self._lock is None:
             return
         lock, self._lock = self._lock, None
@@ -95,13 +96,14 @@ class CodePlace:
             return
         finally:
             os.close(lock)
-        shutil.rmtree(self._folder, ignore_errors=True)  # A child that has just begun may still write bytecode there.
+        shutil.rmtree(self._folder, ignore_errors=True)  # A handler's child may still write there.
         for parent in self._folder.parents[:2]:
             with contextlib.suppress(OSError):  # Something else is there.
                 parent.rmdir()
 
     def _receive(self, directory: Path, digest: str, data: bytes) -> Path:
-        """Unpack it where this user has such things on this machine, and hold it against removal by another replica."""
+        """Unpack the code below this user's base on this machine, and lock its folder against removal by another
+        replica."""
         parent = Path(make_base(temporary_folder()[0]), directory.name)
         make_private(str(parent))
         make_private(str(parent / _RECEIVED))

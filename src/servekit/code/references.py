@@ -1,4 +1,4 @@
-"""What a pickle refers to: modules by name, and the sources of functions that travel whole."""
+"""The references of a pickle: modules, by name, and the code and sources of functions that travel whole."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from servekit.code.running import compiled
 
 
 class References:
-    """Is told by a pickler what it meets."""
+    """Collects references; a pickler calls its methods."""
 
     def __init__(self, modules: Iterable[str] = ()) -> None:
         self.modules = set(modules)
         self.texts: dict[str, str] = {}
-        """By file name; empty where what runs is not what is in the file."""
+        """The sources of functions that travel whole, by file name; empty where other code runs than is in the file."""
         self.functions: set[str] = set()
-        """A digest of each."""
+        """A digest of each function that travels whole."""
         self.warnings: list[str] = []
         self._package = ""
 
@@ -33,11 +33,11 @@ class References:
         self.modules.add(name)
 
     def note_function(self, function: FunctionType) -> None:
-        """Of whatever function; where it goes by value, its code follows at once."""
+        """Note a function; where it travels whole, `note_code` follows at once."""
         self._package = str(function.__globals__.get("__package__") or "")
 
     def note_code(self, code: CodeType) -> None:
-        """Of a function that goes by value."""
+        """Note the code of a function that travels whole."""
         self.modules.update(_imports(code, self._package))
         self.functions.add(_digest(code))
         self._note_text(code)
@@ -57,19 +57,19 @@ class References:
 
 
 def _digest(code: CodeType) -> str:
-    """The same in every process of one version of Python; without what the code is nested in, and without its lines."""
+    """A digest that is the same in every process of one version of Python, wherever in a file the code stands."""
     constants = [each for each in code.co_consts if not isinstance(each, CodeType)]
-    # The order of a set is another in each process.
+    # The order of a set differs from one process to another.
     shown = [sorted(map(repr, each)) if isinstance(each, frozenset) else repr(each) for each in constants]
     what = (code.co_name, code.co_code.hex(), code.co_names, code.co_varnames, shown)
     return hashlib.sha256(repr(what).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _imports(code: CodeType, package: str) -> Iterator[str]:
-    """The modules that this very code imports, absolute."""
+    """The absolute names of the modules that this very code imports."""
     before: list[Any] = [0, None]
     for instruction in dis.get_instructions(code):
-        if instruction.opname == "EXTENDED_ARG":  # Of the instruction behind it.
+        if instruction.opname == "EXTENDED_ARG":  # A prefix of the next instruction.
             continue
         if instruction.opname == "IMPORT_NAME":
             level, names = before
@@ -82,7 +82,7 @@ def _imports(code: CodeType, package: str) -> Iterator[str]:
 
 @functools.lru_cache(maxsize=256)
 def _is_plain(file: str) -> bool:
-    """Whether the code of a file is what Python's compiler makes of it: pytest's is not."""
+    """Whether Python's own loader has compiled the file as it is; pytest's, for one, rewrites it."""
     main = sys.modules.get("__main__")
     if getattr(main, "__file__", None) == file:
         return True

@@ -1,4 +1,4 @@
-"""What a module runs in this process, where its file has been edited since it was imported."""
+"""The code that a module runs in this process, though its file may have been edited since it was imported."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Running(NamedTuple):
 
 
 def running(found: FoundModule) -> Running | None:
-    """What to freeze of ``found``: its source, or the bytecode that was made of an earlier one and that is imported.
+    """The bytes to freeze of ``found``: its source, or the bytecode of an earlier source, which is the one that runs.
 
-    None where it has neither source nor anything else that could travel.
+    None where the module has neither source nor bytecode.
     """
-    if type(found.loader).__name__ == FrozenLoader.__name__:  # Of a replica, or of its child's own sitecustomize.
+    if type(found.loader).__name__ == FrozenLoader.__name__:  # Here, or in the folder's own sitecustomize.
         return Running(found.loader.frozen(), ".pyc" if found.loader.file.endswith(".pyc") else ".py")
     for suffix in EXTENSION_SUFFIXES:
         if found.origin.endswith(suffix):
@@ -59,7 +59,7 @@ def _imported(found: FoundModule, module: ModuleType, source: bytes) -> Running:
     live, current = frozenset(_live_codes(module, found.origin)), compiled(source, found.origin)
     if pyc is not None:
         made = _codes(pyc)
-        # Old bytecode in a folder that cannot be written to is no sign: the import made none of its own.
+        # Old bytecode in a folder that cannot be written to says nothing: the import could not write its own.
         if live <= made and made != current and (not live <= current or _writes_bytecode(module)):
             return Running(
                 pyc,
@@ -78,7 +78,7 @@ def _imported(found: FoundModule, module: ModuleType, source: bytes) -> Running:
 
 
 def _may_be_edited(origin: str, pyc: bytes | None) -> bool:
-    """Whether the file was written since this process began, or is not the one that the bytecode was made of."""
+    """Whether the file was written since this process began, or is not the one that the bytecode was made from."""
     found = os.stat(origin)
     if found.st_mtime >= _process_began():
         return True
@@ -90,7 +90,7 @@ def _may_be_edited(origin: str, pyc: bytes | None) -> bool:
 
 @functools.cache
 def _process_began() -> float:
-    """The time, less what the clocks of kernel and file systems may differ by."""
+    """The time when this process began, less the difference that the clocks of kernel and file systems may have."""
     own = identify(os.getpid())
     assert own is not None
     alive_s = time.clock_gettime(time.CLOCK_BOOTTIME) - own.start_ticks / os.sysconf("SC_CLK_TCK")
@@ -102,7 +102,8 @@ def _writes_bytecode(module: ModuleType) -> bool:
 
 
 def _constants_differ(module: ModuleType, source: bytes) -> bool:
-    """Whether the module's globals are other constants than the source says; its code may have changed them, too."""
+    """Whether the module has other constants as globals than its source says. Its own code may have changed them,
+    too."""
     try:
         statements = ast.parse(source).body
     except (SyntaxError, ValueError):
@@ -132,7 +133,7 @@ def _codes(pyc: bytes) -> frozenset[CodeType]:
 
 @functools.lru_cache(maxsize=256)
 def compiled(source: bytes | str, origin: str) -> frozenset[CodeType]:
-    """All code that the compiler makes of ``source``; none, where that is not Python."""
+    """All code objects that the compiler makes from ``source``; none, where the source is not Python."""
     try:
         return frozenset(nested(compile(source, origin, "exec", dont_inherit=True)))
     except (SyntaxError, ValueError):
@@ -140,7 +141,7 @@ def compiled(source: bytes | str, origin: str) -> frozenset[CodeType]:
 
 
 def nested(code: CodeType) -> Iterator[CodeType]:
-    """``code``, and all that is in it."""
+    """``code``, and all code objects in it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -148,14 +149,14 @@ def nested(code: CodeType) -> Iterator[CodeType]:
 
 
 def _live_codes(module: ModuleType, origin: str) -> Iterator[CodeType]:
-    """Of the functions and methods that the module's file has made."""
+    """The code objects of the module's functions and methods that come from its own file."""
     for value in list(vars(module).values()):
         if getattr(value, "__module__", None) != module.__name__:
             continue
         for member in [value, *vars(value).values()] if inspect.isclass(value) else [value]:
             try:
                 code = getattr(inspect.unwrap(member) if callable(member) else member, "__code__", None)
-            except Exception:  # An object of the user's that has an answer to every name.
+            except Exception:  # An object of the user's may raise anything.
                 continue
             if isinstance(code, CodeType) and code.co_filename == origin:
                 yield code

@@ -1,7 +1,8 @@
 """The admin API over HTTP: ``POST /v1/OPERATION``, or ``GET`` for those without arguments; JSON comes back.
 
-On a Unix socket (mode 0600, in a directory of mode 0700), and on request on loopback TCP. Either way the instance's
-token is asked for; on TCP the Host must be this machine, against DNS rebinding.
+It listens on a Unix socket (mode 0600, in a directory of mode 0700), and on request on loopback TCP. Both ask for the
+instance's token. The Host must be this machine, against DNS rebinding; and no page of another origin is answered, which
+the browser tells by Origin, or where it sends none by Sec-Fetch-Site.
 """
 
 from __future__ import annotations
@@ -12,14 +13,23 @@ import logging
 import msgspec
 
 from servekit.control.operations import Operations
-from servekit.errors import InternalError, NotFoundError, ServekitError
+from servekit.error_answers import JSON
+from servekit.errors import (
+    AuthenticationError,
+    ForbiddenError,
+    InternalError,
+    InvalidInputError,
+    NotFoundError,
+    ServekitError,
+)
 from servekit.http1.request import HttpRequest, gather
 from servekit.tasks import TaskSet
 
 _log = logging.getLogger("servekit.control")
 
-_JSON = b"content-type: application/json\r\n"
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]", "servekit"})
+_OWN_SITE = (b"", b"none", b"same-origin")
+"""What Sec-Fetch-Site is for a client that is no browser, an address that its user typed, and a page of ours."""
 PREFIX = "/v1/"
 
 
@@ -40,14 +50,9 @@ class AdminApp:
         else:
             gather(request, self._begin)
 
-    def writable(self, request: HttpRequest) -> None:
-        """No answer here goes out in pieces."""
-
     def _begin(self, request: HttpRequest) -> None:
+        # A change that has begun is made to its end, also where its client is gone by then.
         self._tasks.spawn(self._answer(request))
-
-    def abandoned(self, request: HttpRequest) -> None:
-        """A change that has begun is made to its end, whoever waits for it."""
 
     async def close(self) -> None:
         """Cancel the operations that are under way."""
@@ -60,32 +65,33 @@ class AdminApp:
         if not body:
             as_json, body = True, b"{}"
         try:
-            result = await self._operations.call(name, body, json=as_json)
+            who = request.fields.get(b"x-servekit-client", b"").decode("latin-1")[:200]
+            result = await self._operations.call(name, body, json=as_json, who=who)
         except ServekitError as error:
-            request.respond(404 if isinstance(error, NotFoundError) else 400, _JSON, _error(error))
+            request.respond(404 if isinstance(error, NotFoundError) else 400, JSON, _error(error))
         except Exception as error:
             _log.exception("operation %s failed", name)
-            request.respond(500, _JSON, _error(InternalError(f"{type(error).__name__}: {error}")))
+            request.respond(500, JSON, _error(InternalError(f"{type(error).__name__}: {error}")))
         else:
-            request.respond(200, _JSON, result)
+            request.respond(200, JSON, result)
 
     def _refused(self, request: HttpRequest) -> tuple[int, bytes, bytes] | None:
-        given = request.fields.get(b"authorization", b"")
-        if not hmac.compare_digest(given, self._authorization):
-            return 401, b"www-authenticate: Bearer\r\n" + _JSON, _message("the instance's token is missing or wrong")
-        host = request.fields.get(b"host", b"").decode("latin-1")
+        fields = request.fields
+        if not hmac.compare_digest(fields.get(b"authorization", b""), self._authorization):
+            error: ServekitError = AuthenticationError("the instance's token is missing or wrong")
+            return 401, b"www-authenticate: Bearer\r\n" + JSON, _error(error)
+        host = fields.get(b"host", b"").decode("latin-1")
         if host.rpartition(":")[0] not in _LOCAL_HOSTS and host not in _LOCAL_HOSTS:
-            return 403, _JSON, _message(f"the admin API does not answer for the host {host!r}")
+            return 403, JSON, _error(ForbiddenError(f"the admin API does not answer for the host {host!r}"))
+        origin = fields.get(b"origin", b"").decode("latin-1")
+        if origin not in ("", f"http://{host}") or fields.get(b"sec-fetch-site", b"") not in _OWN_SITE:
+            return 403, JSON, _error(ForbiddenError(f"the admin API does not answer to pages of {origin or 'others'}"))
         if not request.path.startswith(PREFIX):
-            return 404, _JSON, _message(f"operations are below {PREFIX}")
+            return 404, JSON, _error(NotFoundError(f"operations are below {PREFIX}"))
         if request.method not in ("POST", "GET"):
-            return 405, b"allow: GET, POST\r\n" + _JSON, _message("use GET or POST")
+            return 405, b"allow: GET, POST\r\n" + JSON, _error(InvalidInputError("use GET or POST"))
         return None
 
 
 def _error(error: ServekitError) -> bytes:
     return msgspec.json.encode({"error": type(error).__name__, "message": str(error)})
-
-
-def _message(text: str) -> bytes:
-    return msgspec.json.encode({"error": "AuthenticationError", "message": text})

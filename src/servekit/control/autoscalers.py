@@ -1,4 +1,4 @@
-"""The backends that autoscale: how many replicas each is to have now, and the load that was seen."""
+"""The backends that autoscale: how many replicas each is to have now, and the load of each at the last decision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ DECIDE_EVERY_S = 1.0
 
 
 class Autoscalers:
-    """Holds the last decision for each backend. Before the first, a backend is to have its ``num_replicas``."""
+    """Holds the last decision for each backend. Before its first decision, a backend is to have its
+    ``num_replicas``."""
 
     def __init__(
         self,
@@ -44,13 +45,13 @@ class Autoscalers:
         self._timer: asyncio.TimerHandle | None = None
 
     def adopt(self, record: BackendRecord) -> None:
-        """Begin with what an earlier controller left running."""
+        """Begin with the number of replicas that an earlier controller left running."""
         if record.config.autoscaling is not None:
             running = sum(r.state is not ReplicaState.DRAINING for r in self._replicas.of(record.name))
             self._states[record.name] = begin(record.config.autoscaling, running, time.monotonic())
 
     def follow(self, backends: Mapping[str, BackendRecord]) -> dict[str, int]:
-        """Look after those that autoscale, from now on; returns how many replicas each is to have."""
+        """Decide for these backends from now on; returns how many replicas each that autoscales is to have."""
         self._records = {name: record for name, record in backends.items() if record.config.autoscaling is not None}
         for name in self._states.keys() - self._records.keys():
             del self._states[name]
@@ -66,7 +67,7 @@ class Autoscalers:
     # -- what is known -----------------------------------------------------------------------------------------------
 
     def replicas(self, record: BackendRecord) -> int:
-        """How many a backend is to have, whether it autoscales or not."""
+        """How many replicas the backend is to have, whether it autoscales or not."""
         config, state = record.config.autoscaling, self._states.get(record.name)
         if config is None:
             return record.config.num_replicas
@@ -80,7 +81,7 @@ class Autoscalers:
     # -- decisions ---------------------------------------------------------------------------------------------------
 
     def decide(self) -> None:
-        """Decide for all: about once a second, and as soon as requests wait."""
+        """Decide for all backends: called about once a second, and as soon as requests wait."""
         if not self._records:
             return
         own: dict[str, list[ManagedReplica]] = {name: [] for name in self._records}
@@ -92,7 +93,10 @@ class Autoscalers:
             self._changed()
 
     def _decide(self, record: BackendRecord, own: list[ManagedReplica]) -> bool:
-        """Whether the backend is to have another number. Without a report of each ingress worker, nothing changes."""
+        """Decide for one backend; returns whether its number of replicas changed.
+
+        Nothing changes until each ingress worker has reported.
+        """
         config = record.config.autoscaling
         load = self._ingresses.load(record.name, [replica.id for replica in own])
         if config is None or load is None:
@@ -106,7 +110,7 @@ class Autoscalers:
         past = self._states.get(record.name) or begin(config, before, now)
         state = self._states[record.name] = decide(config, past, load, now, starting=starting)
         if state.replicas != before:
-            _log.info("backend %r: from %d to %d replicas (load %d)", record.name, before, state.replicas, load)
+            _log.info("backend %s goes from %d to %d replicas (load %d)", record.name, before, state.replicas, load)
         return state.replicas != before
 
     def _decide_again(self) -> None:

@@ -1,7 +1,8 @@
-"""The controller: holds what was asked for, and makes the world match it.
+"""The controller: holds what users asked for, and makes the running replicas match it.
 
 Everything runs on one event loop. A change is checked, saved, and becomes the desired state; `_reconcile` plans from it
-what replicas to start and to let go, and publishes a snapshot; a change returns when every ingress worker has that.
+which replicas to start and to let go, and publishes a snapshot; a change returns when every ingress worker has applied
+the snapshot.
 """
 
 from __future__ import annotations
@@ -9,66 +10,94 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Concatenate, ParamSpec
 
 import msgspec
 
 from servekit.backoff import Backoff
-from servekit.config import DRAIN_TIMEOUT_S, REPLICA_FIELDS, backend_config
+from servekit.config import backend_config
 from servekit.control import state
 from servekit.control.autoscalers import Autoscalers
-from servekit.control.events import WorkerEvents
-from servekit.control.ingresses import IngressFleet
+from servekit.control.history import recorded, with_replaced
+from servekit.control.ingresses import IngressEvents, IngressFleet
 from servekit.control.plan import ReplicaState, make_plan
-from servekit.control.replica import ManagedReplica
+from servekit.control.replica import WATCH_S, ManagedReplica, ReplicaEvents
 from servekit.control.replicas import ReplicaFleet
 from servekit.control.snapshot import Content, content_of
 from servekit.control.state import BackendRecord, Desired
 from servekit.control.store import StoreThread
+from servekit.control.watchdog import Watchdog
 from servekit.errors import BackendStartError, DeadlineError, InUseError, ServekitError
 from servekit.interfaces import ReplicaEvent, TrafficEvent
 from servekit.plugins import Registry
-from servekit.tasks import TaskSet, came_within
-from servekit.wire.control_frames import EndpointRecord, ReplicaEntry
+from servekit.tasks import TaskSet, came_within, done_before, first_failure
+from servekit.wire.control_frames import Capabilities, ReplicaEntry
 
 _log = logging.getLogger("servekit.control")
+
+P = ParamSpec("P")
 
 ADOPTION_TIMEOUT_S = 5.0
 """How long a controller waits for the replicas of its predecessor, which dial it at least once a second."""
 TAKEN_BACK_TIMEOUT_S = 10.0
 """How long a change that failed waits for replicas to have their old ``user_config`` again."""
+SERVED_AFTER_S = 5.0
+"""A replica that has been ready for longer has started well, whether or not it was sent a call: what a handler fails of
+by itself once it is built, in a thread of its own say, shows within moments."""
 FIRST_RETRY_S = 0.1
 LONGEST_RETRY_S = 30.0
+QUIET_S = 60.0
+"""After so long without a start that fails, pauses begin anew."""
 
 
 class Failures:
-    """How often the replicas of one backend failed by themselves, and when the next may start."""
+    """How often the replicas of one backend failed by themselves, and when the next may start.
+
+    A replica that has served is replaced at once. What fails at its start, or soon after and before it has served, is
+    tried again later and later. Those that were running together when the first of them failed are one such event.
+    """
 
     def __init__(self) -> None:
         self.failed_starts = 0
-        """Since one was ready last."""
+        """Since a replica was ready last."""
         self.not_before = 0.0
         self.start_error: ServekitError | None = None
-        """Why the last replica that was never ready was not."""
+        """Why the last replica that failed before it was ready did so."""
         self.last: ServekitError | None = None
-        """Why the last one that failed did, ready or not."""
+        """Why the last replica that failed did so, ready or not."""
+        self.waiters = 0
+        """Calls that wait for a replica, and raise what a start fails of."""
         self._pauses = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
+        self._newest = 0
+        """The number of the newest replica at the last event."""
 
-    def add(self, error: ServekitError | None, ready_s: float) -> float:
-        """One more; returns the pause in seconds."""
-        pause_s = self._pauses.next(ready_s)
-        self.not_before = time.monotonic() + pause_s
-        self.last = error
-        if not ready_s:
-            self.start_error = error
+    def add(self, replica: ManagedReplica, newest: int, now: float) -> float:
+        """Count a replica that failed; ``newest`` is the number of the newest one of the backend. Returns the pause in
+        seconds before another may start."""
+        self.last = replica.failure
+        if not replica.ready_at:
+            self.start_error = replica.failure
             self.failed_starts += 1
-        return pause_s
+        if replica.has_served or (replica.ready_at and now - replica.ready_at > SERVED_AFTER_S):
+            self.forget_pause()
+        elif replica.number > self._newest:
+            if now - self.not_before > QUIET_S:
+                self._pauses.reset()
+            self._newest = newest
+            self.not_before = now + self._pauses.next()
+        return max(0.0, self.not_before - now)
+
+    def forget_pause(self) -> None:
+        """A replica has served: the next may start at once."""
+        self._pauses.reset()
+        self.not_before = 0.0
 
 
-class Controller(WorkerEvents):
+class Controller(IngressEvents, ReplicaEvents):
     """Owns the desired state. Every method is called on its loop."""
 
     def __init__(
@@ -77,10 +106,10 @@ class Controller(WorkerEvents):
         *,
         store: StoreThread,
         registry: Registry,
-        new_ingresses: Callable[[WorkerEvents], IngressFleet],
-        new_replicas: Callable[[WorkerEvents, IngressFleet], ReplicaFleet],
+        new_ingresses: Callable[[IngressEvents], IngressFleet],
+        new_replicas: Callable[[ReplicaEvents, IngressFleet], ReplicaFleet],
     ) -> None:
-        """``new_ingresses`` and ``new_replicas`` make the fleets, which tell the controller of their workers."""
+        """``new_ingresses`` and ``new_replicas`` make the fleets, whose workers call this controller."""
         self.desired = desired
         self.registry = registry
         self.ingresses = new_ingresses(self)
@@ -90,135 +119,229 @@ class Controller(WorkerEvents):
         self._store = store
         self._lock = asyncio.Lock()
         self._progress = asyncio.Event()
-        """Something has changed: who waits for a change is to look again."""
-        self._slots: dict[str, int] = {}
+        """Set when a worker is in another state: the calls of `_wait_progress` return."""
+        self._capabilities: dict[str, Capabilities] = {}
+        """What the replicas of each backend said of their handlers last."""
+        self._watchdogs: defaultdict[str, Watchdog] = defaultdict(Watchdog)
+        self._rolling: set[str] = set()
+        """Backends of roll-outs under way: their older replicas stay until all is ready, so that they need not start
+        again where something fails."""
         self._tasks = TaskSet()
         self._running = False
-        """From `begin` to `stop`."""
+        """True from `begin` to `stop`."""
         self._published: tuple[Desired, Content] | None = None
 
     # -- changes -----------------------------------------------------------------------------------------------------
 
-    async def create_endpoint(self, record: EndpointRecord) -> None:
-        await self._change(lambda desired: state.add_endpoint(desired, record))
-        if record.traffic:
-            self._tell_traffic(record.name)
+    async def change(
+        self, change: Callable[Concatenate[Desired, P], Desired], *arguments: P.args, **named: P.kwargs
+    ) -> None:
+        """Make a change, a function of `servekit.control.state`, whole or not at all; return when every live ingress
+        worker has applied it. Raises the errors of the change."""
+        await self._change(lambda desired: recorded(desired, change(desired, *arguments, **named)))
 
-    async def delete_endpoint(self, name: str) -> None:
-        await self._change(lambda desired: state.remove_endpoint(desired, name))
+    async def _change(self, change: Callable[[Desired], Desired]) -> None:
+        """`change`, of which nothing is kept and no history is told, but for what ``change`` itself does."""
+        async with self._lock:
+            before, after = await self._save(change)
+            self.forget_counts()
+            version = self._reconcile()
+        await self.ingresses.wait_applied(version)
+        for name in state.traffic_set(before, after):
+            if name in self.desired.endpoints:
+                event = TrafficEvent(name, dict(self.desired.endpoints[name].traffic))
+                weights = ", ".join(f"{backend} {weight:g}" for backend, weight in event.weights.items())
+                _log.info("endpoint %s has traffic: %s", name, weights or "none")
+                self.registry.notify("servekit_traffic_changed", event=event)
 
-    async def set_traffic(self, name: str, shares: dict[str, float]) -> None:
-        changed: list[str] = []
-
-        def change(desired: Desired) -> Desired:
-            after, names = state.set_traffic(desired, name, shares)
-            changed.extend(names)
-            return after
-
-        await self._change(change)
-        for endpoint in changed:
-            self._tell_traffic(endpoint)
+    async def _save(self, change: Callable[[Desired], Desired]) -> tuple[Desired, Desired]:
+        """Make the change in the store, and desire it; what there was, and what there is. The caller has the lock."""
+        before = self.desired
+        after = msgspec.structs.replace(change(before), number=before.number + 1)
+        await self._store.call(lambda store: store.save(before, after))
+        self.desired = after
+        return before, after
 
     async def create_backend(self, record: BackendRecord, *, wait: bool) -> None:
-        """Raises what kept the first replica from becoming ready; the backend is then gone again."""
-        await self._change(lambda desired: state.add_backend(desired, record))
+        """Create the backend; with ``wait``, return when its replicas are ready.
+
+        Where the first replica fails to start, its error is raised, and the backend is gone again.
+        """
+
+        before = self.desired
+
+        def add(desired: Desired) -> Desired:
+            nonlocal before, record
+            before = desired
+            record = msgspec.structs.replace(record, revision=state.newest_revision(desired, record.name) + 1)
+            return state.add_backend(desired, record)
+
+        await self.change(add)
         if not wait:
             return
         try:
             await self._wait_ready(record)
         except ServekitError:
-            with contextlib.suppress(InUseError):  # Somebody gave it traffic meanwhile; then it stays.
-                await self.delete_backend(record.name)
+            await self._put_back(before, {record.name: record})
             raise
 
     async def delete_backend(self, name: str) -> None:
-        """Returns when the backend's replicas have ended."""
-        await self._change(lambda desired: state.remove_backend(desired, name))
-        self.failures.pop(name, None)
-        self._slots.pop(name, None)
-        # Only those on their way out: the name may be taken again already.
-        while any(replica.state is ReplicaState.DRAINING for replica in self.replicas.of(name)):
-            await self._wait_progress()
+        """Delete the backend; return when its replicas have ended."""
+        await self.change(state.remove_backend, name)
+        await self._wait_gone([name])
+
+    async def _wait_gone(self, names: Iterable[str]) -> None:
+        """Forget these backends; return when their replicas have ended."""
+        for name in names:
+            self.failures.pop(name, None)
+            self._watchdogs.pop(name, None)
+            self._capabilities.pop(name, None)
+            # Only replicas that are on their way out: the name may be taken again already.
+            while any(replica.state is ReplicaState.DRAINING for replica in self.replicas.of(name)):
+                await self._wait_progress()
 
     async def update_backend_config(self, name: str, changes: dict[str, Any]) -> None:
-        """Returns when as many replicas as asked for are ready, and each ready one has taken over its ``user_config``.
+        """Change the config; return when as many replicas as asked for are ready and have its ``user_config``.
 
-        Where one cannot start, or raises on its ``user_config``, the old config is back.
+        Where a replica cannot start, or raises on its ``user_config``, its error is raised, and the old config is back.
         """
-        old = new = self.desired.backend(name)
 
-        def change(desired: Desired) -> Desired:
-            nonlocal old, new
+        def changed(desired: Desired) -> Mapping[str, BackendRecord]:
             old = desired.backend(name)
             config = backend_config(changes, old.config)
-            replaced = any(getattr(config, field) != getattr(old.config, field) for field in REPLICA_FIELDS)
-            # Above those of replicas that a change which failed has left.
-            newest = max([old.revision, *(replica.record.revision for replica in self.replicas.of(name))])
-            new = msgspec.structs.replace(old, config=config, revision=newest + 1 if replaced else old.revision)
-            return state.replace_backend(desired, new)
+            return {name: state.with_config(old, config)}
 
-        await self._change(change)
+        await self.roll_out(changed)
+
+    async def restart_backend(self, name: str) -> None:
+        """Replace every replica by a new one, each of which is ready before an old one goes. Raises as
+        `update_backend_config` does."""
+
+        def again(desired: Desired) -> Mapping[str, BackendRecord]:
+            old = desired.backend(name)
+            return {name: msgspec.structs.replace(old, revision=0, repeats=old.original)}
+
+        await self.roll_out(again)
+
+    async def roll_out(
+        self,
+        choose: Callable[[Desired], Mapping[str, BackendRecord]],
+        then: Callable[[Desired], Desired] = lambda desired: desired,
+        cancelled: asyncio.Event | None = None,
+    ) -> None:
+        """Start new backends, and roll others over to new records; when all of that has come about, make the change
+        ``then``, and return when the replicas of the backends that it removes have ended.
+
+        Args:
+            choose: the records, of the state that there is. One whose ``revision`` is 0 gets new replicas.
+            then: made in one with what history tells of the whole.
+            cancelled: set where it is not to come about after all: `InUseError`, unless all is ready.
+
+        Where a replica cannot start, or raises on its ``user_config``, its error is raised, and the old records are
+        back; so they are where one of the backends has another revision meanwhile, or is deleted: `InUseError`.
+        """
+        before = self.desired
+        new: dict[str, BackendRecord] = {}
+
+        def start(desired: Desired) -> Desired:
+            nonlocal before
+            before = desired
+            new.update({name: self._numbered(desired, record) for name, record in choose(desired).items()})
+            after = with_replaced(desired, state.put_backends(desired, new))
+            then(after)  # What would fail later, fails before anything has changed.
+            self._rolling.update(new)
+            return after
+
+        def finish(desired: Desired) -> Desired:
+            for record in new.values():
+                self._now(record)  # Raises for one that was ready before others, and was changed since.
+            return recorded(desired, then(desired), began=before)
+
+        await self._change(start)
         try:
-            await self._wait_ready(new)
-            await self._wait_reconfigured(new, new.config.startup_timeout_s)
+            try:
+                waiting = first_failure(self._wait_rolled_out(record) for record in new.values())
+                if not await done_before(cancelled or asyncio.Event(), waiting):
+                    raise InUseError("it was cancelled, and what was served before is back")
+            except asyncio.CancelledError:  # The instance ends: what serves after that is what has served.
+                async with self._lock:
+                    await self._save(lambda desired: state.put_back(desired, before, new))
+                raise
+            finally:
+                self._rolling.difference_update(new)
+            await self._change(finish)
         except ServekitError:
-            await self._change(lambda now: state.replace_backend(now, old) if now.backends.get(name) is new else now)
-            with contextlib.suppress(ServekitError):  # The first error is the one to tell of.
-                await self._wait_reconfigured(old, TAKEN_BACK_TIMEOUT_S)
+            await self._put_back(before, new)
             raise
+        await self._wait_gone(before.backends.keys() - self.desired.backends.keys())
+
+    def _numbered(self, desired: Desired, record: BackendRecord) -> BackendRecord:
+        if record.revision:
+            return record
+        # Above the revisions of replicas that are left of a change that failed.
+        left = (replica.record.revision for replica in self.replicas.of(record.name))
+        return msgspec.structs.replace(record, revision=max(state.newest_revision(desired, record.name), *left, 0) + 1)
+
+    async def _put_back(self, before: Desired, new: Mapping[str, BackendRecord]) -> None:
+        """Have the backends as they were before, but for those that were changed again meanwhile."""
+        await self._change(lambda desired: state.put_back(desired, before, new))
+        for name in new:
+            if name in before.backends:
+                with contextlib.suppress(ServekitError):  # The first error is the one to raise.
+                    await self._wait_reconfigured(before.backends[name], TAKEN_BACK_TIMEOUT_S)
+        await self._wait_gone(name for name in new if name not in self.desired.backends)
+
+    async def wait_rolled_out(self, names: Iterable[str]) -> None:
+        """Return when these backends have the replicas that are asked for. Raises the error of one that cannot
+        start."""
+        await first_failure(self._wait_rolled_out(self.desired.backends[name]) for name in names)
+
+    async def _wait_rolled_out(self, record: BackendRecord) -> None:
+        await self._wait_ready(record)
+        await self._wait_reconfigured(record, record.config.startup_timeout_s)
+
+    def forget_counts(self) -> None:
+        """Forget the counts of what was deleted."""
+        self.ingresses.counts.keep_only(self.desired.endpoints, self.desired.backends)
 
     def slots(self, record: BackendRecord) -> int:
-        """Calls of the handler at a time in one replica: what was set, else what replicas said; 1 before they did."""
+        """How many calls of the handler one replica takes at a time: the number that the user set, or else the one that
+        the backend's replicas gave; 1 before they gave one."""
         set_by_user = record.config.max_concurrent_queries
-        return self._slots.get(record.name, 1) if set_by_user is None else set_by_user
-
-    async def _change(self, change: Callable[[Desired], Desired]) -> None:
-        """Make a change, whole or not at all; return when every live ingress worker has applied it."""
-        async with self._lock:
-            before = self.desired
-            after = change(before)
-            await self._store.call(lambda store: store.save(before, after))
-            self.desired = after
-            version = self._reconcile()
-        await self.ingresses.wait_applied(version)
-
-    def _tell_traffic(self, endpoint: str) -> None:
-        record = self.desired.endpoints.get(endpoint)
-        if record is not None:
-            self.registry.notify("servekit_traffic_changed", event=TrafficEvent(endpoint, dict(record.traffic)))
+        return self._capabilities.get(record.name, Capabilities()).slots if set_by_user is None else set_by_user
 
     # -- what a change waits for ---------------------------------------------------------------------------------------
 
     async def _wait_ready(self, record: BackendRecord) -> None:
-        """Until as many replicas as asked for are ready and known to every ingress worker. Raises the first failure.
-
-        Ends as well when the record is no longer what is desired.
-        """
+        """Return when as many replicas of the revision as asked for are ready and known to every ingress worker. Raises
+        the first failure of a replica, and as `_now` does."""
         failures = self.failures[record.name]
         seen = failures.start_error
-        while self._is_desired(record):
-            if len(self._ready(record)) >= self.autoscalers.replicas(record):
-                await self.ingresses.wait_applied(self.ingresses.version)
-                return
-            if failures.start_error is not None and failures.start_error is not seen:
-                raise failures.start_error
-            await self._wait_progress()
+        failures.waiters += 1
+        try:
+            while len(self._ready(record)) < self.autoscalers.replicas(self._now(record)):
+                if failures.start_error is not None and failures.start_error is not seen:
+                    raise failures.start_error
+                await self._wait_progress()
+            await self.ingresses.wait_applied(self.ingresses.version)
+        finally:
+            failures.waiters -= 1
 
     async def _wait_reconfigured(self, record: BackendRecord, timeout_s: float) -> None:
-        """Until every ready replica of the revision has the record's ``user_config``. Raises the first refusal.
+        """Return when every ready replica of the revision has the ``user_config`` that is desired. Raises the first
+        refusal, and as `_now` does.
 
-        A replica that takes longer than ``timeout_s`` is replaced. Ends as well when the record is no longer what is
-        desired.
+        A replica that takes longer than ``timeout_s`` is replaced, and `DeadlineError` raised. Where the config was
+        changed again in place, that is for the later change to do, which puts back this one's.
         """
         ends = time.monotonic() + timeout_s
-        while self._is_desired(record):
-            ready = self._ready(record)
-            for replica in ready:
+        while late := [replica for replica in self._ready(record) if not replica.has_user_config]:
+            if self._now(record) is not record:
+                await self._wait_progress()
+                continue
+            for replica in late:
                 if replica.refusal:
                     raise replica.refused()
-            late = [replica for replica in ready if not replica.has_user_config]
-            if not late:
-                return
             if time.monotonic() >= ends:
                 problem = f"reconfigure() did not return within {timeout_s:g} s"
                 for replica in late:
@@ -230,8 +353,16 @@ class Controller(WorkerEvents):
         self._progress.clear()
         await came_within(self._progress, timeout_s)
 
-    def _is_desired(self, record: BackendRecord) -> bool:
-        return self.desired.backends.get(record.name) is record
+    def _now(self, record: BackendRecord) -> BackendRecord:
+        """The record of this revision, which a change in place may have made another. Raises `InUseError` where another
+        revision is desired, or none."""
+        now = self.desired.backends.get(record.name)
+        if now is None or now.revision != record.revision:
+            what = "deleted" if now is None else "changed"
+            raise InUseError(
+                f"backend {record.name!r} was {what} by another change before its replicas were ready; that one holds"
+            )
+        return now
 
     def _ready(self, record: BackendRecord) -> list[ManagedReplica]:
         return [
@@ -243,7 +374,8 @@ class Controller(WorkerEvents):
     # -- making the world match ----------------------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        """Make the world match what was loaded, once the attached replicas are known to be ready or gone.
+        """Make the replicas match the desired state that was loaded, once the attached ones are known to be ready or
+        gone.
 
         A snapshot without replicas that serve would make the ingress workers let go of them. Bounded by
         `ADOPTION_TIMEOUT_S`.
@@ -255,6 +387,7 @@ class Controller(WorkerEvents):
         self._running = True
         for record in self.desired.backends.values():
             self.autoscalers.adopt(record)
+        self._tasks.spawn(self._watch_replicas())
         self.changed()
 
     def _reconcile(self) -> int:
@@ -264,19 +397,19 @@ class Controller(WorkerEvents):
         now = time.monotonic()
         held_back = {name for name, failures in self.failures.items() if failures.not_before > now}
         facts = [replica.facts for replica in self.replicas.replicas.values()]
-        plan = make_plan(self.desired.backends, facts, frozenset(held_back), autoscaled)
+        plan = make_plan(self.desired.backends, facts, frozenset(held_back), autoscaled, self._rolling)
         for name in plan.start:
             self.replicas.start(self.desired.backends[name])
         retired = [self.replicas.replicas[replica_id] for replica_id in plan.retire]
         for replica in retired:
             replica.mark_draining()
-        version = self._publish()
+        version = self._publish(autoscaled)
         if retired:
-            self._tasks.spawn(self._let_go(retired, version, DRAIN_TIMEOUT_S))
+            self._tasks.spawn(self._let_go(retired, version))
         return version
 
     def _update_replicas(self) -> None:
-        """Tell replicas what of their backend's config they can take over."""
+        """Give the replicas of each backend its new config, as far as running replicas can take it over."""
         for replica in self.replicas.replicas.values():
             record = self.desired.backends.get(replica.record.name)
             if (
@@ -287,31 +420,35 @@ class Controller(WorkerEvents):
             ):
                 replica.update(record)
 
-    def _publish(self) -> int:
+    def _publish(self, autoscaled: Mapping[str, int]) -> int:
         ready: dict[str, list[ReplicaEntry]] = {}
         leaving = []
         for replica in self.replicas.replicas.values():
             if replica.state is ReplicaState.READY:
                 name = replica.record.name
-                self._slots[name] = replica.capabilities.slots
+                self._capabilities[name] = replica.capabilities
                 self.failures[name].failed_starts = 0
                 ready.setdefault(name, []).append(replica.entry)
             elif replica.may_have_calls:
                 leaving.append(replica.id)
-        content = content_of(self.desired, ready, self._published, leaving)
+        failing = [name for name in self.failures if self._is_failing(name)]
+        content = content_of(self.desired, ready, self._published, leaving, self._capabilities, failing, autoscaled)
         self._published = (self.desired, content)
         return self.ingresses.publish(content)
 
-    async def _let_go(self, replicas: list[ManagedReplica], version: int, drain_timeout_s: float) -> None:
-        """A replica ends only after every ingress worker knows that it is to get no more."""
+    async def _let_go(
+        self, replicas: list[ManagedReplica], version: int, at_most_s: float = math.inf, hung_s: float | None = None
+    ) -> None:
+        """End these replicas, once every ingress worker knows that they are to get no more requests."""
         try:
             await self.ingresses.wait_applied(version)
         except ServekitError as error:
-            _log.warning("letting replicas go all the same: %s", error)
+            _log.warning("%s are let go all the same: %s", ", ".join(each.label for each in replicas), error)
         for replica in replicas:
-            replica.let_go(drain_timeout_s)
+            config = replica.record.config
+            replica.let_go(min(config.drain_timeout_s, at_most_s), hung_s or config.hang_grace_s or 0.0)
 
-    # -- WorkerEvents ------------------------------------------------------------------------------------------------
+    # -- IngressEvents and ReplicaEvents -------------------------------------------------------------------------------
 
     def changed(self) -> None:
         self._progress.set()
@@ -328,6 +465,12 @@ class Controller(WorkerEvents):
 
     def replica_unhealthy(self, replica: ManagedReplica, reason: str) -> None:
         """The replica gets no more requests, and another takes its place."""
+        # Its requests are given as long to end as its next check would have had.
+        config = replica.record.config
+        timeout_s = config.health_check_timeout_s
+        self._replace(replica, reason, timeout_s, config.hang_grace_s or timeout_s)
+
+    def _replace(self, replica: ManagedReplica, reason: str, drain_timeout_s: float, hung_s: float) -> None:
         name = replica.record.name
         if name not in self.desired.backends or not self._running:
             return
@@ -335,9 +478,47 @@ class Controller(WorkerEvents):
         self._failed(replica)
         replica.mark_draining()
         version = self._reconcile()
-        # The requests that the replica has may end, in the time that its next check would have had.
-        timeout_s = min(DRAIN_TIMEOUT_S, replica.record.config.health_check_timeout_s)
-        self._tasks.spawn(self._let_go([replica], version, timeout_s))
+        self._tasks.spawn(self._let_go([replica], version, drain_timeout_s, hung_s))
+
+    async def _watch_replicas(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_S)
+            replicas: defaultdict[str, list[ManagedReplica]] = defaultdict(list)
+            for replica in self.replicas.replicas.values():
+                replica.looks += 1
+                replicas[replica.record.name].append(replica)
+            for name, own in replicas.items():
+                try:
+                    if name in self.desired.backends:
+                        self._watch(self.desired.backends[name], own)
+                except Exception:
+                    _log.exception("the replicas of backend %r could not be looked after", name)
+
+    def _watch(self, record: BackendRecord, replicas: list[ManagedReplica]) -> None:
+        """Replace a replica in which a call hangs, and recycle one that is worn."""
+        config, watchdog, now = record.config, self._watchdogs[record.name], time.monotonic()
+        by_id, watched = {each.id: each for each in replicas}, [each.watched for each in replicas]
+        wanted, grace_s = self.autoscalers.replicas(record), watchdog.grace_s(config)
+        if hung := by_id.get(watchdog.hung(now, config, wanted, watched)):
+            reason = f"a call held a slot for more than {grace_s:g} s beyond its deadline (hang_grace_s)"
+            if hung.silent_s:
+                reason += f", and the replica said nothing for {hung.silent_s:g} s: C code may hold the GIL"
+            self._replace(hung, reason, 0.0 if hung.silent_s else math.inf, grace_s)
+            return  # None is worn while another is on its way out.
+        worn_id, why = watchdog.worn(now, config, wanted, watched)
+        if worn := by_id.get(worn_id):
+            _log.info("%s is recycled: %s", worn.label, why)
+            worn.worn = f"recycled: {why}"
+            self._reconcile()
+
+    def replicas_had_served(self, replicas: Mapping[str, str]) -> None:
+        for replica_id, backend in replicas.items():
+            replica = self.replicas.replicas.get(replica_id)
+            if replica is not None:
+                replica.has_served = True
+            elif backend in self.desired.backends:  # Its end was known before this was.
+                self.failures[backend].forget_pause()
+                self.changed()
 
     def requests_wait(self) -> None:
         self.autoscalers.decide()
@@ -347,9 +528,15 @@ class Controller(WorkerEvents):
             replica.tell_ingresses()
 
     def _failed(self, replica: ManagedReplica) -> None:
-        ready_s = time.monotonic() - replica.ready_at if replica.ready_at else 0.0
-        pause_s = self.failures[replica.record.name].add(replica.failure, ready_s)
-        _log.error("replica %s: %s", replica.id, replica.failure)
+        failures = self.failures[replica.record.name]
+        newest = max([replica.number, *(other.number for other in self.replicas.of(replica.record.name))])
+        pause_s = failures.add(replica, newest, time.monotonic())
+        what, _, more = replica.what_happened().partition("\n")
+        if failures.waiters:  # Who waits for it raises all of it, and the user is not to read that twice.
+            _log.error("%s", what)
+        else:
+            follows = f"another is started{f' in {pause_s:.2g} s' if pause_s else ''}"
+            _log.error("%s; %s%s", what, follows, more and f"\n{more}")
         asyncio.get_running_loop().call_later(pause_s + 0.001, self.changed)
 
     def _is_failing(self, backend: str) -> bool:
@@ -357,12 +544,12 @@ class Controller(WorkerEvents):
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
-    async def stop(self, timeout_s: float) -> None:
-        """Ingress workers first, so that what is in flight finds its replicas; then the replicas."""
+    async def stop(self, timeout_s: float, delay_s: float = 0.0) -> None:
+        """End the ingress workers first, so that requests in flight find their replicas; then the replicas."""
         self._running = False
         self.autoscalers.stop()
-        ends = time.monotonic() + timeout_s
-        await self.ingresses.stop(timeout_s)
-        # Nobody waits any more for what the replicas still have.
+        ends = time.monotonic() + delay_s + timeout_s
+        await self.ingresses.stop(timeout_s, delay_s)
+        # No client waits any more for the calls that the replicas still have.
         await self.replicas.stop(max(1.0, ends - time.monotonic()))
         await self._tasks.close()

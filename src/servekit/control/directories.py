@@ -1,4 +1,4 @@
-"""The directories of instances: where they are, and whether they can hold what comes into them."""
+"""The directories of instances: where they are, and whether sockets and spools can be made in them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from servekit.private_folders import base_in, make_base, make_private, temporary
 from servekit.wire.network import UNIX_PATH_BYTES
 
 _LONGEST_SOCKET = "r9999999999-ffffff.sock"
-"""Of an instance's sockets a replica's has the longest name, and its number grows."""
+"""The longest name of a socket in an instance's directory: a replica's, whose number grows."""
 
 
 def scratch_directory() -> str:
-    """A new directory for an in-process instance, which has no sockets. Raises `InstanceStartError`."""
+    """Return a new directory for an in-process instance, however long its path. Raises `InstanceStartError`."""
     folder, name = temporary_folder()
     try:
         return tempfile.mkdtemp(prefix="servekit-", dir=folder)
@@ -22,25 +22,63 @@ def scratch_directory() -> str:
         raise _unusable(folder, name, error) from error
 
 
-def make_directory(instance_id: str) -> str:
-    """A new directory of mode 0700 for an owned instance's sockets and state.
+def standing_directory(name: str, *, make: bool) -> str:
+    """The directory of the standing instance ``name``, as `instance_directory` gives it."""
+    return instance_directory(f"standing-{name}", make=make)
+
+
+def state_directory(name: str) -> str:
+    """The directory in which the standing instance ``name`` keeps its state, also after its end; it is not made here.
+
+    It is below ``XDG_STATE_HOME``, by default ``~/.local/state``:
+    https://specifications.freedesktop.org/basedir-spec/latest/
+    """
+    named = os.environ.get("XDG_STATE_HOME", "")
+    home = named if os.path.isabs(named) else os.path.expanduser("~/.local/state")
+    return os.path.join(home, "servekit", name)
+
+
+def make_state_directory(name: str) -> str:
+    """Make `state_directory` where it is not there; returns its path. Raises `InstanceStartError`."""
+    path = state_directory(name)
+    try:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        make_private(path)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise InstanceStartError(
+            f"the state of this instance would be kept in {path!r}, in which no file can be made "
+            f"({error.strerror or error}); set XDG_STATE_HOME to a folder that can be written to"
+        ) from error
+    return path
+
+
+def instance_directory(name: str, *, make: bool = True) -> str:
+    """The directory ``name`` for an instance's sockets and state; ``make``: of mode 0700, where it is not there.
 
     Raises `InstanceStartError` where it cannot be made, and `InvalidInputError` where its path is too long for the
     sockets that may come into it.
     """
-    return _private(instance_id)
-
-
-def standing_directory(name: str) -> str:
-    """The directory of the standing instance ``name``; made, of mode 0700, where it is not there.
-
-    Raises as `make_directory` does.
-    """
-    return _private(f"standing-{name}")
+    folder, named_by = temporary_folder()
+    path = os.path.join(base_in(folder), name)
+    too_long = len(os.fsencode(os.path.join(path, _LONGEST_SOCKET))) - UNIX_PATH_BYTES
+    if too_long > 0:
+        raise InvalidInputError(
+            f"this instance's sockets would be in {path!r}, {too_long} bytes too long for that: a socket's path has at "
+            f"most {UNIX_PATH_BYTES}. Set TMPDIR to a shorter path than {folder!r}, or choose a shorter name"
+        )
+    if not make:
+        return path
+    try:
+        make_base(folder)
+        make_private(path)
+    except OSError as error:
+        raise _unusable(folder, named_by, error) from error
+    return path
 
 
 def check_spool_directory(folder: str) -> None:
-    """Raise `InvalidInputError` where ``folder`` is not empty, and no ingress worker could spool in it."""
+    """Raise `InvalidInputError` where a ``folder`` is named in which no ingress worker could spool."""
     if not folder:
         return
     if not os.path.isabs(folder):
@@ -51,23 +89,6 @@ def check_spool_directory(folder: str) -> None:
         raise InvalidInputError(
             f"http_limits: spool_directory is {folder!r}, in which no file can be made ({error.strerror or error})"
         ) from error
-
-
-def _private(directory: str) -> str:
-    folder, name = temporary_folder()
-    path = os.path.join(base_in(folder), directory)
-    too_long = len(os.fsencode(os.path.join(path, _LONGEST_SOCKET))) - UNIX_PATH_BYTES
-    if too_long > 0:
-        raise InvalidInputError(
-            f"this instance's sockets would be in {path!r}, {too_long} bytes too long for that: a socket's path has at "
-            f"most {UNIX_PATH_BYTES}. Set TMPDIR to a shorter path than {folder!r}, or choose a shorter name"
-        )
-    try:
-        make_base(folder)
-        make_private(path)
-    except OSError as error:
-        raise _unusable(folder, name, error) from error
-    return path
 
 
 def _unusable(folder: str, name: str, error: OSError) -> InstanceStartError:

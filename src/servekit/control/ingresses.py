@@ -1,29 +1,28 @@
-"""The ingress workers: started, sent every change, and waited for until they have applied it."""
+"""The ingress workers: each is started, sent every change, and waited for until it has applied the change."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from servekit.backoff import Backoff
-from servekit.config import SNAPSHOT_TIMEOUT_S
+from servekit.backoff import FIRST_RESTART_S, LONGEST_RESTART_S, Backoff
+from servekit.config import DRAIN_TIMEOUT_S, SNAPSHOT_TIMEOUT_S
 from servekit.control.counts import Counts
-from servekit.control.events import WorkerEvents
 from servekit.control.links import ControlServer, LinkedWorker
 from servekit.control.snapshot import Content, difference
 from servekit.errors import DeadlineError, InternalError
 from servekit.tasks import TaskSet, came_within
-from servekit.wire.control_frames import Applied, LinkAddresses, ListenOn, Report, Stop, WorkerHello
+from servekit.wire.control_frames import Applied, LinkAddresses, ListenOn, Report, Stop, Suspected, WorkerHello
 from servekit.wire.link import Link
 
 _log = logging.getLogger("servekit.control")
 
-_FIRST_RESTART_S = 0.1
-_LONGEST_RESTART_S = 10.0
 _ERRORS_KEPT = 100
+STOPPED_AFTER_S = 0.5
+"""A worker that has not applied a change within this time may be stopped: its process is looked at."""
 
 
 class IngressProcess(Protocol):
@@ -32,32 +31,45 @@ class IngressProcess(Protocol):
     pid: int
 
     async def wait(self) -> str:
-        """Return when the worker has ended, and how."""
+        """Return how the worker ended, once it has."""
 
     def kill(self) -> None: ...
 
 
+class IngressEvents(Protocol):
+    """The controller, as ingress workers tell it of what happened; called on the controller's loop."""
+
+    def requests_wait(self) -> None:
+        """An ingress worker has requests that wait for a replica."""
+
+    def replicas_had_served(self, replicas: Mapping[str, str]) -> None:
+        """These replicas have died, or seem to have, and had answered calls: each with its backend."""
+
+    def addresses_changed(self) -> None:
+        """Handles are to dial the ingress workers at other addresses than before."""
+
+
 class ManagedIngress(LinkedWorker):
-    """What the controller has of one ingress worker. `keep` is run in one task."""
+    """One ingress worker, as the controller knows it. `keep` runs in one task."""
 
     def __init__(self, worker_id: str, fleet: IngressFleet) -> None:
         super().__init__(worker_id)
         self.process: IngressProcess | None = None
         self.addresses: list[str] = []
-        """Where handles dial the worker: what it said last."""
+        """Where handles dial the worker: the addresses that it told last."""
         self.applied = 0
         self.errors: dict[int, str] = {}
-        """What the worker could not apply, by version: of the last few."""
+        """Of the last versions that the worker could not apply in full: what went wrong, by version."""
         self.report: Report | None = None
-        """The worker's last, on this link."""
+        """The last one that came on this link."""
         self._fleet = fleet
         self._content: Content | None = None
-        """What the worker was last sent, of the version `_sent`."""
+        """The content that the worker was last sent, of the version `_sent`."""
         self._sent = 0
 
     async def keep(self) -> None:
         """Start the worker, and start it again whenever it ends, until the fleet stops."""
-        fleet, pauses = self._fleet, Backoff(_FIRST_RESTART_S, _LONGEST_RESTART_S)
+        fleet, pauses = self._fleet, Backoff(FIRST_RESTART_S, LONGEST_RESTART_S)
         while not fleet.stopping:
             began = time.monotonic()
             try:
@@ -71,15 +83,24 @@ class ManagedIngress(LinkedWorker):
             self.process_ended()
             if not fleet.stopping:
                 pause_s = pauses.next(time.monotonic() - began)
-                _log.error("ingress worker %s ended (%s); starting it again in %g s", self.id, ended, pause_s)
+                _log.error("ingress %s ended: %s; another is started in %g s", self.id, ended, pause_s)
                 await asyncio.sleep(pause_s)
+
+    @property
+    def serves(self) -> bool:
+        return self.applied > 0
+
+    def found_silent(self, why: str) -> None:
+        """`keep` starts another."""
+        _log.warning("ingress %s is killed: %s", self.id, why)
+        self.kill()
 
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
 
     def push(self) -> None:
-        """Send the worker what differs between the fleet's content and what the worker was last sent."""
+        """Send the worker the difference between the fleet's content and the one that it was last sent."""
         if self.link is not None:
             fleet = self._fleet
             self.link.send(difference(self._content, self._sent, fleet.content, fleet.version))
@@ -88,9 +109,13 @@ class ManagedIngress(LinkedWorker):
     # -- its control link ---------------------------------------------------------------------------------------------
 
     def dialled(self, link: Link, hello: WorkerHello) -> None:
+        if self.process is not None and hello.pid != self.process.pid:
+            # An earlier controller started it, and was killed before it could record that.
+            link.send(Stop(DRAIN_TIMEOUT_S))
+            return
         super().dialled(link, hello)
         self._set_addresses(hello.addresses)
-        # The hosts that an earlier controller asked for: another worker may have to know.
+        # An earlier controller had the worker listen on these hosts; the other workers are to listen there as well.
         self._fleet.hosts.update(host_of(address) for address in hello.addresses if address.startswith("tcp:"))
         for host in self._fleet.hosts:
             link.send(ListenOn(host))
@@ -98,18 +123,25 @@ class ManagedIngress(LinkedWorker):
             self.push()
 
     def frame_received(self, link: Link, frame: Any) -> None:
+        super().frame_received(link, frame)
         fleet = self._fleet
         if isinstance(frame, Report):
-            fleet.counts.add(frame.counts, frame.failovers)
+            fleet.counts.add(frame.counts, frame.failovers, frame.deadly)
         if link is not self.link:
             return
         if isinstance(frame, Report):
             self.report = frame
+            if frame.suspects:
+                fleet.tell_others(self, Suspected(frame.suspects))
+            if frame.served:
+                fleet.events.replicas_had_served(frame.served)
             if frame.waiting:
                 fleet.events.requests_wait()
         elif isinstance(frame, LinkAddresses):
             self._set_addresses(frame.addresses)
         elif isinstance(frame, Applied):
+            if not self.applied:
+                _log.info("ingress %s serves", self.id)
             self.applied = frame.version
             if frame.error:
                 self.errors[frame.version] = frame.error
@@ -133,20 +165,20 @@ class IngressFleet:
     """All ingress workers of the instance."""
 
     def __init__(
-        self, launch: Callable[[str], Awaitable[IngressProcess]], control: ControlServer, events: WorkerEvents
+        self, launch: Callable[[str], Awaitable[IngressProcess]], control: ControlServer, events: IngressEvents
     ) -> None:
-        """``launch`` starts the worker of that id. Raises ``OSError``."""
+        """``launch`` starts the worker of the id that it is given, or raises ``OSError``."""
         self.workers: dict[str, ManagedIngress] = {}
         self.counts = Counts()
         self.launch = launch
         self.events = events
         self.content = Content()
-        """What all workers are to have applied, of the version `version`."""
+        """The content that all workers are to apply, of the version `version`."""
         self.version = 0
         self.hosts: set[str] = set()
-        """Where handles on other machines dial."""
+        """The hosts of this machine that handles on other machines dial."""
         self.moved = asyncio.Event()
-        """Some worker has applied a snapshot, or lost its link."""
+        """Set when a worker has applied a snapshot, or lost its link."""
         self.stopping = False
         self._control = control
         self._tasks = TaskSet()
@@ -154,24 +186,29 @@ class IngressFleet:
     # -- life ------------------------------------------------------------------------------------------------------
 
     def start(self, worker_ids: list[str]) -> None:
-        """Start the workers, and start again whichever ends before `stop`."""
+        """Start the workers; one that ends before `stop` is started again."""
         for worker_id in worker_ids:
             self.workers[worker_id] = self._control.workers[worker_id] = ManagedIngress(worker_id, self)
             self._tasks.spawn(self.workers[worker_id].keep())
 
-    async def stop(self, timeout_s: float) -> None:
-        """Let every worker finish what is in flight; kill what takes longer than ``timeout_s``."""
+    async def stop(self, timeout_s: float, delay_s: float = 0.0) -> None:
+        """Let every worker serve for ``delay_s`` and then finish its requests in flight; kill one that takes longer
+        than ``timeout_s`` for that."""
         self.stopping = True
         for worker in self.workers.values():
             if worker.link is not None:
-                worker.link.send(Stop(timeout_s))
+                worker.link.send(Stop(timeout_s, delay_s, all_end=True))
             else:
                 worker.kill()
-        if not await self._tasks.wait(timeout_s + 1.0):
-            for worker in self.workers.values():
-                worker.kill()
+        if not await self._tasks.wait(delay_s + timeout_s + 1.0):
+            self.kill()
             await self._tasks.wait(2.0)
         await self._tasks.close()
+
+    def kill(self) -> None:
+        """Kill every worker; one that is killed before `stop` is started again."""
+        for worker in self.workers.values():
+            worker.kill()
 
     # -- the links of handles ----------------------------------------------------------------------------------------
 
@@ -188,15 +225,27 @@ class IngressFleet:
                 if worker.link is not None:
                     worker.link.send(ListenOn(host))
 
+    def tell_others(self, worker: ManagedIngress, news: Suspected) -> None:
+        """Tell all other workers of the suspects of one."""
+        for other in self.workers.values():
+            if other is not worker and other.link is not None:
+                other.link.send(news)
+
     # -- load --------------------------------------------------------------------------------------------------------
 
     def outstanding(self, replica_id: str) -> int:
-        """Requests that the replica has, as the workers last reported."""
+        """How many requests the replica has, as the workers last reported."""
         reports = (worker.report for worker in self.workers.values() if worker.report is not None)
         return sum(report.replica_outstanding.get(replica_id, 0) for report in reports)
 
+    def overdue_s(self, replica_id: str) -> float:
+        """How far the replica's oldest call is beyond its deadline, as the workers last reported."""
+        reports = (worker.report for worker in self.workers.values() if worker.report is not None)
+        return max((report.replica_overdue_s.get(replica_id, 0.0) for report in reports), default=0.0)
+
     def load(self, backend: str, replica_ids: Iterable[str]) -> int | None:
-        """Requests that wait for the backend or are at these replicas of it; None until each linked worker has said."""
+        """How many requests wait for the backend or are at these replicas; None until each linked worker has
+        reported."""
         reports = [worker.report for worker in self.workers.values() if worker.link is not None]
         if not reports or None in reports:
             return None
@@ -206,33 +255,43 @@ class IngressFleet:
     # -- snapshots ---------------------------------------------------------------------------------------------------
 
     def publish(self, content: Content) -> int:
-        """Push what changed to every worker; return the version to wait for. Nothing changed: nothing is sent."""
+        """Push the content to every worker, unless they have been sent the same; return the version to wait for."""
         if content != self.content or self.version == 0:
             self.content = content
-            # Above every version of an earlier controller, whose acknowledgements may still be on their way.
+            # Above every version of an earlier controller, of which acknowledgements may still be on their way.
             self.version = max(self.version + 1, int(time.time() * 1000))
             for worker in self.workers.values():
                 worker.push()
         return self.version
 
     async def wait_applied(self, version: int, timeout_s: float = SNAPSHOT_TIMEOUT_S) -> None:
-        """Until every live worker has applied ``version``.
+        """Return when every live worker has applied ``version``. A worker that is stopped is not waited for: it is
+        replaced, or is in a debugger's hands, and then applies what it finds on its link before all else.
 
         Raises `DeadlineError` after ``timeout_s``, and `InternalError` where a worker could not apply it.
         """
-        ends = time.monotonic() + timeout_s
-        while behind := [w.id for w in self.workers.values() if w.link is not None and w.applied < version]:
-            if not await self._has_moved(ends - time.monotonic()):
+        ends, look_at = time.monotonic() + timeout_s, time.monotonic() + STOPPED_AFTER_S
+        stopped: list[ManagedIngress] = []
+        while behind := [worker for worker in self._behind(version) if worker not in stopped]:
+            now = time.monotonic()
+            if now >= ends:
                 raise DeadlineError(
-                    f"ingress workers {', '.join(behind)} have not applied the change within {timeout_s:g} s; "
-                    "it stands, and they will"
+                    f"ingress workers {', '.join(worker.id for worker in behind)} have not applied the change within "
+                    f"{timeout_s:g} s; it stands, and they will"
                 )
+            await self._has_moved(min(ends, look_at) - now)
+            if time.monotonic() >= look_at:
+                stopped = [worker for worker in behind if worker.is_stopped]
+                look_at = time.monotonic() + STOPPED_AFTER_S
         errors = [worker.errors[version] for worker in self.workers.values() if version in worker.errors]
         if errors:
             raise InternalError(f"an ingress worker could not apply the change: {'; '.join(errors)}")
 
+    def _behind(self, version: int) -> list[ManagedIngress]:
+        return [worker for worker in self.workers.values() if worker.link is not None and worker.applied < version]
+
     async def wait_linked(self, timeout_s: float) -> None:
-        """Until every worker is there and serves. Raises `DeadlineError`."""
+        """Return when every worker is there and serves. Raises `DeadlineError` after ``timeout_s``."""
         ends = time.monotonic() + timeout_s
         while any(worker.link is None or not worker.applied for worker in self.workers.values()):
             if not await self._has_moved(ends - time.monotonic()):

@@ -5,8 +5,12 @@ Each has a struct for its arguments; a body that does not fit is refused before 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,18 +20,24 @@ from servekit.code.bundle import Code
 from servekit.config import (
     DEFAULT_METHODS,
     DEFAULT_POLICY,
+    METHODS,
     BackendConfig,
     EndpointOptions,
     backend_config,
 )
-from servekit.control import state
+from servekit.control import deploys, history, state
 from servekit.control.controller import Controller
+from servekit.control.deploys import Deploy, Wanted
+from servekit.control.history import Author
+from servekit.control.nesting import LEVELS, is_too_deep
 from servekit.control.runtimes import Runtimes
-from servekit.control.state import BackendRecord, BackendSource
-from servekit.control.store import StoreThread
-from servekit.errors import InvalidInputError, NotFoundError
+from servekit.control.state import BackendRecord, BackendSource, Desired
+from servekit.control.store import Store, StoreThread
+from servekit.control.tables import backend_table, check_in_file, endpoint_table, in_file
+from servekit.errors import InUseError, InvalidInputError, NotFoundError, StalePlanError
+from servekit.factories import Kind, build, check_options
 from servekit.interfaces import RoutingPolicy
-from servekit.plugins import Kind, Registry, build
+from servekit.plugins import Registry
 from servekit.wire.control_frames import EndpointRecord, PluginRef
 
 
@@ -37,6 +47,8 @@ class CreateEndpoint(EndpointOptions, frozen=True, kw_only=True, forbid_unknown_
     backend: str | None = None
     policy: str = DEFAULT_POLICY
     policy_options: dict[str, Any] = msgspec.field(default_factory=dict)
+    traffic: dict[str, Any] | None = None
+    """In the place of ``backend``."""
 
 
 class CreateBackend(BackendSource, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,11 +56,26 @@ class CreateBackend(BackendSource, frozen=True, kw_only=True, forbid_unknown_fie
     config: dict[str, Any] = msgspec.field(default_factory=dict)
     adapter_options: dict[str, Any] = msgspec.field(default_factory=dict)
     runtime: str | None = None
-    """None: the runtime of the instance; likewise the options."""
+    """None: the runtime of the instance, with the instance's options for it."""
     runtime_options: dict[str, Any] | None = None
     wait: bool = True
     code_data: bytes = b""
     """Frozen code, encoded; empty: there is none, or it need not travel."""
+
+
+class DeployAll(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    endpoints: list[CreateEndpoint] = []
+    backends: list[CreateBackend] = []
+    written: dict[str, str] = {}
+    """By key path, texts with variables of the environment, of which only the values are in the other fields."""
+    number: int | None = None
+    """Of the state that the plan was made from; None: of whatever there is."""
+    why: str = ""
+
+
+class GoBack(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    number: int | None = None
 
 
 class Named(msgspec.Struct, forbid_unknown_fields=True):
@@ -78,7 +105,7 @@ class Resolver:
     def policy(self, name: str, options: Mapping[str, Any]) -> PluginRef:
         """Raises `UnknownPluginError`, `PluginOptionsError` and what else `build` raises."""
         provided = self._registry.get(Kind.POLICY, name)
-        # Built once here, so that a policy that cannot be built fails the call and not every request.
+        # Built here once, so that a policy that cannot be built fails the call and not every request.
         policy: RoutingPolicy = build(provided, options)
         policy.close()
         return PluginRef(provided.path, dict(options))
@@ -86,7 +113,7 @@ class Resolver:
     def adapter(self, name: str, options: Mapping[str, Any]) -> PluginRef:
         """Raises as `policy` does. The adapter is not built: its module may import what only replicas need."""
         provided = self._registry.get(Kind.ADAPTER, name)
-        self._registry.check_options(provided, options)
+        check_options(provided, options)
         return PluginRef(provided.path, dict(options))
 
 
@@ -109,26 +136,40 @@ class Operations:
         self._default_runtime = default_runtime
         self._about = about
         self._pending: list[BackendRecord] = []
-        """Backends that are being created."""
+        """Backends that are being created, and those that they take the place of."""
+        self._under_way = ""
+        """Which deploy is, since when and by whom; empty: none."""
+        self._cancelled, self._ended = asyncio.Event(), asyncio.Event()
+        """Of the deploy under way."""
         self._table: dict[str, tuple[type[Any], Callable[[Any], Awaitable[Any]]]] = {
             "create_endpoint": (CreateEndpoint, self._create_endpoint),
-            "delete_endpoint": (Named, lambda a: controller.delete_endpoint(a.name)),
+            "delete_endpoint": (Named, lambda a: controller.change(state.remove_endpoint, a.name)),
             "create_backend": (CreateBackend, self._create_backend),
             "delete_backend": (Named, self._delete_backend),
             "update_backend_config": (UpdateConfig, lambda a: controller.update_backend_config(a.name, a.changes)),
+            "restart_backend": (Named, lambda a: controller.restart_backend(a.name)),
             "get_backend_config": (Named, self._get_backend_config),
             "get_code": (Named, self._get_code),
-            "set_traffic": (SetTraffic, lambda a: controller.set_traffic(a.name, a.shares)),
+            "set_traffic": (SetTraffic, lambda a: controller.change(state.set_traffic, a.name, a.shares)),
             "get_traffic": (Named, self._get_traffic),
             "list_endpoints": (Nothing, self._list_endpoints),
             "list_backends": (Nothing, self._list_backends),
+            "plan": (DeployAll, self._plan),
+            "apply": (DeployAll, self._apply),
+            "export": (Nothing, self._export),
+            "history": (Named, self._history),
+            "rollback": (GoBack, self._rollback),
+            "cancel_deploy": (Nothing, self._cancel_deploy),
             "link_addresses": (Named, self._link_addresses),
             "status": (Nothing, self._status),
             "stat": (Nothing, self._stat),
         }
 
-    async def call(self, name: str, body: bytes, *, json: bool = False) -> bytes:
-        """Run an operation with its arguments in msgpack, or JSON; the result is JSON. Raises a `ServekitError`."""
+    async def call(self, name: str, body: bytes, *, json: bool = False, who: str = "") -> bytes:
+        """Run an operation with its arguments in msgpack, or JSON; the result is JSON. Raises a `ServekitError`.
+
+        ``who``: the caller, for people.
+        """
         if name not in self._table:
             raise NotFoundError(f"there is no operation {name!r}; there are {', '.join(self._table)}")
         arguments_type, operation = self._table[name]
@@ -137,20 +178,28 @@ class Operations:
             arguments = decode(body, type=arguments_type)
         except msgspec.MsgspecError as error:
             raise InvalidInputError(f"{name}: {error}") from None
+        except RecursionError:
+            arguments = None
+        if arguments is None or is_too_deep(arguments):
+            raise InvalidInputError(f"{name}: an argument is nested more than {LEVELS} levels deep; make it flatter")
+        history.author.set(Author(who, name))
         return msgspec.json.encode(await operation(arguments))
 
     # -- endpoints ---------------------------------------------------------------------------------------------------
 
     async def _create_endpoint(self, a: CreateEndpoint) -> None:
+        await self._controller.change(state.add_endpoint, self._endpoint_record(a))
+
+    def _endpoint_record(self, a: CreateEndpoint) -> EndpointRecord:
         default = () if a.mount else DEFAULT_METHODS
-        methods = default if a.methods is None else tuple(dict.fromkeys(a.methods))
+        known = {method.lower(): method for method in METHODS}
+        methods = default if a.methods is None else tuple(dict.fromkeys(known.get(m.lower(), m) for m in a.methods))
         if a.methods is not None and not methods:
             raise InvalidInputError(f"endpoint {a.name!r}: methods is empty; leave it out for GET, or name some")
         options = msgspec.convert(a, EndpointOptions, from_attributes=True)
         policy_ref = self._resolver.policy(a.policy, a.policy_options)
-        traffic = {} if a.backend is None else {a.backend: 1.0}
-        record = EndpointRecord(a.name, options, methods, a.policy, policy_ref, traffic)
-        await self._controller.create_endpoint(record)
+        traffic = (a.traffic or {}) if a.backend is None else {a.backend: 1.0}
+        return EndpointRecord(a.name, options, methods, a.policy, policy_ref, traffic)
 
     async def _get_traffic(self, a: Named) -> dict[str, float]:
         return self._controller.desired.endpoint(a.name).traffic
@@ -166,36 +215,54 @@ class Operations:
     # -- backends ----------------------------------------------------------------------------------------------------
 
     async def _create_backend(self, a: CreateBackend) -> None:
+        record = await self._backend_record(a)
+        state.add_backend(self._controller.desired, record)  # Before a runtime is opened for nothing.
+        record = await self._placed(record)
+        async with self._blobs({record.name: record}, [a]):
+            await self._controller.create_backend(record, wait=a.wait)
+
+    async def _backend_record(self, a: CreateBackend) -> BackendRecord:
         runtime_name, runtime_options = self._runtime_of(a)
-        target = _digest_of(a.target_data)
-        code = _digest_of(a.code_data) if a.code_data else ""
-        source = msgspec.structs.asdict(msgspec.convert(a, BackendSource, from_attributes=True))
-        record = BackendRecord(
-            **source,
-            target=target,
+        source = msgspec.convert(a, BackendSource, from_attributes=True)
+        return BackendRecord(
+            **{field: getattr(source, field) for field in source.__struct_fields__},
+            target=_digest_of(a.target_data),
             config=backend_config(a.config),
             adapter_ref=self._resolver.adapter(a.adapter, a.adapter_options),
             runtime=runtime_name,
             runtime_options=runtime_options,
-            code=code,
+            code=_digest_of(a.code_data) if a.code_data else "",
             distributions=await self._distributions(a.code_data),
         )
-        state.add_backend(self._controller.desired, record)  # Before a runtime is opened for nothing.
-        self._runtimes.check(runtime_name, runtime_options)
-        runtime = await self._runtimes.get(runtime_name, runtime_options)
-        await self._runtimes.check_worker_options(runtime_name, runtime, a.worker_options)
-        self._pending.append(record)
+
+    async def _placed(self, record: BackendRecord) -> BackendRecord:
+        """The record with what its runtime says of its placement. Raises where no replica can be started so."""
+        self._runtimes.check(record.runtime, record.runtime_options)
+        runtime = await self._runtimes.get(record.runtime, record.runtime_options)
+        placed = await self._runtimes.placement(record.runtime, runtime, record.worker_options)
+        cwd = placed.cwd or record.cwd
+        return msgspec.structs.replace(record, most_replicas=placed.most_replicas, cwd=cwd)
+
+    @contextlib.asynccontextmanager
+    async def _blobs(self, records: Mapping[str, BackendRecord], given: Iterable[CreateBackend]) -> AsyncIterator[None]:
+        """Keep the bytes of these records, and those that they take the place of, with all that is kept of those, while
+        the block runs; what nobody needs after that is deleted."""
+        desired = self._controller.desired
+        replaced = (desired.backends.get(name) for name in records)
+        kept = (record for name in records if name in desired.kept for record in desired.kept[name].records)
+        pending = [*records.values(), *filter(None, replaced), *kept]
+        self._pending += pending
         try:
-            await self._store.call(lambda store: store.put_blob(a.target_data, target))
-            if code:
-                await self._store.call(lambda store: store.put_blob(a.code_data, code))
-            await self._controller.create_backend(record, wait=a.wait)
+            for a in given:
+                await self._store.call(partial(_put_blobs, a=a))
+            yield
         finally:
-            self._pending.remove(record)
+            for record in pending:
+                self._pending.remove(record)
             await self._drop_unused_blobs()
 
     async def _distributions(self, code: bytes) -> tuple[str, ...]:
-        """What frozen code imports of installed distributions, by name."""
+        """The names of the installed distributions that frozen code imports."""
         if not code:
             return ()
         try:  # In the store's thread: it may be long.
@@ -216,7 +283,9 @@ class Operations:
 
     async def _drop_unused_blobs(self) -> None:
         def used() -> set[str]:
-            records = [*self._controller.desired.backends.values(), *self._pending]
+            desired = self._controller.desired
+            kept = (record for each in desired.kept.values() for record in each.records)
+            records = [*desired.backends.values(), *kept, *self._pending]
             return {digest for record in records for digest in (record.target, record.code)}
 
         await self._store.call(lambda store: store.drop_blobs_except(used()))
@@ -244,6 +313,124 @@ class Operations:
         backends = self._controller.desired.backends
         return {name: _backend_status(record, self._config(record)) for name, record in backends.items()}
 
+    # -- deploys ----------------------------------------------------------------------------------------------------
+
+    async def _deploy(self, a: DeployAll) -> tuple[Desired, Deploy]:
+        """The state that there is, and the way to what is wanted, all of which is checked."""
+        wanted = Wanted(
+            {each.name: self._endpoint_record(each) for each in a.endpoints},
+            {each.name: await self._backend_record(each) for each in a.backends},
+            {},
+            frozenset(each.name for each in a.endpoints if each.traffic is None),
+        )
+        wanted = deploys.with_written(wanted, a.written, self._default_runtime)
+        desired = self._controller.desired
+        deploy = deploys.plan_deploy(desired, wanted, self._default_runtime)
+        if a.number not in (None, desired.number):
+            raise StalePlanError(
+                f"the plan was made from state {a.number}, and it is state {desired.number} now: "
+                f"{_last_change(desired)}Make another plan"
+            )
+        deploy.finish(state.put_backends(desired, deploy.backends))
+        for record in deploy.backends.values():
+            self._runtimes.check(record.runtime, record.runtime_options)
+        return desired, deploy
+
+    async def _plan(self, a: DeployAll) -> dict[str, Any]:
+        self._refuse_beside()  # What is desired then may be put back.
+        desired, deploy = await self._deploy(a)
+        return {"number": desired.number, "steps": deploy.steps}
+
+    async def _apply(self, a: DeployAll) -> dict[str, Any]:
+        with self._alone("deploy"):
+            desired, deploy = await self._deploy(a)
+            if not deploy.steps:
+                await self._controller.wait_rolled_out(desired.backends)
+                return {"number": desired.number, "steps": []}
+            history.author.set(msgspec.structs.replace(history.author.get(), why=a.why or "deploy"))
+
+            given = [each for each in a.backends if each.name in deploy.backends]
+            await self._roll_out(desired, deploy.backends, given, deploy.finish)
+            return {"number": self._controller.desired.number, "steps": deploy.steps}
+
+    async def _roll_out(
+        self,
+        desired: Desired,
+        records: dict[str, BackendRecord],
+        given: Iterable[CreateBackend],
+        then: Callable[[Desired], Desired],
+    ) -> None:
+        """`Controller.roll_out` of records that are to be placed first, where ``desired`` is what there still is."""
+        placed = {name: await self._placed(record) for name, record in records.items()}
+
+        def choose(now: Desired) -> Mapping[str, BackendRecord]:
+            if now.number != desired.number:
+                raise StalePlanError(f"the state changed meanwhile: {_last_change(now)}Try again")
+            return placed
+
+        async with self._blobs(placed, given):
+            await self._controller.roll_out(choose, then, self._cancelled)
+
+    def _refuse_beside(self) -> None:
+        if self._under_way:
+            raise InUseError(
+                f"{self._under_way}, which `servekit status` shows; wait for its end, or end it by "
+                "`servekit deploy --cancel`, and try again"
+            )
+
+    @contextlib.contextmanager
+    def _alone(self, what: str) -> Iterator[None]:
+        """Raises `InUseError` while another deploy, or rollback, is under way."""
+        self._refuse_beside()
+        by = history.author.get().who
+        self._under_way = f"a {what}{f' by {by}' if by else ''} is under way since {history.clock(time.time())}"
+        self._cancelled, self._ended = asyncio.Event(), asyncio.Event()
+        try:
+            yield
+        finally:
+            self._under_way = ""
+            self._ended.set()
+
+    async def _cancel_deploy(self, _: Nothing) -> str:
+        """End the deploy, or rollback, that is under way, whoever began it; return once it has ended."""
+        if not self._under_way:
+            raise NotFoundError("no deploy is under way, and no rollback")
+        under_way, ended = self._under_way, self._ended
+        self._cancelled.set()
+        await ended.wait()
+        return under_way
+
+    async def _export(self, _: Nothing) -> dict[str, Any]:
+        """All tables of a file that would change nothing."""
+        desired = self._controller.desired
+        for record in desired.backends.values():
+            check_in_file(record)
+        tables: dict[str, Any] = {
+            "endpoints": {n: in_file("endpoints", n, endpoint_table(e)) for n, e in desired.endpoints.items()},
+            "backends": {
+                n: in_file("backends", n, backend_table(b, self._default_runtime)) for n, b in desired.backends.items()
+            },
+        }
+        written = desired.all_written
+        return {key: deploys.all_as_written(table, written, key) for key, table in tables.items()}
+
+    async def _history(self, a: Named) -> list[dict[str, Any]]:
+        return history.told(self._controller.desired, a.name)
+
+    async def _rollback(self, a: GoBack) -> dict[str, Any]:
+        with self._alone("rollback"):
+            desired = self._controller.desired
+            entry = history.entry_to_go_back_to(desired, a.name, a.number)
+            who = history.author.get().who
+            history.author.set(Author(who, f"rollback of {a.name} to {entry.number}", {a.name: entry.number}))
+
+            def then(now: Desired) -> Desired:
+                deploys.check_unchanged(now, a.name, desired.endpoints[a.name])
+                return state.set_traffic(now, a.name, entry.traffic) if entry.traffic else now
+
+            await self._roll_out(desired, history.revisions_of(desired, entry), [], then)
+        return msgspec.structs.asdict(entry)
+
     # -- the whole ---------------------------------------------------------------------------------------------------
 
     async def _status(self, _: Nothing) -> dict[str, Any]:
@@ -261,17 +448,35 @@ class Operations:
         return {
             **self._about(),
             "runtimes": self._runtimes.lines(),
+            "deploy": self._under_way,
             "endpoints": await self._list_endpoints(Nothing()),
             "backends": backends,
             "ingress": [{"id": w.id, "pid": w.pid, "ready": w.applied > 0} for w in ingresses.workers.values()],
         }
 
     async def _stat(self, _: Nothing) -> dict[str, Any]:
+        # What an ingress worker counted before an endpoint was deleted may have come after that.
+        self._controller.forget_counts()
         return self._controller.ingresses.counts.stat()
 
 
 def _digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _put_blobs(store: Store, a: CreateBackend) -> None:
+    store.put_blob(a.target_data, _digest_of(a.target_data))
+    if a.code_data:
+        store.put_blob(a.code_data, _digest_of(a.code_data))
+
+
+def _last_change(desired: Desired) -> str:
+    """Who changed traffic last, for people: most often it is that."""
+    entries = [entries[-1] for entries in desired.history.values()]
+    last = max(entries, key=lambda entry: entry.at, default=None)
+    if last is None:
+        return ""
+    return f"the last change of traffic was {last.why}{f', by {last.who}' if last.who else ''}. "
 
 
 def _endpoint_status(record: EndpointRecord) -> dict[str, Any]:

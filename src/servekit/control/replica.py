@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
 
 from servekit.backoff import Backoff
 from servekit.code import place
 from servekit.config import STOP_GRACE_S, config_digest
-from servekit.control.events import WorkerEvents
 from servekit.control.ingresses import IngressFleet
 from servekit.control.links import LinkedWorker
-from servekit.control.plan import ReplicaFacts, ReplicaState
+from servekit.control.plan import WORN_REVISION, ReplicaFacts, ReplicaState
 from servekit.control.runtimes import Runtimes
+from servekit.control.silence import LostNodes
 from servekit.control.state import BackendRecord
 from servekit.control.store import StoreThread, WorkerRecord
-from servekit.errors import BackendStartError, DeadlineError, ServekitError
+from servekit.control.watchdog import WatchedReplica
+from servekit.errors import BackendStartError, DeadlineError, ServekitError, StoreError
 from servekit.interfaces import Exit, ReplicaEvent, ReplicaRuntime, WorkerHandle, WorkerSpec
 from servekit.tasks import came_within
 from servekit.wire import control_frames as frames
@@ -30,29 +35,52 @@ _log = logging.getLogger("servekit.control")
 
 FIRST_POLL_S = 0.002
 POLL_S = 0.05
-"""Between two looks at a worker whose control link is not there, at the most; the first looks come sooner."""
+"""The longest pause between two questions to the runtime about a worker without a control link; the first are
+shorter."""
 WATCH_S = 1.0
-"""Between two looks at one whose link is."""
+"""The pause between two questions about a worker that has its control link."""
+REDIAL_S = 3.0
+"""How long a worker on another machine may be without its control link, which it dials at least once a second."""
+
+
+class ReplicaEvents(Protocol):
+    """The controller, as replicas tell it of what happened; called on the controller's loop."""
+
+    def changed(self) -> None:
+        """A replica is in another state: the controller may have to do something."""
+
+    def replica_state_changed(self, event: ReplicaEvent) -> None:
+        """Tell the plugins that observe replicas."""
+
+    def replica_ended(self, replica: ManagedReplica) -> None:
+        """The replica ended without having been told to end; its ``failure`` says why."""
+
+    def replica_unhealthy(self, replica: ManagedReplica, reason: str) -> None:
+        """The replica serves, and its health check has failed."""
 
 
 @dataclass(frozen=True)
 class ReplicaContext:
-    """What all replicas of an instance share."""
+    """The parts of the control plane that all replicas of an instance use."""
 
     runtimes: Runtimes
     store: StoreThread
     ingresses: IngressFleet
-    """Where the handles in replicas dial."""
-    events: WorkerEvents
-    bootstrap: Callable[[str, str | None, ReplicaRuntime], Awaitable[bytes]]
-    """What a worker is started with, by its id, the host at which its machine reaches this one, and its runtime."""
+    """The ingress workers, which the handles in replicas dial."""
+    events: ReplicaEvents
+    bootstrap: Callable[[str, str, str | None, ReplicaRuntime], Awaitable[bytes]]
+    """Makes the bootstrap of a worker: given the worker's id, its backend, the host at which its machine reaches this
+    one, and its runtime."""
     directory: str
     """Of the instance."""
     debug: bool
+    log_directory: str = ""
+    lost_nodes: LostNodes = field(default_factory=LostNodes)
+    """The machines that new replicas are not to be placed on."""
 
 
 class ManagedReplica(LinkedWorker):
-    """What the controller has of one replica. `live` is run in one task, from start to end."""
+    """One replica, as the controller knows it. `live` runs in one task, from the replica's start to its end."""
 
     def __init__(
         self,
@@ -61,44 +89,93 @@ class ManagedReplica(LinkedWorker):
         number: int,
         context: ReplicaContext,
         earlier: WorkerRecord | None = None,
+        rank: int = 0,
     ) -> None:
-        """``earlier``: what an earlier controller, which started the replica, wrote down of it."""
+        """``earlier``: the record of an earlier controller, which had started the replica."""
         super().__init__(replica_id)
         self.record = record
         self.number = number
+        self.rank = rank
         self.state = ReplicaState.STARTING
         self.runtime: ReplicaRuntime
         self.handle: WorkerHandle | None = None
         self.moved = asyncio.Event()
-        """Something was heard of the replica, or its link is lost."""
+        """Set when the replica has said something, is to go, or has lost its link."""
         self.failure: ServekitError | None = None
         self.node = ""
         self.capabilities = Capabilities()
         self.started_at = time.time() if earlier is None else earlier.started_at
         self.ready_at = 0.0
+        self.has_served = False
+        """An ingress worker has told, at the replica's death, that the replica had answered calls."""
         self.report = Report()
+        self.looks = 0
+        """How often the controller has looked at the replica since its last report."""
+        self.worn = ""
+        """Why the replica is being recycled: another is started, and then this one is let go. Empty: it is not."""
         self.refusal = ""
         """The traceback of a handler that raised on the record's ``user_config``."""
         self.ended_unasked = False
         self._context = context
         self._earlier = earlier
         self._addresses: tuple[str, ...] = ()
+        self._is_saved = earlier is not None
+        """A later controller would know the replica; before that, the replica gets no calls."""
         self._is_built = False
         """The worker listens. The replica is ready once its handler has the record's ``user_config`` as well."""
         self._user_config = b""
-        """Digest of the ``user_config`` that the handler has; empty: nobody knows."""
+        """Digest of the ``user_config`` that the handler has; empty: not known."""
         self._reconfiguring: asyncio.Task[None] | None = None
         self._told_to_go = False
         self._drain_timeout_s = 0.0
+        self._hung_s = 0.0
+        """See `frames.Drain`."""
         self._overdue = False
-        """The replica was told to go, and was not drained within that time."""
+        """The replica was told to go, and was not drained within `_drain_timeout_s`."""
+        self._lost = False
+        """The replica answers nothing any more, though its process may be there."""
+        self._over = False
+        """Its life is: `live` ends it."""
+        self._redial: asyncio.TimerHandle | None = None
+        """While the worker, on another machine, is to dial again."""
+        self._companions: tuple[str, ...] = ()
         self._polls = Backoff(FIRST_POLL_S, POLL_S)
 
     # -- what others know of it ----------------------------------------------------------------------------------
 
     @property
+    def label(self) -> str:
+        """The replica, as every line of the log names it."""
+        return f"replica {self.record.name} {self.id}"
+
+    def what_happened(self) -> str:
+        """The failure, in a sentence that has the replica for its subject."""
+        text, name = str(self.failure), repr(self.record.name)
+        for start, words in ((f"a replica of backend {name} ", " "), (f"backend {name}: ", ": ")):
+            if text.startswith(start):
+                return self.label + words + text[len(start) :]
+        return f"{self.label}: {text}"
+
+    @property
     def facts(self) -> ReplicaFacts:
-        return ReplicaFacts(self.id, self.record.name, self.record.revision, self.state, self.number)
+        revision = WORN_REVISION if self.worn else self.record.revision
+        return ReplicaFacts(self.id, self.record.name, revision, self.state, self.number)
+
+    @property
+    def silent_s(self) -> float:
+        """How long there should have been reports and were none, counted in looks: a controller that was stopped
+        itself has not looked."""
+        return max(0, self.looks - 2) * WATCH_S
+
+    @property
+    def watched(self) -> WatchedReplica:
+        """The replica, as a `Watchdog` sees it. In debug mode no call is beyond its deadline: somebody may be stepping
+        through it."""
+        overdue_s = self.report.overdue_s
+        if self.silent_s:  # C code holds the GIL, perhaps: the replica cannot say how late its call is.
+            overdue_s = max(overdue_s, min(self.silent_s, self._context.ingresses.overdue_s(self.id)))
+        overdue_s = 0.0 if self._context.debug else overdue_s
+        return WatchedReplica(self.id, self.state, self.report, overdue_s, bool(self.worn))
 
     @property
     def may_have_calls(self) -> bool:
@@ -107,12 +184,14 @@ class ManagedReplica(LinkedWorker):
 
     @property
     def entry(self) -> ReplicaEntry:
-        return ReplicaEntry(self.id, self.node, self._addresses, self.capabilities)
+        told = msgspec.structs.replace(self.capabilities, types=b"")
+        return ReplicaEntry(self.id, self.node, self._addresses, told, self._companions)
 
     def status(self, outstanding: int) -> dict[str, Any]:
-        """For `servekit.status()`."""
+        """The replica's entry in `servekit.status()`."""
         return {
             "id": self.id,
+            "rank": self.rank,
             "state": self.state.value,
             "pid": self.pid,
             "node": self.node,
@@ -123,14 +202,14 @@ class ManagedReplica(LinkedWorker):
         }
 
     def tell(self, state: str = "", reason: str = "") -> None:
-        """Let plugins know that the replica is in another state."""
+        """Tell plugins that the replica is in another state."""
         event = ReplicaEvent(self.record.name, self.id, state or self.state.value, reason)
         self._context.events.replica_state_changed(event)
 
     # -- what the controller asks of it -----------------------------------------------------------------------------
 
     def update(self, record: BackendRecord) -> None:
-        """The backend has another config, of which a running replica can take over what has changed."""
+        """Take over a new config of the backend, in which no field of `REPLICA_FIELDS` has changed."""
         if config_digest(record.config.user_config) != config_digest(self.record.config.user_config):
             self.refusal = ""
         self.record = record
@@ -142,18 +221,35 @@ class ManagedReplica(LinkedWorker):
             self.link.send(frames.Ingresses(self._ingresses(self.link)))
 
     def fail(self, error: ServekitError) -> None:
-        """The replica cannot go on, for this reason."""
+        """Have `live` end the replica, which has failed."""
         self.failure = error
         self.moved.set()
 
-    def mark_draining(self) -> None:
-        """The replica gets no more requests; `let_go` follows, when every ingress worker knows."""
-        self.state = ReplicaState.DRAINING
-        self.tell()
+    def lose(self, reason: str) -> None:
+        """Have `live` end the replica at once: whatever calls it has, it will not answer them. Another takes its
+        place."""
+        if self._lost or self._over:
+            return
+        self._lost = True
+        self.fail(BackendStartError(f"a replica of backend {self.record.name!r} was replaced: {reason}"))
+        if self.state is not ReplicaState.DRAINING:
+            self.mark_draining()
+            # Now, and not when it has ended: on a machine that is cut off, that takes as long as the runtime will.
+            self._context.events.replica_ended(self)
+        self._context.events.changed()
 
-    def let_go(self, drain_timeout_s: float) -> None:
-        """End the replica, once it has answered what it has."""
-        self._drain_timeout_s = drain_timeout_s
+    def mark_draining(self) -> None:
+        """Take the replica out of the snapshot; `let_go` follows, when every ingress worker knows."""
+        self.state = ReplicaState.DRAINING
+        _log.info("%s drains", self.label)
+        self.tell(reason=self.worn)
+
+    def let_go(self, drain_timeout_s: float, hung_s: float = 0.0) -> None:
+        """Have `live` end the replica, once the replica has answered its calls, or after ``drain_timeout_s``.
+
+        ``hung_s``: see `frames.Drain`.
+        """
+        self._drain_timeout_s, self._hung_s = drain_timeout_s, 0.0 if self._context.debug else hung_s
         self._told_to_go = True
         self.moved.set()
 
@@ -176,30 +272,46 @@ class ManagedReplica(LinkedWorker):
         except ServekitError as error:
             self.failure = error
         except Exception as error:
-            _log.exception("replica %s", self.id)
+            _log.exception("%s failed", self.label)
             self.failure = BackendStartError(f"replica {self.id} of {self.record.name!r} failed: {error}")
         finally:
-            self.ended_unasked = not self._told_to_go
+            self._over = True
+            # One that ended while no controller was there has failed no start of this one's.
+            unknown = self._earlier is not None and self.handle is None
+            self.ended_unasked = not (self.state is ReplicaState.DRAINING or unknown)
             await asyncio.shield(self._end())
             self.process_ended()
+            if self._redial is not None:
+                self._redial.cancel()
         return how
 
     async def _begin(self) -> None:
         record, context = self.record, self._context
-        host = await context.runtimes.call(self.runtime.advertise_host, failing="the runtime gave no address")
+        host = await context.runtimes.advertise_host(self.runtime)
         if host is not None:
             context.ingresses.listen_on(host)
         spec = WorkerSpec(
             self.id,
             record.name,
-            await context.bootstrap(self.id, host, self.runtime),
+            await context.bootstrap(self.id, record.name, host, self.runtime),
             record.worker_options,
             place.folders(context.directory, record.code) if record.code else (),
             record.distributions,
+            context.lost_nodes.names(time.monotonic()),
+            self.rank,
+            log_directory=context.log_directory,
         )
         self.handle = await context.runtimes.start(self.runtime, spec)
-        worker = WorkerRecord(self.id, record.name, record.revision, self.handle.state, self.number, self.started_at)
-        await context.store.call(lambda store: store.save_worker(worker))
+        worker = WorkerRecord(
+            self.id, record.name, record.revision, self.handle.state, self.number, self.started_at, self.rank
+        )
+        try:
+            await context.store.call(lambda store: store.save_worker(worker))
+        except StoreError as error:
+            _log.warning("%s serves, but a controller after this one would start another: %s", self.label, error)
+        self._is_saved = True
+        if self._is_built and self.has_user_config:
+            self._advance()
 
     async def _find(self, earlier: WorkerRecord) -> None:
         try:
@@ -208,7 +320,7 @@ class ManagedReplica(LinkedWorker):
             raise BackendStartError(f"replica {self.id} is gone: {error}") from error
 
     async def _await_ready(self) -> None:
-        """Until the replica is ready, or told to go. Raises where it will not be ready."""
+        """Return when the replica is ready, or told to go. Raises the error of one that will not become ready."""
         record = self.record
         ends = time.monotonic() + record.config.startup_timeout_s
         while self.state is ReplicaState.STARTING and not self._told_to_go:
@@ -227,17 +339,20 @@ class ManagedReplica(LinkedWorker):
                 )
 
     async def _watch(self) -> str:
-        """Until the replica ends, or is told to go and drained; returns how it ended."""
+        """Return how the replica ended, once it has, or once it was told to go and is drained."""
         drained_by = float("inf")
         while True:
             ended = await self._heard_or_ended()
             if ended is not None:
                 return ended.reason
+            if self._lost:
+                return "lost"
             if self._told_to_go and drained_by == float("inf"):
                 drained_by = time.monotonic() + self._drain_timeout_s + 1.0
                 if self.link is None or not self.ready_at or self._drain_timeout_s <= 0:
-                    return "stopped"  # The replica has nothing that could be drained.
-                self.link.send(frames.Drain(self._drain_timeout_s))
+                    self._overdue = self.silent_s > 0
+                    return "stopped"  # The replica has no calls to answer, or cannot.
+                self.link.send(frames.Drain(self._drain_timeout_s, self._hung_s))
             if time.monotonic() > drained_by:
                 self._overdue = True
                 return "not drained in time"
@@ -248,48 +363,67 @@ class ManagedReplica(LinkedWorker):
         if await came_within(self.moved, WATCH_S if is_quiet else self._polls.next()):
             self.moved.clear()
             self._polls.reset()
-            if self.link is not None:
+            if self.link is not None or self._lost:
                 return None
         assert self.handle is not None
-        return await self._context.runtimes.call(self.runtime.poll, self.handle)
+        ended, doom = await self._context.runtimes.look(self.runtime, self.handle)
+        if doom and not self.worn:
+            _log.warning("%s is replaced: %s", self.label, doom)
+            self.worn = f"replaced: {doom}"
+            self._context.events.changed()
+        return ended
 
     async def _end(self) -> None:
-        if self.handle is None:
-            return
-        # A worker that hangs has had its time.
-        grace_s = 1.0 if self.link is None or self._overdue else STOP_GRACE_S
+        runtimes = self._context.runtimes
+        # A worker that hangs was given its time already.
+        grace_s = 0.0 if self._lost else 1.0 if self.link is None or self._overdue else STOP_GRACE_S
+        if self.handle is not None:
+            try:
+                threads = runtimes.ends if self._lost else None
+                await runtimes.call(self.runtime.stop, self.handle, grace_s, threads=threads)
+            except ServekitError:
+                _log.exception("%s could not be stopped", self.label)
+        with contextlib.suppress(FileNotFoundError):  # It is there where the process was killed, on this machine.
+            os.unlink(f"{self._context.directory}/{self.id}.sock")
         try:
-            await self._context.runtimes.call(self.runtime.stop, self.handle, grace_s)
-        except ServekitError:
-            _log.exception("replica %s could not be stopped", self.id)
-        await self._context.store.call(lambda store: store.forget_worker(self.id))
+            await self._context.store.call(lambda store: store.forget_worker(self.id))
+        except StoreError as error:  # A controller after this one finds that the replica is gone, and forgets it.
+            _log.warning("%s has ended, but is in the store yet: %s", self.label, error)
 
     # -- its control link ---------------------------------------------------------------------------------------------
 
     def dialled(self, link: Link, hello: WorkerHello) -> None:
         super().dialled(link, hello)
+        if self._redial is not None:
+            self._redial.cancel()
+        if self.handle is not None:
+            self._context.lost_nodes.back(self.handle.node)
+        if self._lost:
+            link.send(frames.Drain(0.0))  # Its machine is back, and another has its place.
+            return
         self.node = hello.node
         self.moved.set()
         if not hello.ready:
             self._link_tasks.spawn(self._assign(link))
             return
         self._user_config = hello.user_config
-        self._built(hello.addresses, hello.capabilities)
-        self._advance()  # What serves already goes on, with whatever ``user_config`` it has.
+        self._built(hello)
+        self._advance()  # A replica that serves goes on, with whatever ``user_config`` it has.
         self.tell_ingresses()
 
     def frame_received(self, link: Link, frame: Any) -> None:
-        if link is not self.link:
+        if link is not self.link or self._lost:
             return
+        super().frame_received(link, frame)
         if isinstance(frame, Report):
-            self.report = frame
+            self.report, self.looks = frame, 0
         elif isinstance(frame, frames.Ready):
-            self._built(frame.addresses, frame.capabilities)
+            self._built(frame)
         elif isinstance(frame, frames.Reconfigured):
             self.answered(frame)
-        elif isinstance(frame, frames.StartFailed) and self.failure is None:  # Else the worker fails of being stopped.
-            problem = f"its handler {self.record.target_text} could not be built"
-            self.fail(BackendStartError(f"backend {self.record.name!r}: {problem}; in the replica:\n\n{frame.message}"))
+        elif isinstance(frame, frames.StartFailed) and self.failure is None:  # Otherwise it is being stopped.
+            problem = f"its handler {self.record.target_text} could not be built: {frame.message}"
+            self.fail(BackendStartError(f"backend {self.record.name!r}: {problem}"))
         elif isinstance(frame, frames.Unhealthy) and self.state is ReplicaState.READY:
             self._context.events.replica_unhealthy(self, frame.reason)
 
@@ -297,17 +431,33 @@ class ManagedReplica(LinkedWorker):
         if link is self.link:
             self._reconfiguring = None
             self.moved.set()
+            if _is_remote(link):
+                self._redial = asyncio.get_running_loop().call_later(REDIAL_S, self._not_redialled)
         super().link_lost(link, error)
 
+    @property
+    def serves(self) -> bool:
+        return self.state is ReplicaState.READY
+
+    def found_silent(self, why: str) -> None:
+        self.lose(why)
+
+    def _not_redialled(self) -> None:
+        """Its runtime may take the worker for alive for long: Ray does for a minute."""
+        if self.handle is not None and not self._told_to_go and not self._over:
+            self._context.lost_nodes.add(self.handle.node, time.monotonic())
+        self.lose(f"its control link is lost, and it has not dialled again from {self.node} within {REDIAL_S:g} s")
+
     async def _assign(self, link: Link) -> None:
-        """Tell the worker what to serve."""
+        """Send the worker its target and its config."""
         record, is_remote = self.record, _is_remote(link)
         try:
             target, code = await self._context.store.call(lambda store: store.get_target(record, is_remote))
         except ServekitError as error:
             self.fail(error)
             return
-        if not self._user_config:  # A worker that lost its link as it built goes on with its first Assign.
+        # A worker that lost its link while it built its handler goes on with its first Assign.
+        if not self._user_config:
             self._user_config = config_digest(record.config.user_config)
         link.send(
             frames.Assign(
@@ -321,6 +471,7 @@ class ManagedReplica(LinkedWorker):
                 ingresses=self._ingresses(link),
                 code=record.code,
                 code_bytes=len(code),
+                rank=self.rank,
             )
         )
         blob = target + code
@@ -336,17 +487,22 @@ class ManagedReplica(LinkedWorker):
         remote = [[each for each in worker if each.startswith("tcp:")] for worker in addresses]
         return [worker for worker in remote if worker]
 
-    def _built(self, addresses: list[str], capabilities: Capabilities) -> None:
-        self._addresses, self.capabilities = tuple(addresses), capabilities
+    def _built(self, told: WorkerHello | frames.Ready) -> None:
+        self._addresses, self.capabilities = tuple(told.addresses), told.capabilities
+        self._companions = tuple(told.companions)
         self._is_built = True
         self._reconfigure()
         if self.has_user_config:
             self._advance()
 
     def _advance(self) -> None:
-        if self.state is ReplicaState.STARTING:
+        if self.state is ReplicaState.STARTING and self._is_saved:
             self.state = ReplicaState.READY
             self.ready_at = time.monotonic()
+            if self._earlier is None:
+                _log.info("%s is ready, %.2f s after its start", self.label, time.time() - self.started_at)
+            else:
+                _log.info("%s is taken over", self.label)
             self.tell()
             self._context.events.changed()
         self.moved.set()

@@ -1,8 +1,12 @@
-"""All replicas of the instance."""
+"""The replicas of the instance: each is started or taken over, and held until it has ended."""
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
+
+import msgspec
 
 from servekit.config import STOP_GRACE_S
 from servekit.control.links import ControlServer
@@ -12,6 +16,8 @@ from servekit.control.state import BackendRecord
 from servekit.control.store import WorkerRecord
 from servekit.errors import BackendStartError
 from servekit.tasks import TaskSet
+
+_log = logging.getLogger("servekit.control")
 
 
 class ReplicaFleet:
@@ -26,27 +32,30 @@ class ReplicaFleet:
         self._tasks = TaskSet()
 
     def start(self, record: BackendRecord) -> None:
-        """Begin one more replica."""
+        """Start one more replica."""
         self._numbers += 1
-        self._follow(self._new(f"r{self._numbers}-{os.urandom(3).hex()}", record, self._numbers))
+        taken = {replica.rank for replica in self.of(record.name)}
+        rank = next(rank for rank in itertools.count() if rank not in taken)
+        self._follow(self._new(f"r{self._numbers}-{os.urandom(3).hex()}", record, self._numbers, rank))
 
     def attach(self, record: BackendRecord, worker: WorkerRecord) -> None:
-        """Let a replica dial that an earlier controller started; `resume` takes it over."""
+        """Let a replica of the backend dial that an earlier controller started; `resume` takes it over."""
         self._numbers = max(self._numbers, worker.number)
-        self._attached.append(self._new(worker.worker_id, record, worker.number, worker))
+        record = msgspec.structs.replace(record, revision=worker.revision)
+        self._attached.append(self._new(worker.worker_id, record, worker.number, worker.rank, worker))
 
     def resume(self) -> None:
-        """Take over what was attached. A controller that ends before this leaves those replicas alone."""
+        """Take over the replicas that were attached. A controller that ends before this leaves them alone."""
         for replica in self._attached:
             self._follow(replica)
-            replica.tell_ingresses()  # Of what has changed since the replica dialled.
+            replica.tell_ingresses()  # The addresses may have changed since the replica dialled.
         self._attached.clear()
 
     def of(self, backend: str) -> list[ManagedReplica]:
         return [replica for replica in self.replicas.values() if replica.record.name == backend]
 
     async def stop(self, timeout_s: float) -> None:
-        """End all; return when they have ended. Bounded by ``timeout_s`` and the grace that runtimes give."""
+        """End all replicas; return when they have ended, or after ``timeout_s`` and the grace that runtimes give."""
         for replica in self.replicas.values():
             if replica.state is not ReplicaState.DRAINING:
                 replica.mark_draining()
@@ -55,9 +64,9 @@ class ReplicaFleet:
         await self._tasks.close()
 
     def _new(
-        self, replica_id: str, record: BackendRecord, number: int, earlier: WorkerRecord | None = None
+        self, replica_id: str, record: BackendRecord, number: int, rank: int, earlier: WorkerRecord | None = None
     ) -> ManagedReplica:
-        replica = ManagedReplica(replica_id, record, number, self._context, earlier)
+        replica = ManagedReplica(replica_id, record, number, self._context, earlier, rank)
         self._control.workers[replica_id] = replica
         replica.tell()
         return replica
@@ -72,7 +81,9 @@ class ReplicaFleet:
             how = await replica.live()
         finally:
             del self.replicas[replica.id], self._control.workers[replica.id]
-            replica.tell("gone", str(replica.failure or how))
+            if not replica.ended_unasked:
+                _log.info("%s has ended", replica.label)
+            replica.tell("gone", str(replica.failure or replica.worn or how))
             if replica.ended_unasked:
                 if replica.failure is None:
                     replica.fail(BackendStartError(f"a replica of backend {replica.record.name!r} ended: {how}"))

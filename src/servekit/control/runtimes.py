@@ -7,12 +7,13 @@ import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
 from servekit.errors import BackendStartError, InstanceStartError, InvalidInputError, ServekitError
-from servekit.factories import Kind, build, describe
-from servekit.interfaces import ReplicaRuntime, RuntimeContext, WorkerHandle, WorkerSpec
+from servekit.factories import Kind, build, check_options, describe
+from servekit.interfaces import Exit, Placement, ReplicaRuntime, RuntimeContext, WorkerHandle, WorkerSpec
 from servekit.plugins import Registry
 
 T = TypeVar("T")
@@ -20,7 +21,7 @@ T = TypeVar("T")
 _log = logging.getLogger("servekit.control")
 
 THREADS = 16
-"""Runtime calls at a time; starts beyond them wait."""
+"""Calls of runtimes at a time, and as many starts of workers on each; more wait."""
 
 
 class Runtimes:
@@ -32,80 +33,114 @@ class Runtimes:
         self._context = context
         self._fixed = fixed
         self._open: dict[tuple[str, bytes], ReplicaRuntime] = {}
-        self._lock = asyncio.Lock()
+        self._opening: WeakValueDictionary[tuple[str, bytes], asyncio.Lock] = WeakValueDictionary()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="runtime")
-        # A start may wait long for a place: it must not keep those from being looked at and stopped that have one.
-        self._starts = ThreadPoolExecutor(THREADS, thread_name_prefix="start")
+        # A start may wait long for a place: it must keep no other worker from being polled and stopped, and none of
+        # another runtime from being started.
+        self._starts: dict[ReplicaRuntime, ThreadPoolExecutor] = {}
+        # Nor may the end of workers that do not answer, on machines that are cut off.
+        self.ends = ThreadPoolExecutor(THREADS, thread_name_prefix="end")
 
     def check(self, name: str, options: Mapping[str, Any]) -> None:
-        """Raise where there is no such runtime, or the runtime does not take these options."""
-        provided = self._registry.get(Kind.RUNTIME, name)
-        self._registry.check_options(provided, options)
+        """Raise `UnknownPluginError` where there is no such runtime, `PluginOptionsError` where it refuses the
+        options."""
+        check_options(self._registry.get(Kind.RUNTIME, name), options)
 
     async def get(self, name: str, options: Mapping[str, Any]) -> ReplicaRuntime:
-        """The opened runtime. Raises what its plugin raises, as a `ServekitError`."""
+        """The runtime, opened. Raises the errors of its plugin, as a `ServekitError`."""
         if self._fixed is not None:
             return self._fixed
         key = (name, msgspec.json.encode(options, order="sorted"))
-        async with self._lock:
+        async with self._opening.setdefault(key, asyncio.Lock()):
             if key not in self._open:
                 provided = self._registry.get(Kind.RUNTIME, name)
                 runtime: ReplicaRuntime = build(provided, options)
-                await self.call(runtime.open, self._context, failing=f"runtime {name!r} could not be opened")
+                failing = f"runtime {name!r} could not be opened"
+                await self.call(runtime.open, self._context, failing=failing, error=InstanceStartError)
                 self._open[key] = runtime
                 for line in _line(name, runtime):
                     _log.info("%s", line)
             return self._open[key]
 
     def lines(self) -> list[str]:
-        """Where the workers of each open runtime live, of those that say it."""
+        """For each open runtime that says where its workers live: a line that says so."""
         return [line for (name, _), runtime in self._open.items() for line in _line(name, runtime)]
 
-    async def check_worker_options(self, name: str, runtime: ReplicaRuntime, options: Mapping[str, Any]) -> None:
-        """Raise `InvalidInputError` where a worker cannot be started with these."""
+    async def placement(self, name: str, runtime: ReplicaRuntime, options: Mapping[str, Any]) -> Placement:
+        """What the runtime says of placement options. Raises `InvalidInputError` where a worker cannot be started with
+        them."""
 
-        def check() -> None:
+        def check() -> Placement:
             try:
-                runtime.check_worker_options(options)
+                return runtime.check_worker_options(options) or Placement()
             except ServekitError:
                 raise
             except ValueError as error:
-                raise InvalidInputError(f"{runtime.worker_options_name} for runtime {name!r}: {error}") from error
+                raise InvalidInputError(f"placement for runtime {name!r}: {error}") from error
 
-        await self.call(check, failing=f"{runtime.worker_options_name} could not be checked")
+        return await self.call(check, failing="placement could not be checked")
 
     async def start(self, runtime: ReplicaRuntime, spec: WorkerSpec) -> WorkerHandle:
         """`ReplicaRuntime.start`. Raises a `ServekitError`."""
         failing = f"a replica of backend {spec.backend!r} could not be started"
-        return await self._call(self._starts, runtime.start, spec, failing=failing)
+        return await self.call(runtime.start, spec, failing=failing, threads=self._starts_of(runtime))
 
-    async def call(self, function: Callable[..., T], *arguments: Any, failing: str = "") -> T:
-        """A blocking call of a runtime, in a thread. What is no `ServekitError` becomes one."""
-        return await self._call(self._threads, function, *arguments, failing=failing)
+    async def advertise_host(self, runtime: ReplicaRuntime) -> str | None:
+        """`ReplicaRuntime.advertise_host`, a part of a start. Raises a `ServekitError`."""
+        failing = "the runtime gave no address"
+        return await self.call(runtime.advertise_host, failing=failing, threads=self._starts_of(runtime))
 
-    @staticmethod
-    async def _call(threads: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any, failing: str) -> T:
+    async def look(self, runtime: ReplicaRuntime, handle: WorkerHandle) -> tuple[Exit | None, str]:
+        """`ReplicaRuntime.poll`, and where the worker is there, `ReplicaRuntime.doomed`. Raises a `ServekitError`."""
+
+        def look() -> tuple[Exit | None, str]:
+            ended = runtime.poll(handle)
+            return ended, "" if ended is not None else runtime.doomed(handle)
+
+        return await self.call(look)
+
+    def _starts_of(self, runtime: ReplicaRuntime) -> ThreadPoolExecutor:
+        if runtime not in self._starts:
+            self._starts[runtime] = ThreadPoolExecutor(THREADS, thread_name_prefix="start")
+        return self._starts[runtime]
+
+    async def call(
+        self,
+        function: Callable[..., T],
+        *arguments: Any,
+        failing: str = "the runtime failed",
+        error: type[ServekitError] = BackendStartError,
+        threads: ThreadPoolExecutor | None = None,
+    ) -> T:
+        """A blocking call of a runtime, in a thread.
+
+        Raises:
+            ServekitError: as the runtime raised it; for any other exception ``error``, whose message begins with
+                ``failing``.
+            LookupError: as the runtime raised it.
+        """
         try:
-            return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
+            return await asyncio.get_running_loop().run_in_executor(threads or self._threads, function, *arguments)
         except (ServekitError, LookupError):
             raise
-        except Exception as error:
-            kind = InstanceStartError if failing.startswith("runtime") else BackendStartError
-            raise kind(f"{failing or 'the runtime failed'}: {describe(error)}") from error
+        except Exception as cause:
+            raise error(f"{failing}: {describe(cause)}") from cause
 
     async def close(self) -> None:
-        """Close all, the last opened first. Their workers have been stopped."""
+        """Close all runtimes, the last opened first. Their workers have been stopped."""
         runtimes = [*reversed(self._open.values())]
         self._open.clear()
         for runtime in runtimes:
             await self.call(runtime.close)
-        self._starts.shutdown(wait=False)
+        for threads in (*self._starts.values(), self.ends):
+            threads.shutdown(wait=False)
         self._threads.shutdown(wait=False)
 
 
 def _line(name: str, runtime: ReplicaRuntime) -> list[str]:
+    """Where the runtime's workers live, for the log; nothing, where the runtime does not say it."""
     try:
         where = runtime.describe()
-    except Exception as error:  # That it cannot say where it is must not keep `status` from telling all the rest.
+    except Exception as error:  # A runtime that cannot say it must not keep `status` from telling all the rest.
         where = f"it does not say where its workers live: {describe(error)}"
     return [f"runtime {name}: {where}"] if where else []

@@ -1,10 +1,11 @@
 """How many replicas a backend is to have, by its load: a pure function, with no clock of its own.
 
-The load is all requests that the backend's replicas have, or that wait for one. Divided by ``target_ongoing_requests``
-it asks for so many replicas. There are more only when it has asked for more throughout ``upscale_delay_s``, and then at
-once as many as it asks for now, as in Ray Serve. There are fewer only when it has asked for fewer throughout
-``downscale_delay_s``, and then as many as the most that it asked for in that time: the stabilisation window of
-Kubernetes' HorizontalPodAutoscaler, from which the tolerance around the target is, too.
+The load is all requests that the backend's replicas have, or that wait for one. The load, divided by
+``target_ongoing_requests``, asks for a number of replicas. There are more only when the load has asked for more
+throughout ``upscale_delay_s``, and then at once as many as it asks for now, as in Ray Serve. There are fewer only when
+the load has asked for fewer throughout ``downscale_delay_s``, and then as many as the most that it asked for in that
+time: this is the stabilisation window of Kubernetes' HorizontalPodAutoscaler, which also has the tolerance around the
+target.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import msgspec
 from servekit.config import Autoscaling
 
 TOLERANCE = 0.1
-"""A load so near to what the present replicas are for asks for no other number."""
+"""A load that differs from the target by no more than this share of it asks for no other number of replicas."""
 
 
 class Scaling(msgspec.Struct, frozen=True):
-    """One backend's number of replicas, and what the next decision needs to know of the past. Times are in seconds."""
+    """One backend's number of replicas, and what of the past the next decision depends on. Times are in seconds."""
 
     replicas: int
     at: float
@@ -29,14 +30,14 @@ class Scaling(msgspec.Struct, frozen=True):
     """Smoothed: requests come and go faster than anyone looks."""
     idle_since: float | None = None
     rising_since: float | None = None
-    """Since when the load has asked for more, each time."""
+    """Since when the load has asked for more at every decision."""
     falling_since: float | None = None
-    """Since when the load has asked for fewer, each time; `falling_to` is for how many at the most."""
+    """Since when the load has asked for fewer at every decision; `falling_to` is the most that it asked for."""
     falling_to: int = 0
 
 
 def begin(config: Autoscaling, replicas: int, now: float) -> Scaling:
-    """The state of a backend that has ``replicas``, or is to begin with so many, within its bounds."""
+    """The first state of a backend that has ``replicas``, or is to begin with so many, within its bounds."""
     return Scaling(within(config, replicas), now)
 
 
@@ -44,15 +45,15 @@ def decide(config: Autoscaling, past: Scaling, load: int, now: float, *, startin
     """The next state.
 
     Args:
-        past: the last state. It may come from another config: the bounds of this one hold at once.
-        load: requests that replicas have and that wait, now.
-        starting: none of the replicas is ready yet. They are let become so: a start may take longer than the request
-            that it was for could wait.
+        past: the last state. It may have been decided by another config: the bounds of this one hold at once.
+        load: how many requests the replicas have, and how many wait, now.
+        starting: none of the replicas is ready yet. Their number is not lowered then: a start may take longer than the
+            request that it was for could wait.
     """
     replicas = within(config, past.replicas)
     per_replica = config.target_ongoing_requests
     if not replicas and load:
-        # From none there is no delay, and nothing to smooth.
+        # A backend without replicas gets some at once.
         return Scaling(within(config, math.ceil(load / per_replica)), now, load)
     smooth = _smoothed(config, past, load, now)
     idle_since = None if load or starting else _earlier(past.idle_since, now)
@@ -82,7 +83,7 @@ def _smoothed(config: Autoscaling, past: Scaling, load: int, now: float) -> floa
 
 
 def within(config: Autoscaling, replicas: int) -> int:
-    """``replicas``, or the bound that is nearest."""
+    """``replicas``, or the nearest bound of the config."""
     return min(max(replicas, config.min_replicas), config.max_replicas)
 
 

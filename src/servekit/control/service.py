@@ -1,31 +1,32 @@
-"""A whole control plane, put together: store, fleets, controller, admin API; started and stopped in order."""
+"""A whole control plane: store, runtimes, fleets, controller and operations; started and stopped in order."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
-
-import msgspec
 
 from servekit.config import ORPHAN_TIMEOUT_S
 from servekit.control.controller import Controller
-from servekit.control.events import WorkerEvents
+from servekit.control.ingress_process import check_version
 from servekit.control.ingresses import IngressFleet, IngressProcess
 from servekit.control.links import ControlServer
 from servekit.control.operations import Operations, Resolver
-from servekit.control.replica import ReplicaContext
+from servekit.control.replica import ReplicaContext, ReplicaEvents
 from servekit.control.replicas import ReplicaFleet
 from servekit.control.runtimes import Runtimes
 from servekit.control.setup import InstanceSetup
-from servekit.control.state import BackendRecord
-from servekit.control.store import Store, StoreThread, WorkerRecord
+from servekit.control.store import Store, StoreThread, counted
+from servekit.errors import StoreError
 from servekit.interfaces import ReplicaRuntime, RuntimeContext
 from servekit.plugins import Registry
 from servekit.wire.bootstrap import IngressBootstrap, WorkerBootstrap, pack
-from servekit.wire.network import Network
+
+_log = logging.getLogger("servekit.control")
 
 STANDING_ORPHAN_TIMEOUT_S = 300.0
-"""How long a worker of a standing instance goes on without a controller: longer than any restart of one."""
+"""How long a worker of a standing instance goes on without a controller: longer than any restart of a controller."""
 INGRESS_START_TIMEOUT_S = 30.0
 
 
@@ -35,7 +36,6 @@ class Service:
     def __init__(
         self,
         setup: InstanceSetup,
-        network: Network,
         registry: Registry,
         *,
         launch_ingress: Callable[[WorkerBootstrap], Awaitable[IngressProcess]],
@@ -50,15 +50,27 @@ class Service:
         self._resolver = resolver or Resolver(registry)
         context = RuntimeContext(setup.instance_id, setup.standing, setup.directory)
         self.runtimes = Runtimes(registry, context, fixed_runtime)
-        self._store = StoreThread(Store(setup.directory))
-        self._control = ControlServer(setup.token, network)
+        store = Store(
+            setup.state_directory or setup.directory, setup.directory, durable=setup.standing, resumed=setup.resumed
+        )
+        self._store = StoreThread(store)
+        self._control = ControlServer(setup.token)
         self._controller: Controller | None = None
         self.operations: Operations
+        self.kept = ""
+        """What an earlier instance of the name had left, for people."""
 
     async def start(self) -> None:
-        """Until the ingress workers serve. Raises what the runtime, or the start of a worker, raised."""
+        """Return when the ingress workers serve. Raises the errors of the runtime, and of a worker that does not
+        start."""
         setup = self._setup
+        if setup.resumed:
+            check_version(setup.directory, setup.options.name)
+        else:
+            await self._store.call(lambda store: store.forget_workers())
         desired, workers = await self._store.call(lambda store: store.load())
+        if desired.endpoints or desired.backends:
+            self.kept = counted(len(desired.endpoints), len(desired.backends))
         controller = self._controller = Controller(
             desired,
             store=self._store,
@@ -69,37 +81,54 @@ class Service:
         runtime = (setup.options.runtime, setup.options.runtime_options)
         self.operations = Operations(controller, self._resolver, self.runtimes, self._store, runtime, self._about)
         self.runtimes.check(*runtime)
-        # Before a worker can dial: one without a record is told to end.
-        await self._adopt(controller.replicas, desired.backends, workers)
+        # All before a worker can dial: one without a record is told to end.
+        for worker in workers:
+            if worker.backend in desired.backends:
+                controller.replicas.attach(desired.backends[worker.backend], worker)
+            else:
+                try:
+                    await self._store.call(partial(Store.forget_worker, worker_id=worker.worker_id))
+                except StoreError as error:
+                    _log.warning("replica %s %s is in the store yet: %s", worker.backend, worker.worker_id, error)
+        for host, port in (await self._store.call(Store.addresses)).items():
+            try:
+                await self._control.listen_on(host, port)
+            except OSError as error:
+                _log.error("workers on other machines cannot dial this one at %s:%s: %s", host, port, error)
         await self._control.listen(self._control_address)
+        if not setup.options.debug:  # What a debugger has stopped is not to be replaced.
+            self._control.watch()
         controller.ingresses.start([f"ingress{n}" for n in range(1, setup.options.ingress_workers + 1)])
         await self.runtimes.get(*runtime)
         controller.replicas.resume()
         await controller.begin()
         await controller.ingresses.wait_linked(INGRESS_START_TIMEOUT_S)
 
-    async def stop(self, timeout_s: float) -> None:
-        """End every worker, then the runtimes, then the store; bounded by ``timeout_s`` for what is in flight."""
+    async def stop(self, timeout_s: float, delay_s: float = 0.0) -> None:
+        """End every worker, then the runtimes, then the store. For ``delay_s`` all is served yet; what is in flight has
+        ``timeout_s`` after that."""
         if self._controller is not None:
-            await self._controller.stop(timeout_s)
+            await self._controller.stop(timeout_s, delay_s)
         await self.runtimes.close()
         self._control.close()
         await self._store.close()
 
-    async def _adopt(
-        self, replicas: ReplicaFleet, backends: Mapping[str, BackendRecord], workers: list[WorkerRecord]
-    ) -> None:
-        for worker in workers:
-            record = backends.get(worker.backend)
-            if record is None:
-                await self._store.call(lambda store, worker=worker: store.forget_worker(worker.worker_id))  # type: ignore[misc]
-            else:
-                replicas.attach(msgspec.structs.replace(record, revision=worker.revision), worker)
+    def cut_off(self) -> None:
+        """Have no request in flight waited for any longer."""
+        if self._controller is not None:
+            self._controller.ingresses.kill()
 
-    def _new_replicas(self, events: WorkerEvents, ingresses: IngressFleet) -> ReplicaFleet:
+    def _new_replicas(self, events: ReplicaEvents, ingresses: IngressFleet) -> ReplicaFleet:
         setup = self._setup
         context = ReplicaContext(
-            self.runtimes, self._store, ingresses, events, self._replica_bootstrap, setup.directory, setup.options.debug
+            self.runtimes,
+            self._store,
+            ingresses,
+            events,
+            self._replica_bootstrap,
+            setup.directory,
+            setup.options.debug,
+            setup.log_directory,
         )
         return ReplicaFleet(context, self._control)
 
@@ -108,21 +137,53 @@ class Service:
     def _bootstrap(self, kind: str, worker_id: str, control: list[str]) -> WorkerBootstrap:
         setup = self._setup
         orphan_timeout_s = STANDING_ORPHAN_TIMEOUT_S if setup.standing else ORPHAN_TIMEOUT_S
-        identity = (kind, worker_id, setup.instance_id, setup.token)
-        return WorkerBootstrap(*identity, control, setup.directory, orphan_timeout_s, setup.options.busy_poll_s)
+        title = f"{kind} {worker_id.removeprefix(kind)} of {setup.options.name}"
+        return WorkerBootstrap(
+            kind,
+            worker_id,
+            setup.token,
+            control,
+            setup.directory,
+            orphan_timeout_s,
+            setup.options.busy_poll_s,
+            title=title,
+            keeper=setup.keeper,
+            logs=setup.logs,
+        )
 
     async def _launch_ingress(self, worker_id: str) -> IngressProcess:
         setup = self._setup
         bootstrap = self._bootstrap("ingress", worker_id, [self._control_address])
-        observers = [path for _, path in self._registry.observers("servekit_requests_finished")]
-        bootstrap.http = IngressBootstrap(setup.http_fd, setup.options.limits, setup.sys_path, observers)
+        observers = [path for _, path, _ in self._registry.observers("servekit_requests_finished")]
+        options = setup.options
+        bootstrap.http = IngressBootstrap(
+            setup.http_fd, options.limits, setup.sys_path, observers, options.trusted_proxies, options.access_log
+        )
         return await self._launch(bootstrap)
 
-    async def _replica_bootstrap(self, worker_id: str, host: str | None, runtime: ReplicaRuntime) -> bytes:
+    async def _replica_bootstrap(
+        self, worker_id: str, backend: str, host: str | None, runtime: ReplicaRuntime
+    ) -> bytes:
         control = [self._control_address] if host is None or runtime.local_links else []
         if host is not None:
-            control.append(await self._control.listen_on(host))
-        return pack(self._bootstrap("replica", worker_id, control))
+            address = await self._control.listen_on(host)
+            control.append(address)
+            await self._keep_address(host, int(address.rpartition(":")[2]))
+        bootstrap = self._bootstrap("replica", worker_id, control)
+        bootstrap.backend = backend
+        return pack(bootstrap)
+
+    async def _keep_address(self, host: str, port: int) -> None:
+        """A later controller has to be at the same address."""
+
+        def keep(store: Store) -> None:
+            if store.addresses().get(host) != port:
+                store.save_address(host, port)
+
+        try:
+            await self._store.call(keep)
+        except StoreError as error:
+            _log.warning("workers on other machines would not find a later controller: %s", error)
 
     def _about(self) -> dict[str, Any]:
         setup = self._setup
@@ -134,5 +195,5 @@ class Service:
             "runtime": setup.options.runtime,
             "standing": setup.standing,
             "plugins": self._registry.loaded,
-            "plugin_problems": [str(problem) for problem in self._registry.problems],
+            "plugin_problems": self._registry.problems,
         }

@@ -1,4 +1,4 @@
-"""Which `Caller` the handles of this process use."""
+"""The `Caller` that the handles of this process use."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from servekit.handles.caller import Caller
 
 in_worker: Caller | None = None
-"""That of the replica worker that this process is."""
+"""The caller of the replica worker, where this process is one."""
 of_current_instance: Callable[[str], Caller] | None = None
-"""Set by `servekit.api`, which knows it; takes the endpoint's name, and raises where there is none of that name."""
+"""Gives the caller of the current instance, for an endpoint's name. Set by `servekit.api`. Raises where no endpoint has
+that name."""
 
 
 def find(endpoint: str) -> Caller:
-    """Raises `NotRunningError` where this process belongs to no instance."""
+    """The caller for calls of ``endpoint``. Raises `NotRunningError` where this process belongs to no instance."""
     if in_worker is not None and in_worker.is_here:
         return in_worker
     if of_current_instance is not None:

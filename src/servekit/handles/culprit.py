@@ -1,4 +1,4 @@
-"""Where in an object the part hangs that cannot be pickled."""
+"""Finds the part of an object that cannot be pickled."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from servekit.handles.pickling import PROTOCOL, Pickler
 from servekit.rebuild.objects import reduced
 
 PARTS = 1_000
-"""So many parts of an object are tried at most."""
+"""How many parts of an object are tried at most."""
 
 
 class _Step(NamedTuple):
     holder: Any
     how: str
-    """What the holder does with the part: "uses the global 'x'"."""
+    """The holder's relation to the part: "uses the global 'x'"."""
     part: Any
 
 
 def blame(name: str, value: Any) -> tuple[str, str] | None:
-    """``(what, why)`` of ``value``, called ``name``: "the target m:f uses the global 'db', a sqlite3.Connection,
-    which", and the error that pickling raises for that. None where it can be pickled."""
+    """``(what, why)`` for ``value``, which ``name`` describes: "the target m:f uses the global 'db', a
+    sqlite3.Connection, which", and the error of pickling that part. None where the value can be pickled."""
     if _error(value) is None:
         return None
     steps = _told(_way_to_culprit(value))
@@ -37,7 +37,7 @@ def blame(name: str, value: Any) -> tuple[str, str] | None:
 
 
 def _way_to_culprit(value: Any) -> list[_Step]:
-    """The shortest one to a part that cannot be pickled although all of its own parts can."""
+    """The shortest way to a part that cannot be pickled although all parts of that part can."""
     ways: deque[list[_Step]] = deque([[]])
     can: dict[int, bool] = {id(value): False}
     while ways:
@@ -72,7 +72,7 @@ def _error(value: Any) -> Exception | None:
 
 
 def _told(steps: list[_Step]) -> list[_Step]:
-    """Without what is inside of objects of libraries, which is no concern of their users."""
+    """The steps without those inside of objects of libraries, which do not concern the users of the libraries."""
     own = max((n for n, step in enumerate(steps, 1) if _is_own(step.holder)), default=0)
     for n, step in enumerate(steps):
         if n >= own and step.how.startswith("has the attribute '_"):
@@ -81,7 +81,8 @@ def _told(steps: list[_Step]) -> list[_Step]:
 
 
 def _is_own(holder: Any) -> bool:
-    """Whether it is of the user's own code: a function or class that goes by value, or an object of such a class."""
+    """Whether ``holder`` is of the user's own code: a function or class that goes by value, or an object of such a
+    class."""
     described = holder if isinstance(holder, (type, types.FunctionType)) else type(holder)
     module = described.__module__
     return isinstance(module, str) and (is_main(module) or not is_importable(module))
@@ -153,7 +154,7 @@ def _of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
 def _of_object(value: Any) -> Iterator[tuple[str, Any]]:
     kind = type(value)
     yield "is an object of its class", kind
-    with contextlib.suppress(Exception):  # It is one that is refused, and has no parts that matter.
+    with contextlib.suppress(Exception):  # An object that is refused has no parts that matter.
         reduction = reduced(value, Pickler(_Sink()).by_value)
         if isinstance(reduction, tuple):
             yield from ((f"leads to {_kind(part)}", part) for part in reduction[1])

@@ -1,4 +1,4 @@
-"""How a call failed, on its way from the handler, or from the ingress, to the caller."""
+"""The failure of a call, on its way from the handler, or from the ingress, to the caller."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _BY_STATUS: dict[int, type[ServekitError]] = {
     508: errors.CallCycleError,
 }
 _NOT_RAISED = (StopIteration, StopAsyncIteration, asyncio.CancelledError)
-"""Raised at a caller, these would be taken for its own."""
+"""A caller would take these for exceptions of its own."""
 
 
 class RemoteTracebackError(Exception):
-    """Where the handler raised: the ``__cause__`` of what a caller catches."""
+    """The traceback in the handler: the ``__cause__`` of the exception that a caller catches."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -34,7 +34,7 @@ class RemoteTracebackError(Exception):
 
 
 def pack_failure(error: BaseException) -> bytes:
-    """A handler's exception, with its traceback; as text alone, where it cannot be pickled."""
+    """A handler's exception, with its traceback. An exception that cannot be pickled is packed as text alone."""
     trace = "".join(traceback.format_exception(error))
     summary = "".join(traceback.format_exception_only(error)).strip()
     pickled: bytes | None = None
@@ -61,7 +61,8 @@ def unpack_failure(payload: Buffer) -> Exception:
 
 
 def refused(status: int, body: bytes) -> ServekitError:
-    """What an answer in plain text says: the ingress's own, or the replica's where it did not call the handler."""
+    """The error that an answer in plain text tells of. Such an answer is the ingress's own, or that of a replica which
+    did not call the handler."""
     text = body.decode(errors="replace").strip()
     reason, colon, rest = text.partition(": ")
     return _BY_STATUS.get(status, HandlerError)(rest if colon and reason.istitle() else text)

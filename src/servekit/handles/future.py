@@ -9,14 +9,16 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
-from servekit.errors import HandlerError
+from servekit.config import misfit
+from servekit.errors import ArgumentError, HandlerError
 from servekit.handles.failures import unpack_failure
 from servekit.handles.payload import Buffer, unpack
+from servekit.wire.streams import wake_task
 
 
 class Sealed:
-    """A result, or a failure, as it arrived. It is opened by whoever asks first, in that thread: to unpickle runs code
-    of the user, which is not to hold up the loop on which links live."""
+    """A result, or a failure, as it arrived. The first who asks for the result opens it, in their thread: unpickling
+    runs code of the user, which is not to hold up the loop on which links live."""
 
     def __init__(self, payload: Buffer, *, failed: bool) -> None:
         self._payload: Buffer | None = payload
@@ -26,7 +28,7 @@ class Sealed:
         self._error: Exception | None = None
 
     def open(self) -> tuple[Any, Exception | None]:
-        """The result, or what is to be raised."""
+        """The result, or the exception that is to be raised."""
         with self._lock:
             if self._payload is not None:
                 payload, self._payload = self._payload, None
@@ -44,28 +46,37 @@ class Sealed:
 
 
 class CallFuture(concurrent.futures.Future[Any]):
-    """What `Handle.remote` gives: a `concurrent.futures.Future` that can be awaited, too, on any event loop."""
+    """The result of `Handle.remote`: a `concurrent.futures.Future` that can be awaited, too, on any event loop."""
 
     def __init__(self, abandon: Callable[[], None]) -> None:
-        """``abandon``: called once, in whichever thread, when it is cancelled before it has a result."""
+        """``abandon``: called once, in whichever thread, when the future is cancelled before it has a result."""
         super().__init__()
         self._abandon: Callable[[], None] | None = abandon
 
     def result(self, timeout: float | None = None) -> Any:
-        """What the handler returned; what it raised is raised. Raises ``TimeoutError`` after ``timeout`` seconds, which
-        does not end the call."""
-        found = super().result(timeout)
+        """The handler's result. Raises the handler's exception; or ``TimeoutError`` after ``timeout`` seconds, which
+        does not end the call. Raises `ArgumentError` where ``timeout`` is no number."""
+        if timeout is not None and not hasattr(timeout, "__float__"):
+            raise ArgumentError(f"result(): {misfit('timeout', timeout, float | None)}")
+        try:
+            found = super().result(timeout)
+        except concurrent.futures.TimeoutError:
+            if self.done():  # It may be the call's own error.
+                raise
+            raise concurrent.futures.TimeoutError(
+                f"no answer within {timeout} s; the call goes on, and its future's cancel() ends it"
+            ) from None
         if isinstance(found, Sealed):
             found, error = found.open()
             if error is not None:
                 try:
                     raise error
                 finally:
-                    del error  # It has this frame in its traceback.
+                    del error  # The error has this frame in its traceback.
         return found
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """What the handler raised; None where it returned."""
+        """The handler's exception; None where the handler returned."""
         error = super().exception(timeout)
         if error is None:
             found = super().result(0)
@@ -74,29 +85,19 @@ class CallFuture(concurrent.futures.Future[Any]):
         return error
 
     def cancel(self) -> bool:
-        """Give the call up, if it is not answered. A handler that runs already is ended where that is possible."""
+        """Give the call up, if there is no answer yet. A handler that runs already is ended where that is possible."""
         if not super().cancel():
             return False
         with self._condition:
             abandon, self._abandon = self._abandon, None
-        if abandon is not None:  # The first time.
-            self.set_running_or_notify_cancel()  # For those in concurrent.futures.wait.
+        if abandon is not None:  # This is the first time.
+            self.set_running_or_notify_cancel()  # `concurrent.futures.wait` hears of it so.
             abandon()
         return True
 
     def __await__(self) -> Generator[Any, None, Any]:
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
-
-        def wake() -> None:
-            if not waiter.done():
-                waiter.set_result(None)
-
-        def done(_: object) -> None:
-            with contextlib.suppress(RuntimeError):  # That loop has ended, and with it who waited.
-                loop.call_soon_threadsafe(wake)
-
-        self.add_done_callback(done)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.add_done_callback(lambda _: wake_task(waiter))
         try:
             yield from waiter
         except asyncio.CancelledError:
@@ -107,17 +108,17 @@ class CallFuture(concurrent.futures.Future[Any]):
         return self.result()
 
     def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
-        """Python 3.14's `asyncio.wrap_future` reads a future by this."""
+        """Python 3.14's `asyncio.wrap_future` reads a future by this method."""
         if not self.done() or self.cancelled():
             return self.done(), self.cancelled(), None, None
         error = self.exception()
         return True, False, None if error is not None else self.result(), error
 
     def settle(self, result: Any, error: BaseException | None = None) -> None:
-        """On the caller's loop: the call is over. Nothing where it was cancelled."""
+        """The call is over. Called on the caller's loop; does nothing where the future was cancelled."""
         with contextlib.suppress(concurrent.futures.InvalidStateError):
             if error is not None:
                 self.set_exception(error)
             else:
                 self.set_result(result)
-            self._abandon = None  # It leads to the call, and that to this.
+            self._abandon = None  # It leads to the call, and the call to this future.

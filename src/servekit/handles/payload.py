@@ -1,7 +1,8 @@
 """Objects as bytes, with their large buffers beside the pickle: arguments on their way out, results on their way back.
 
-A payload is the length of a head (4 bytes), the head (msgpack: the lengths of what follows), the pickle, and the
-buffers, each from a multiple of 16 bytes on, so that arrays are aligned as their makers had them.
+A payload is the length of a head (4 bytes), the head (msgpack: the lengths of the pickle and of each buffer), the
+pickle, and the buffers. Each buffer begins at a multiple of 16 bytes, so that arrays are aligned as their makers had
+them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from servekit.errors import InvalidInputError
 from servekit.handles.pickling import dumps
 
 PAYLOAD_BYTES = 2 * 1024**3
-"""The longest that the arguments of a call, its result, or one item of a stream may be."""
+"""How long the arguments of a call, its result, or one item of a stream may be."""
 IN_PICKLE_BYTES = 4 * 1024
 """A buffer shorter than this is cheaper inside the pickle."""
 _ALIGNMENT = 16
@@ -26,9 +27,9 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
 
 def pack(value: Any) -> bytes:
-    """A payload of ``value``. It shares nothing with it: what is changed in an array from now on is not in it.
+    """A payload of ``value``. The payload is a copy: a later change of an array in ``value`` does not change it.
 
-    Raises `InvalidInputError` where it is longer than `PAYLOAD_BYTES`, and whatever pickling raises.
+    Raises `InvalidInputError` where the payload is longer than `PAYLOAD_BYTES`, and any error of pickling.
     """
     buffers: list[memoryview] = []
 
@@ -53,8 +54,8 @@ def pack(value: Any) -> bytes:
 
 
 def unpack(payload: Buffer) -> Any:
-    """The object. Its arrays are views into ``payload``, and can be written to: one that is ``bytes`` is copied first,
-    if it has any. Raises whatever unpickling raises.
+    """The object. Its arrays are views into ``payload``, and can be written to: a payload that is ``bytes``, and has
+    arrays, is copied first. Raises any error of unpickling.
     """
     start = _size.size + _size.unpack_from(payload)[0]
     pickled, *buffers = msgspec.msgpack.decode(memoryview(payload)[_size.size : start], type=list[int])

@@ -1,4 +1,4 @@
-"""Pickles for objects that travel: by reference where the other side can import, else by value."""
+"""Pickles objects that travel: by reference where the other side can import them, else by value."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ from servekit.rebuild.definitions import remade
 from servekit.rebuild.objects import reduced
 
 PROTOCOL = 5
-"""PEP 574: large buffers leave the pickle, and are copied once less."""
+"""With protocol 5 (PEP 574), large buffers leave the pickle, and are copied once less."""
 _registry = threading.RLock()
-"""What cloudpickle is to pickle by value, it is told by a table of the process."""
+"""Held while a module is in cloudpickle's table of modules to be pickled by value, of which a process has one."""
 
 
 def dumps(value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:
-    """``value`` as `Pickler` pickles it; ``buffer_callback`` as in `pickle.dumps`. Raises what pickling raises."""
+    """The pickle of ``value``, by `Pickler`; ``buffer_callback`` as in `pickle.dumps`. Raises any error of pickling."""
     with io.BytesIO() as file:
         _PeerPickler(file, PROTOCOL, buffer_callback).dump(value)
         return file.getvalue()
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """cloudpickle's, which also takes whole what comes from a module that no import would find, and knows of more
-    objects how they are rebuilt (`servekit.rebuild`)."""
+    """cloudpickle's pickler, which also pickles by value the objects of a module that no import would find, and knows
+    how more objects are rebuilt (`servekit.rebuild`)."""
 
     helped = False
-    """Whether some object took more than plain pickling has."""
+    """Whether plain pickling would not have done for some object."""
 
     def by_value(self, module: str) -> bool:
-        """Whether what the module of this name holds is pickled whole. Asked of every module that the pickle would
-        otherwise refer to by name, so a subclass hears of them all, and may decide otherwise."""
+        """Whether the objects of the module of this name are pickled whole. Asked of every module that the pickle would
+        otherwise refer to by name, so a subclass hears of all these modules, and may decide otherwise."""
         return is_main(module) or not is_importable(module)
 
     def reducer_override(self, obj: Any) -> Any:
-        kind = type(obj)  # A weak proxy says that it is what it leads to.
+        kind = type(obj)  # The `__class__` of a weak proxy is that of the object that the proxy leads to.
         if issubclass(kind, (type, types.FunctionType)):
             reduction = self._by_reference_or_whole(obj)
             return reduction if reduction is NotImplemented or len(reduction) < 6 else remade(obj, reduction)
         if issubclass(kind, (types.ModuleType, types.BuiltinFunctionType)):
             name = obj.__name__ if issubclass(kind, types.ModuleType) else obj.__module__
             if isinstance(name, str):
-                self.by_value(name)  # It is told; a module as a whole, and what C defines, go by name at any rate.
+                self.by_value(name)  # A subclass hears of it. Modules and functions in C go by name at any rate.
             return NotImplemented
         reduction = reduced(obj, self.by_value)
         if reduction is NotImplemented:
@@ -63,17 +63,17 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         return reduction
 
     def _by_reference_or_whole(self, obj: Any) -> Any:
-        """What cloudpickle makes of a function or a class, which takes whole what is to go by value.
+        """cloudpickle's reduction of a function or a class: whole, where the object is to go by value.
 
-        pytest's ``--import-mode=importlib`` makes modules that no import finds: another process could not import what
-        refers to them.
+        pytest's ``--import-mode=importlib`` makes modules that no import finds: another process could not import an
+        object of theirs by name.
         """
         name = obj.__module__
         module = sys.modules.get(name) if isinstance(name, str) else None
         if module is None or not self.by_value(name) or is_main(name):
             return super().reducer_override(obj)
         with _registry:
-            if name in cloudpickle.list_registry_pickle_by_value():  # By the user.
+            if name in cloudpickle.list_registry_pickle_by_value():  # The user has registered the module.
                 return super().reducer_override(obj)
             cloudpickle.register_pickle_by_value(module)
             try:
@@ -83,14 +83,14 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
 
 
 class _PeerPickler(Pickler):
-    """For the other end of a handle, which has code of its own: the classes of either are each side's own."""
+    """Pickles for the other end of a handle, which has code of its own: each end uses its own classes."""
 
     def _by_reference_or_whole(self, obj: Any) -> Any:
         module, name = obj.__module__, obj.__qualname__
         if is_main(module) or _attribute_of(sys.modules.get(module), name) is not obj:
             return super()._by_reference_or_whole(obj)
         if self.by_value(module):
-            # No import finds it, but the other end's frozen code may have it: then that is meant.
+            # No import finds the module, but the other end's frozen code may have it: then that one is meant.
             with io.BytesIO() as file:
                 Pickler(file, PROTOCOL).dump(obj)
                 return own_or_whole, (module, name, file.getvalue())
@@ -99,11 +99,12 @@ class _PeerPickler(Pickler):
 
 
 def own(module: str, name: str, digest: str) -> Any:
-    """What this process's code calls so. Raises `CodeDiffersError` where only the sender's code, ``digest``, has it."""
+    """The object of that name in this process's code. Raises `CodeDiffersError` where only the sender's code has it,
+    whose digest is ``digest``."""
     try:
         found = _attribute_of(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
-        if not f"{module}.".startswith(f"{error.name}."):  # It is something else that it imports in vain.
+        if not f"{module}.".startswith(f"{error.name}."):  # The module is here, and imports another in vain.
             raise
         found = None
     if found is None:
@@ -117,11 +118,11 @@ def own(module: str, name: str, digest: str) -> Any:
 
 
 def own_or_whole(module: str, name: str, whole: bytes) -> Any:
-    """What this process's frozen code calls so, or else what ``whole`` makes."""
+    """The object of that name in this process's frozen code, or else the object that was pickled as ``whole``."""
     found = _attribute_of(importlib.import_module(module), name) if is_frozen(module) else None
     return pickle.loads(whole) if found is None else found
 
 
 def _attribute_of(module: object, qualname: str) -> Any:
-    """None where there is none, as of what a function has made."""
+    """The attribute; None where there is none, as for a class that a function has made."""
     return functools.reduce(lambda found, part: getattr(found, part, None), qualname.split("."), module)

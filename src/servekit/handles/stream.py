@@ -6,20 +6,21 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from servekit.errors import LinkError
+from servekit.handles.answers import RecordKind, RecordReader
 from servekit.handles.failures import unpack_failure
 from servekit.handles.payload import unpack
-from servekit.handles.records import RecordKind, RecordReader
 from servekit.wire.streams import Incoming
 
 
 class ResultStream(Iterator[Any], AsyncIterator[Any]):
-    """The result of a call whose handler gave a generator: an iterator, and an async iterator, of what that makes.
+    """The result of a call whose handler gave a generator: an iterator, and an async iterator, of its items.
 
-    `close` or `aclose` ends the generator where it is, and so does letting go of this object. One reader at a time.
+    `close` or `aclose` ends the generator where it is, as does the end of this object's life. There may be one reader
+    at a time.
     """
 
     def __init__(self, body: Incoming, leave: Callable[[], None]) -> None:
-        """``leave``: called once, in whichever thread, when it is closed before its end."""
+        """``leave``: called once, in whichever thread, when the stream is closed before its end."""
         self._body = body
         self._records = RecordReader()
         self._leave: Callable[[], None] | None = leave
@@ -28,7 +29,7 @@ class ResultStream(Iterator[Any], AsyncIterator[Any]):
         return self
 
     def __next__(self) -> Any:
-        """The next item. Raises what the generator raised."""
+        """The next item. Raises the generator's exception."""
         if self._leave is None:
             raise StopIteration
         try:
@@ -54,7 +55,7 @@ class ResultStream(Iterator[Any], AsyncIterator[Any]):
         return self._item(*record, StopAsyncIteration)
 
     def close(self) -> None:
-        """Read no more: the generator's ``finally`` runs. Again, or after the end: nothing."""
+        """Read no more: the generator's ``finally`` runs. Does nothing after the end, or after another `close`."""
         leave, self._leave = self._leave, None
         if leave is not None:
             self._body.discard(LinkError("this stream was closed"))
@@ -72,7 +73,7 @@ class ResultStream(Iterator[Any], AsyncIterator[Any]):
         self._records.feed(piece)
 
     def _item(self, kind: RecordKind, payload: bytearray, over: type[Exception]) -> Any:
-        """What a record holds; raises what the generator raised, or ``over`` at its end."""
+        """The item in a record; raises the generator's exception, or ``over`` at the generator's end."""
         if kind is RecordKind.ITEM:
             return unpack(payload)
         self._leave = None

@@ -1,4 +1,4 @@
-"""Bodies that are handed on in pieces: what came in of a request's, and how an answer's goes out."""
+"""Bodies that are handed on in pieces: a request's as it comes in, an answer's as it goes out."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ BUFFER_BYTES = 256 * 1024
 
 
 class IncomingBody:
-    """The rest of a body that is longer than `WHOLE_BYTES`: what has come, and has not been taken yet.
+    """The rest of a body that is longer than `WHOLE_BYTES`: the pieces that have come, and have not been taken yet.
 
-    Behind a request for a WebSocket it has no end: it is whatever the client sends, as it is.
+    The body of a request for a WebSocket has no end: its pieces are whatever the client sends, as it is.
     """
 
     __slots__ = ("_pieces", "ended", "size", "unwanted", "wake")
@@ -27,7 +27,7 @@ class IncomingBody:
         """The last piece has come."""
         self.unwanted = False
         self.wake: Callable[[], None] | None = None
-        """Called when a piece, or the end, has come; whoever takes the pieces sets it. It must not raise."""
+        """Called when a piece, or the end, has come; set by whoever takes the pieces. It must not raise."""
 
     @property
     def is_full(self) -> bool:
@@ -42,7 +42,7 @@ class IncomingBody:
         return piece
 
     def discard(self) -> None:
-        """Nobody will take what is here, nor what still comes."""
+        """Nobody will take the pieces that are here, nor those that still come."""
         self._pieces.clear()
         self.size = 0
         self.unwanted = True
@@ -69,13 +69,13 @@ class OutgoingBody:
     __slots__ = ("_chunked", "_left", "_silent")
 
     def __init__(self, length: int | None, *, chunked: bool, silent: bool) -> None:
-        """``length``: what Content-Length promised. ``silent``: an answer to HEAD, say, of which no body is sent."""
+        """``length``: as Content-Length promised. ``silent``: no body is sent, in an answer to HEAD, say."""
         self._left = length
         self._chunked = chunked
         self._silent = silent
 
     def piece(self, data: bytes) -> bytes:
-        """``data`` as it goes out; what is beyond the promised length does not."""
+        """``data`` as it goes out, without what is beyond the promised length."""
         if self._silent or not data:
             return b""
         if self._chunked:
@@ -86,7 +86,7 @@ class OutgoingBody:
         return data
 
     def last(self, *, complete: bool) -> bytes | None:
-        """What ends the body; None when it cannot be ended, and the connection must be cut."""
+        """The bytes that end the body; None when it cannot be ended, and the connection must be cut."""
         if self._silent:
             return b""
         if not complete or self._left:

@@ -1,4 +1,4 @@
-"""What a request's head must be, beyond what llhttp refuses by itself: pure functions.
+"""The rules for a request's head beyond those that llhttp holds it to: pure functions.
 
 The rules are RFC 9112's (message syntax) and RFC 9110's; where they leave a choice, the one that two servers in a row
 cannot read in two ways.
@@ -22,7 +22,7 @@ class Fault(NamedTuple):
 
     status: int
     text: str
-    """What was wrong, for the client."""
+    """The reason, for the client."""
 
 
 class RequestTarget(NamedTuple):
@@ -38,7 +38,14 @@ class RequestTarget(NamedTuple):
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^?#]*)(?:\?([^#]*))?", re.IGNORECASE)
 _WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
-_SINGLE = (b"host", b"content-length", b"transfer-encoding")
+# Not a list, each of them (RFC 9110, 5.3): of two, one server may take the first and another the last.
+_SINGLE = b"""host content-length transfer-encoding content-type authorization origin range sec-websocket-key
+    sec-websocket-version x-serve-call-method""".split()
+# Method, target and version with one space between two, and no backslash in the path, which some take for a slash.
+# llhttp takes more: several spaces, what is no HTTP (``SOURCE / ICE/1.0``), and any CR and LF in front.
+_REQUEST_LINE = re.compile(rb"([A-Z-]+) ([^\0- ?\\\x7f-\xff]+(?:\?[!-~]*)?) HTTP/([0-9]\.[0-9])\r\n")
+match_request_line = _REQUEST_LINE.match
+"""Matches where bytes begin with a request line as it must be, and has its three parts as groups."""
 
 
 @lru_cache(maxsize=1024)
@@ -84,12 +91,23 @@ def _check_framing(version: str, fields: Fields, limits: HttpLimits) -> Fault | 
         if encoding.lower() != b"chunked":
             return Fault(400, "a Transfer-Encoding other than chunked")
     elif length is not None:
-        # llhttp has checked that it is all digits, and below 2**64; zeros in front may be any number.
-        if len(length) > 20:
-            return Fault(400, "a Content-Length of more than 20 digits")
+        # llhttp has checked that it is all digits, and below 2**64.
+        if length[:1] == b"0" and length != b"0":
+            return Fault(400, "a Content-Length with zeros in front")
         if int(length) > limits.body_bytes:
             return body_too_large(limits)
     return None
+
+
+def check_request_line(line: bytes, limits: HttpLimits) -> Fault | None:
+    """The first fault of a request line, with its CRLF; or of the first bytes of one that has not ended yet."""
+    if len(line) - 2 > limits.request_line_bytes:
+        return Fault(414, f"the request line is longer than {limits.request_line_bytes} bytes")
+    if line[-2:] != b"\r\n" or match_request_line(line) is not None:
+        return None
+    if b"\\" in line.partition(b"?")[0]:
+        return Fault(400, "the path has a backslash")
+    return Fault(400, "the request line is not a method, a target and a version, with one space between two")
 
 
 def check_sizes(headers: Headers, limits: HttpLimits) -> Fault | None:
@@ -107,17 +125,13 @@ def too_many_header_bytes(limits: HttpLimits) -> Fault:
     return Fault(431, f"the headers are larger than {limits.headers_bytes} bytes")
 
 
-def target_too_long(limits: HttpLimits) -> Fault:
-    return Fault(414, f"the request target is longer than {limits.request_line_bytes} bytes")
-
-
 def body_too_large(limits: HttpLimits) -> Fault:
     return Fault(413, f"the body is larger than {limits.body_bytes} bytes")
 
 
 def wants_websocket(method: bytes, fields: Fields) -> bool:
-    """Whether a request that asks for an upgrade asks for this one. Other upgrades are ignored; so is this one where
-    it comes with a body, which no handshake has.
+    """Whether a request that asks for an upgrade asks for a WebSocket. Other upgrades are ignored; so is a WebSocket's
+    where the request has a body, which no handshake has.
     """
     if method != b"GET" or b"transfer-encoding" in fields or fields.get(b"content-length", b"0").strip(b"0"):
         return False
@@ -125,7 +139,7 @@ def wants_websocket(method: bytes, fields: Fields) -> bool:
 
 
 def check_websocket(version: str, fields: Fields) -> Fault | None:
-    """What is wrong with a WebSocket's handshake (RFC 6455, 4.2.1), or None."""
+    """The first fault of a WebSocket's handshake (RFC 6455, 4.2.1), or None."""
     if version != "1.1":
         return Fault(400, "a WebSocket takes HTTP/1.1")
     if fields.get(b"sec-websocket-version") != b"13":
@@ -151,4 +165,7 @@ def split_target(method: bytes, target: bytes) -> RequestTarget | Fault:
         host, path, query = match[1], match[2] or b"/", match[3] or b""
     if b"#" in target:
         return Fault(400, "the request target has a fragment")
-    return RequestTarget(unquote_to_bytes(path).decode("utf-8", "replace"), query, host)
+    plain = unquote_to_bytes(path)
+    if b"\0" in plain:
+        return Fault(400, "the path has a %00, at which some programs end it")
+    return RequestTarget(plain.decode("utf-8", "replace"), query, host)

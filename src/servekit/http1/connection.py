@@ -1,6 +1,6 @@
-"""One client's connection: requests in order, answers in order, and how it ends.
+"""One client's connection: requests in order, answers in order, and the end.
 
-What each event does, by the state that it meets: the next state, or why there is none.
+The table has what each event does in each state: the next state, or why there is none.
 
 =========  ==================  ========================  ===================  ================  =======================
 state      a request is ready  the app's answer          a body breaks off    the client ends   the server drains
@@ -18,8 +18,8 @@ LINGERING  is discarded                                                       CL
 
 A body breaks off when it is malformed, too long, too slow, or ended by its client. A head that is at fault is refused
 in IDLE, behind the answers to what came before it: LINGERING. LAST ends with the body that it waits for: in LINGERING
-where the client has sent more than that, else in CLOSED. `connection_lost` ends every state. How long one may last,
-`timeouts.py` says.
+where the client has sent more than that, else in CLOSED. `connection_lost` ends every state. `timeouts.py` says how
+long a state may last.
 """
 
 from __future__ import annotations
@@ -30,24 +30,32 @@ import enum
 import fcntl
 import sys
 import termios
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
+from servekit.config import HttpLimits
 from servekit.http1.body import IncomingBody, OutgoingBody
 from servekit.http1.checks import Fault
 from servekit.http1.reader import FEED_BYTES, Phase, RequestReader
-from servekit.http1.request import HttpRequest
-from servekit.http1.responses import BODILESS, CHUNKED, CONTINUE, LENGTH, SWITCHED, render, render_fault, status_line
+from servekit.http1.request import HttpApp, HttpRequest
+from servekit.http1.responses import (
+    BODILESS,
+    CHUNKED,
+    CONTINUE,
+    LENGTH,
+    SWITCHED,
+    LastLines,
+    render,
+    render_fault,
+    status_line,
+)
 from servekit.http1.timeouts import Overdue, ReadingTime, Wait, overdue, too_slow
-
-if TYPE_CHECKING:
-    from servekit.http1.server import HttpServer
 
 _JOIN_BYTES = 64 * 1024
 """Bodies above this are written by themselves, rather than copied behind their head."""
 
 
 class ConnectionState(enum.Enum):
-    """What a connection does for its client."""
+    """The state of a connection towards its client."""
 
     IDLE = "no request is in hand"
     ASKED = "the app has a request, and has not begun to answer it"
@@ -60,6 +68,21 @@ class ConnectionState(enum.Enum):
 
 # By their names alone, for each request looks at some: a member of an `Enum` costs a descriptor's call in Python 3.11.
 IDLE, ASKED, ANSWERING, TUNNEL, LAST, LINGERING, CLOSED = ConnectionState
+
+
+class ConnectionOwner(Protocol):
+    """The `HttpServer`, as its connections use it."""
+
+    app: HttpApp
+    limits: HttpLimits
+    draining: bool
+    last_lines: LastLines
+
+    def admit(self, connection: HttpConnection) -> bool:
+        """A client has connected: whether it is served. If not, the connection says so and closes."""
+
+    def forget(self, connection: HttpConnection) -> None:
+        """The connection is gone."""
 
 
 class HttpConnection(asyncio.Protocol):
@@ -90,7 +113,7 @@ class HttpConnection(asyncio.Protocol):
 
     _transport: asyncio.Transport
 
-    def __init__(self, server: HttpServer) -> None:
+    def __init__(self, server: ConnectionOwner) -> None:
         self.client = ""
         self._server = server
         self._handle = server.app.handle
@@ -104,19 +127,18 @@ class HttpConnection(asyncio.Protocol):
         self._writable = True
         self._written_bytes = 0  # by `write_answer`
         self._eof = False
-        # What the last sweep saw, and when that began.
+        # The wait that the last sweep saw, and when it began.
         self._seen: object = None
         self._since = 0.0
         self._reading_time = ReadingTime()
 
     @property
     def socket(self) -> Any:
-        """None: the connection is in memory."""
         return self._transport.get_extra_info("socket")
 
     @property
     def _tunnel(self) -> IncomingBody | None:
-        """What takes the bytes that come, in `TUNNEL`."""
+        """The body that takes the bytes that come, in `TUNNEL`."""
         return self._current.incoming if self._state is TUNNEL and self._current is not None else None
 
     @property
@@ -136,12 +158,14 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         reader = self._reader
         if len(data) > FEED_BYTES or reader.ended or self._unfed:
-            self._receive_much(data)
+            if not self._is_over:
+                self._unfed = b"".join((self._unfed, data)) if self._unfed else data
+                self._advance()
             return
         reader.feed(data)
         ready = reader.ready
         if len(ready) == 1 and self._state is IDLE and self._writable and not reader.ended:
-            # One request, and nothing else to see to: what nearly all data is.
+            # One request, and nothing else to see to: nearly all data is that.
             self._current = request = ready.popleft()
             request.connection = self
             self._state = ASKED
@@ -150,7 +174,7 @@ class HttpConnection(asyncio.Protocol):
             self._advance()
 
     def eof_received(self) -> bool:
-        """A client may shut down its side once it has asked: what it has asked for is still answered."""
+        """A client may shut down its side once it has asked: its requests are still answered."""
         self._eof = True
         if self._tunnel is not None:
             self._tunnel.end()
@@ -165,7 +189,7 @@ class HttpConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._writable = True
         if self._outgoing is not None and self._current is not None:
-            self._server.app.writable(self._current)
+            self._current.writable()
         self._advance()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -176,11 +200,11 @@ class HttpConnection(asyncio.Protocol):
 
     # -- called by requests -------------------------------------------------------------------------------
 
-    def answer(self, request: HttpRequest, status: int, head: bytes, body: bytes, close: bool) -> None:
+    def answer(self, request: HttpRequest, status: int, head: bytes, body: bytes) -> None:
         """Write the answer to the current request, and take up the next one."""
         server, reader = self._server, self._reader
-        plain = request.keep_alive and request.incoming is None and not (close or server.draining)
-        lines = server.last_lines.keep if plain and request.version == "1.1" else self._last_lines(request, close)
+        plain = request.keep_alive and request.incoming is None and not server.draining
+        lines = server.last_lines.keep if plain and request.version == "1.1" else self._last_lines(request)
         head_only = request.method == "HEAD"
         if len(body) > _JOIN_BYTES and not head_only and status not in BODILESS:
             self._transport.write(render(status, head, body, lines, head_only=True))
@@ -201,15 +225,16 @@ class HttpConnection(asyncio.Protocol):
             return
         bodiless = status in BODILESS
         chunked = length is None and request.version == "1.1" and not bodiless
-        # To HTTP/1.0 a body of unknown length ends with the connection.
-        lines = self._last_lines(request, length is None and not chunked and not bodiless)
+        if length is None and not chunked and not bodiless:
+            request.keep_alive = False  # To HTTP/1.0 a body of unknown length ends with the connection.
+        lines = self._last_lines(request)
         self._state = TUNNEL if request.upgrade else ANSWERING
         self._outgoing = OutgoingBody(length, chunked=chunked, silent=bodiless or request.method == "HEAD")
         framing = CHUNKED if chunked else b"" if length is None or bodiless else LENGTH % length
         self._transport.write(b"".join((status_line(status), head, framing, lines)))
 
     def write_answer(self, data: bytes) -> bool:
-        """Write a piece of the current answer's body; whether there is room for more."""
+        """Write a piece of the current answer's body. Returns whether there is room for more."""
         assert self._outgoing is not None
         piece = self._outgoing.piece(data)
         self._written_bytes += len(piece)
@@ -228,14 +253,14 @@ class HttpConnection(asyncio.Protocol):
             self._answered(request)
 
     def body_taken(self) -> None:
-        """Something of the current request's body was taken: read on, if that was what reading waited for."""
+        """Bytes of the current request's body were taken: read on, if reading was paused for that."""
         if self._paused and not self._advancing:
             self._advance()
 
-    def _last_lines(self, request: HttpRequest, close: bool) -> bytes:
+    def _last_lines(self, request: HttpRequest) -> bytes:
         """The last lines of the current answer's head; notes whether the connection goes on behind it."""
         server = self._server
-        if close or (server.draining and not self._reader.ready and not self._unfed):
+        if server.draining and not self._reader.ready and not self._unfed:
             request.keep_alive = False
         if not request.keep_alive:
             return server.last_lines.close
@@ -250,8 +275,8 @@ class HttpConnection(asyncio.Protocol):
             self._advance()
 
     def _let_go(self) -> HttpRequest | None:
-        """The current request is over. What is still to come of it is read and forgotten: its client may be slow to
-        look for the answer.
+        """The current request is over. The rest of its body is read and forgotten: its client may be slow to look for
+        the answer.
         """
         request, self._current, self._outgoing = self._current, None, None
         if request is not None and request.incoming is not None:
@@ -260,13 +285,8 @@ class HttpConnection(asyncio.Protocol):
 
     # -- one request at a time ------------------------------------------------------------------------------
 
-    def _receive_much(self, data: bytes) -> None:
-        if not self._is_over:
-            self._unfed = b"".join((self._unfed, data)) if self._unfed else data
-            self._advance()
-
     def _advance(self) -> None:
-        """Hand over requests until one is not answered at once; then see to whatever else is due.
+        """Hand over requests until one is not answered at once; then `_settle`.
 
         A loop, not a recursion: an app that answers at once comes back here through `answer`.
         """
@@ -300,13 +320,14 @@ class HttpConnection(asyncio.Protocol):
         at = 0
         while at < len(view) and not reader.ended and not reader.is_full:
             most = reader.feed_bytes
-            reader.feed(view[at : at + most])
+            piece = view[at : at + most]
+            reader.feed(piece if reader.phase is Phase.BODY else bytes(piece))
             at += most
         # A view of the rest: copying that each time would make much of one read cost its square.
         self._unfed = view[at:] if at < len(view) and not self._is_over else b""
 
     def _settle(self) -> None:
-        """See to whatever is due, now that the reader or the current request is in another state."""
+        """Do what is due, now that the reader or the current request is in another state."""
         reader = self._reader
         if reader.fault is not None and reader.incoming is not None and self._break_off(reader.fault):
             return
@@ -339,7 +360,7 @@ class HttpConnection(asyncio.Protocol):
     # -- how it ends ----------------------------------------------------------------------------------------
 
     def _break_off(self, fault: Fault) -> bool:
-        """A body that arrives in pieces is at fault, or does not come; whether that ends the connection now."""
+        """A body that arrives in pieces is at fault, or does not come. Returns whether the connection ends now."""
         reader = self._reader
         reader.incoming = None
         if reader.ready:  # It is the last there, behind what is still to be answered.
@@ -355,14 +376,14 @@ class HttpConnection(asyncio.Protocol):
         return True
 
     def _abandon(self) -> None:
-        """Nobody waits for the answer to the current request."""
+        """Give the current request up: its client is gone, or will get no answer."""
         request = self._let_go()
         if request is not None:
             request.done = True
-            self._server.app.abandoned(request)
+            request.abandoned()
 
     def _refuse(self, fault: Fault) -> None:
-        self._transport.write(render_fault(fault, self._server.last_lines.close))
+        self._transport.write(render_fault(fault, self._reader.headers, self._server.last_lines.close))
         self._linger()
 
     def _end(self, *, client_may_send: bool = False) -> None:
@@ -399,37 +420,37 @@ class HttpConnection(asyncio.Protocol):
         self._stop(CLOSED)
         self._transport.abort()
 
-    def close_if_idle(self, *, spare_fresh: bool) -> None:
-        """Close unless there is a request in hand, or one on its way in. A tunnel has no end of its own: its handler
-        is told that the client's half is over, so that it may say goodbye.
+    def close_if_idle(self) -> None:
+        """Close unless there is a request in hand, or one on its way in, or the client has not asked yet. A tunnel has
+        no end of its own: its handler is told that the client's half is over, so that the handler may end the other.
         """
         reader = self._reader
         if self._tunnel is not None:
             self._tunnel.end()
         busy = self._state is not IDLE or reader.ready or self._unfed or reader.phase is not Phase.BETWEEN
-        if not busy and (reader.messages or not spare_fresh):
+        if not busy and reader.messages:
             self._close()
 
     # -- timeouts -------------------------------------------------------------------------------------------
 
     def sweep(self, now: float) -> None:
-        """Called by the server now and then: act on what has not changed for too long.
+        """Act on a wait that has lasted too long; called by the server now and then.
 
-        The state is compared with what the last sweep saw, so that the common path keeps no times.
+        The wait is compared with the one that the last sweep saw, so that the common path keeps no times.
         """
         server, reader = self._server, self._reader
-        waits = self._waits_for()
+        wait = self._wait()
         due: Overdue | Fault | None = None
-        if waits[0] is Phase.BODY:
+        if wait[0] is Phase.BODY:
             self._reading_time.add(reader.messages, now)
             due = too_slow(reader.body_size, self._reading_time.seconds, server.limits)
         else:
             self._reading_time.stop()
-        if waits != self._seen:
-            self._seen = waits
+        if wait != self._seen:
+            self._seen = wait
             self._since = now
         elif due is None:
-            due = overdue(waits[0], now - self._since, server.limits, draining=server.draining)
+            due = overdue(wait[0], now - self._since, server.limits, draining=server.draining)
         match due:
             case Overdue.PROBE:
                 self._probe()
@@ -441,8 +462,8 @@ class HttpConnection(asyncio.Protocol):
                 reader.fail(late)
                 self._settle()
 
-    def _waits_for(self) -> tuple[Any, ...]:
-        """What the connection waits for, and what changes while that goes on."""
+    def _wait(self) -> tuple[Any, ...]:
+        """The reason why the connection waits, and whatever changes as long as the client goes on."""
         reader, state = self._reader, self._state
         unsent_bytes = self._transport.get_write_buffer_size()
         if unsent_bytes or state is CLOSED:
@@ -467,9 +488,7 @@ class HttpConnection(asyncio.Protocol):
 
 
 def _bytes_in_kernel(socket: Any) -> int:
-    """What the peer has not acknowledged (SIOCOUTQ, tcp(7)). The transport may write more only when a third of the
-    kernel's buffer is free, which is too late to tell a slow reader from none. 0 where ``socket`` is None.
+    """How many bytes the peer has not acknowledged (SIOCOUTQ, tcp(7)). The transport may write more only when a third
+    of the kernel's buffer is free, which is too late to tell a slow reader from none.
     """
-    if socket is None:
-        return 0
     return int.from_bytes(fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)

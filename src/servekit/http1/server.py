@@ -1,67 +1,60 @@
-"""What the connections of one listener share: the app, the limits, the clock."""
+"""A server: the app, the limits and the clock that the connections of one listener share."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from typing import Any, Protocol
+import resource
+from typing import Any
 
 from servekit.config import HttpLimits
 from servekit.forks import forks
 from servekit.http1.connection import HttpConnection
-from servekit.http1.request import HttpRequest
+from servekit.http1.request import HttpApp
 from servekit.http1.responses import LastLines, render_last_lines
 from servekit.http1.timeouts import shortest_timeout_s
+from servekit.tasks import came_within
 
 _SWEEP_S = 0.5
 DRAIN_GRACE_S = 0.1
-"""While a server drains, a client that asks again within this time of the beginning is answered, and told by that that
-the connection ends. Closed at once, it would lose a request that is on its way, which HTTP/1.1 has no word for."""
+"""How long a draining server goes on answering clients that ask again; each answer says that the connection ends. A
+connection that is closed at once loses a request that is on its way, and HTTP/1.1 has no word for that."""
 _REFUSALS = 256
-"""Connections beyond the limit that are told so; those beyond these are aborted."""
+"""So many connections beyond the limit are told so; those beyond these are aborted."""
+_OTHER_DESCRIPTORS = 128
+"""Left for links, listeners, logs and what else a process has open."""
 
 
-class HttpApp(Protocol):
-    """What answers the requests of an `HttpServer`. Every method is called on the loop, and must not raise."""
+def most_connections(asked: int, descriptors: int) -> tuple[int, int]:
+    """How many connections are served, and how many more are told that there are too many, where a process may have so
+    many descriptors (`resource.RLIM_INFINITY`: no limit).
 
-    def new_request(self) -> HttpRequest:
-        """A new request, or object of a subclass, for the connection to fill in. Assigning the class will do."""
-
-    def handle(self, request: HttpRequest) -> None:
-        """A request has arrived, but for what its `IncomingBody` still brings. Answer it by `HttpRequest.respond`, or
-        by `HttpRequest.begin` and what follows, now or later."""
-
-    def writable(self, request: HttpRequest) -> None:
-        """The client of a request whose answer has begun reads again, after `HttpRequest.write` returned False."""
-
-    def abandoned(self, request: HttpRequest) -> None:
-        """The client of a request that was handed over went away before it was answered."""
+    At that limit a connection could be accepted by nobody, and would be closed without a word. Beside its socket each
+    may have a file, for a body or an answer that is spooled.
+    """
+    if descriptors == resource.RLIM_INFINITY:
+        return asked, _REFUSALS
+    free = max(2, descriptors - _OTHER_DESCRIPTORS)
+    return min(asked, free // 2), min(_REFUSALS, free // 8)
 
 
 class HttpServer:
     """Shared by all connections of one listener in one process.
 
-    It does not listen: give `protocol_factory` to ``loop.create_server`` or ``create_unix_server``.
+    It does not listen: give it to an `Acceptor`, or its `protocol_factory` to ``loop.create_unix_server``.
     """
 
-    def __init__(
-        self,
-        app: HttpApp,
-        limits: HttpLimits,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        server_header: str | None = None,
-    ) -> None:
-        """``server_header``: the value of a Server header in every answer; default: none."""
+    def __init__(self, app: HttpApp, limits: HttpLimits, loop: asyncio.AbstractEventLoop) -> None:
         self.app = app
         self.limits = limits
         self.loop = loop
         self.connections: set[HttpConnection] = set()
         """Those admitted; the ones refused over the limit are not among them."""
         self.draining = False
-        self.last_lines: LastLines = render_last_lines(server_header)
-        self._server_header = server_header
+        self.last_lines: LastLines = render_last_lines()
         self._refused: set[HttpConnection] = set()
+        self.most, self._most_refused = most_connections(
+            limits.connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        )
         self._timer: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event | None = None
         self._sweep_s = min(_SWEEP_S, max(shortest_timeout_s(limits) / 4, 0.02))
@@ -76,7 +69,7 @@ class HttpServer:
             forks.hold_those_of(self)
 
     async def drain(self, timeout_s: float) -> int:
-        """Answer what is in flight, and close every connection.
+        """Answer the requests in flight, and close every connection.
 
         Idle ones are closed after `DRAIN_GRACE_S`. Returns when all are closed; after ``timeout_s`` seconds it aborts
         the others, and returns how many.
@@ -86,21 +79,17 @@ class HttpServer:
             return 0
         self._empty = asyncio.Event()
         ends = self.loop.time() + timeout_s
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._empty.wait(), min(DRAIN_GRACE_S, timeout_s))
+        await came_within(self._empty, min(DRAIN_GRACE_S, timeout_s))
         for connection in list(self.connections):
-            connection.close_if_idle(spare_fresh=True)
-        try:
-            await asyncio.wait_for(self._empty.wait(), ends - self.loop.time())
-        except asyncio.TimeoutError:
-            left = list(self.connections)
-            for connection in left:
-                connection.abort()
-            return len(left)
-        return 0
+            connection.close_if_idle()
+        await came_within(self._empty, ends - self.loop.time())
+        left = list(self.connections)
+        for connection in left:
+            connection.abort()
+        return len(left)
 
     def close(self) -> None:
-        """Abort what is left, and stop the timer."""
+        """Abort the connections that are left, and stop the timer."""
         self.draining = True
         if self._timer is not None:
             self._timer.cancel()
@@ -109,18 +98,18 @@ class HttpServer:
             connection.abort()
 
     def sockets(self) -> list[Any]:
-        """Those of all connections."""
+        """The sockets of all connections."""
         return [connection.socket for connection in [*self.connections, *self._refused]]
 
     # -- called by connections ------------------------------------------------------------------------------
 
     def admit(self, connection: HttpConnection) -> bool:
-        """Whether there is room for one more; if not, it is to say so and close."""
-        if len(self.connections) < self.limits.connections:
+        """Whether there is room for one more connection; if not, the connection is to say so and close."""
+        if len(self.connections) < self.most:
             self.connections.add(connection)
             return True
         self._refused.add(connection)
-        if len(self._refused) > _REFUSALS:
+        if len(self._refused) > self._most_refused:
             connection.abort()
         return False
 
@@ -132,7 +121,7 @@ class HttpServer:
 
     def _sweep(self) -> None:
         self._timer = self.loop.call_later(self._sweep_s, self._sweep)
-        self.last_lines = render_last_lines(self._server_header)
+        self.last_lines = render_last_lines()
         now = self.loop.time()
         for connection in [*self.connections, *self._refused]:
             connection.sweep(now)

@@ -1,4 +1,4 @@
-"""How long a connection may wait for its client, and what follows when the client is late: nothing here has effects.
+"""How long a connection may wait for its client, and what follows when the client is late: functions without effects.
 
 A sweep of the server asks for each connection now and then, so that no time is kept on the common path.
 """
@@ -22,7 +22,7 @@ _BETWEEN_SWEEPS_S = 1.0
 
 
 class Wait(enum.Enum):
-    """What a connection waits for, where that is not for more of a request: then it is the reader's `Phase`."""
+    """The reason why a connection waits. One that waits for more of a request has the reader's `Phase` instead."""
 
     APP = "the app is to answer, or to end a WebSocket"
     HALF_CLOSED = "the app is to answer a client that sends no more"
@@ -31,7 +31,7 @@ class Wait(enum.Enum):
 
 
 class Overdue(enum.Enum):
-    """What a connection is to do that has waited for too long, and answers nothing."""
+    """The act of a connection that has waited for too long, and answers nothing."""
 
     PROBE = "write, to learn whether the client is there"
     CLOSE = "close, behind what was written"
@@ -41,7 +41,7 @@ class Overdue(enum.Enum):
 class ReadingTime:
     """For how long one body has been read, as sweeps see it.
 
-    Time in which it was not read does not count: something else was to be taken first, or the whole process stood.
+    Time in which the body was not read does not count: something else was to be taken first, or the process stood.
     """
 
     __slots__ = ("_message", "_seen_at", "seconds")
@@ -65,7 +65,7 @@ class ReadingTime:
 
 
 def too_slow(body_bytes: int, seconds: float, limits: HttpLimits) -> Fault | None:
-    """The fault of a body of which so much has come while it was read for so long; None: it comes fast enough."""
+    """The fault of a body of which so much has come while it was read for so long; None: the body is fast enough."""
     rate = limits.body_rate_bytes_s
     if seconds <= limits.body_rate_grace_s or body_bytes >= rate * seconds:
         return None
@@ -79,7 +79,7 @@ def shortest_timeout_s(limits: HttpLimits) -> float:
 
 
 def overdue(wait: Wait | Phase, elapsed_s: float, limits: HttpLimits, *, draining: bool) -> Overdue | Fault | None:
-    """What follows when a connection has waited so long, and nothing has changed meanwhile; None: nothing yet."""
+    """The act that is due when a connection has waited so long without any change; None: nothing is due yet."""
     match wait:
         case Wait.CLIENT_CLOSES if elapsed_s > LINGER_S:
             return Overdue.CLOSE

@@ -6,26 +6,23 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from servekit.http1.body import IncomingBody
+from servekit.http1.request import RequestConnection
 from servekit.ingress.spool import Spool, SpoolSpace
 from servekit.wire.data_frames import PIECE_BYTES
 from servekit.wire.streams import Incoming, Outgoing
-
-if TYPE_CHECKING:
-    from servekit.http1.request import RequestConnection
-    from servekit.ingress.exchange import Exchange
 
 _log = logging.getLogger("servekit.ingress")
 
 UPLOAD_MEMORY_BYTES = 1024 * 1024
 """A body that is taken in whole is in memory up to this length, beyond it in a file."""
 PATIENCE_S = 0.01
-"""How long a client may leave its write buffer full before its answer is spooled. One that is faster than 20 MB a
-second stays below it: to wait for it costs the replica less than a file would cost everyone."""
+"""How long a client may leave its write buffer full before its answer is spooled. A client that is faster than 20 MB a
+second stays below this: to wait for such a client costs the replica less than a file would cost everyone."""
 TURN_BYTES = 16 * PIECE_BYTES
-"""Of one spool, read in one turn of the loop."""
+"""The most that is read of one spool in one turn of the loop."""
 
 
 def when_due(incoming: IncomingBody, dispatch: Callable[[], None]) -> None:
@@ -41,10 +38,10 @@ def when_due(incoming: IncomingBody, dispatch: Callable[[], None]) -> None:
 
 
 class Upload:
-    """The part of a request's body that follows its `Call`, handed on as it comes. It is the `PieceSource` of what a
-    replica is sent.
+    """The part of a request's body that follows its `Call`, handed on as it comes: a `PieceSource`.
 
-    Until a replica grants credit, it has not begun, and what it was sent is kept: then the call can be sent again.
+    Until a replica grants credit, the call has not begun, and the pieces that were sent are kept: then the call can be
+    sent again.
     """
 
     __slots__ = ("_connection", "_incoming", "_stream", "_unsent", "kept")
@@ -53,9 +50,9 @@ class Upload:
         self._incoming = incoming
         self._connection = connection
         self.kept: list[bytes] = []
-        """What was sent, while it may be sent again."""
+        """Pieces that were sent, while they may be sent again."""
         self._unsent: deque[bytes] = deque()
-        """Of what is kept, what is yet to be sent again."""
+        """Those of the kept pieces that are yet to be sent again."""
         self._stream: Outgoing | None = None
 
     @property
@@ -63,21 +60,21 @@ class Upload:
         return self._stream is None or not self._stream.granted
 
     def start(self, stream: Outgoing) -> None:
-        """Send what there is to a replica; the rest as it comes, and as there is credit."""
+        """Send the body to a replica, from its beginning: as it comes, and as there is credit."""
         self._stream = stream
         self._unsent = deque(self.kept)
         stream.follow(self)
 
     def release(self) -> None:
-        """It will not be sent again."""
+        """The body will not be sent again."""
         self.kept = []
 
     def stop(self) -> None:
-        """Nobody wants the rest."""
+        """Nobody wants the rest of the body."""
         if self._stream is not None:
             self._stream.stop()
         self.kept = []
-        self._incoming.wake = None  # What would have it sent.
+        self._incoming.wake = None  # The end of the body would call it.
         self._incoming.discard()
 
     # -- PieceSource ---------------------------------------------------------------------------------------------------
@@ -111,10 +108,10 @@ class Upload:
 
 
 class WholeUpload:
-    """The part of a request's body that follows its `Call`, taken in to its end before a replica is chosen. It is the
-    `PieceSource` of what a replica is sent then.
+    """The part of a request's body that follows its `Call`, taken in to its end before a replica is chosen: then it is
+    a `PieceSource`.
 
-    It is kept until an answer has begun: until then the call can be sent again.
+    The body is kept until an answer has begun: until then the call can be sent again.
     """
 
     __slots__ = ("_at", "_connection", "_failed", "_incoming", "_spool", "_stream", "can_start_again", "size", "wake")
@@ -133,8 +130,8 @@ class WholeUpload:
         self.wake: Callable[[], None] | None = None
 
     def take_in(self, kept: list[bytes], complete: Callable[[], None], failed: Callable[[], None]) -> None:
-        """Call ``complete`` once all of the body is here, behind ``kept``; ``failed`` where there is no room for it,
-        and likewise later, where it cannot be read again. Neither, once it was stopped.
+        """Call ``complete`` once all of the body is here, behind ``kept``; ``failed`` where there is no room for the
+        body, and likewise later, where the body cannot be read again. After `stop`, neither is called.
         """
         self._failed = failed
 
@@ -154,20 +151,25 @@ class WholeUpload:
         self._incoming.wake = take
         take()
 
+    @property
+    def in_memory(self) -> bytes | None:
+        """All of it, while it is kept; None: it is in a file, or is not kept any more."""
+        return self._spool.in_memory if self.can_start_again else None
+
     def start(self, stream: Outgoing) -> None:
-        """Send it to a replica, from its beginning, as there is credit."""
+        """Send the body to a replica, from its beginning, as there is credit."""
         self._stream = stream
         self._at, self.size = 0, self._spool.end
         stream.follow(self)
 
     def release(self) -> None:
-        """It will not be sent again."""
+        """The body will not be sent again."""
         self.can_start_again = False
         if not self.size:
             self._spool.close()
 
     def stop(self) -> None:
-        """Nobody wants it."""
+        """Nobody wants the body."""
         self.can_start_again = False
         if self._stream is not None:
             self._stream.stop()
@@ -191,38 +193,39 @@ class WholeUpload:
         return piece
 
 
+class DownloadOwner(Protocol):
+    """The `Exchange` of a download, as the download uses it."""
+
+    done: bool
+
+    def write(self, data: bytes) -> bool:
+        """Send a piece to the client; whether the client keeps up."""
+
+    def delivered(self, *, complete: bool) -> None:
+        """All that there is of the body has been written."""
+
+    def cut(self) -> None:
+        """The client is not to get the rest."""
+
+
 class Download:
     """The part of an answer's body that follows its `Answer`.
 
-    It is taken off its replica at the replica's speed: what the client does not take within `PATIENCE_S` goes into a
-    spool, and is granted as credit again. Where there is no spool, or no room in it, it is taken as the client reads.
+    The body is taken from its replica at the replica's speed: pieces that the client does not take within `PATIENCE_S`
+    go into a spool, and are granted as credit again. Where there is no spool, or no room in it, pieces are taken as the
+    client reads.
     """
 
-    __slots__ = (
-        "_body",
-        "_counted_bytes",
-        "_exchange",
-        "_held",
-        "_is_spooling",
-        "_reads",
-        "_space",
-        "_spool",
-        "_timer",
-        "spooled_at",
-        "status",
-        "taken_bytes",
-    )
-
-    def __init__(self, exchange: Exchange, status: int, body: Incoming, space: SpoolSpace | None) -> None:
-        """``space``: where spools may be; None: this answer is not spooled."""
+    def __init__(self, exchange: DownloadOwner, status: int, body: Incoming, space: SpoolSpace | None) -> None:
+        """``space``: the room for spools; None: this answer is not spooled."""
         self._exchange = exchange
         self.status = status
         self._body = body
-        """What came behind all else, and is neither written nor spooled: less than a window and a piece."""
+        """Pieces that are neither written nor spooled, behind all others: less than a window and a piece."""
         self._held: bytes | None = None
-        """Of that, what was taken and found no place."""
+        """A piece that was taken of the body and found no room in the spool."""
         self._counted_bytes = 0
-        """As which both are in the account of the space."""
+        """The length of both, as the space has counted it."""
         self._space = space
         self._reads = True
         """The client keeps up."""
@@ -231,6 +234,8 @@ class Download:
         self._timer: asyncio.TimerHandle | None = None
         self.spooled_at = 0.0
         self.taken_bytes = 0
+        self.written_bytes = 0
+        """Of the body, to the client's connection."""
         body.wake = self._came
         self._came()
 
@@ -239,7 +244,7 @@ class Download:
         return 0 if self._spool is None else self._spool.size
 
     def client_reads(self) -> None:
-        """The client keeps up again: it gets what waits."""
+        """The client keeps up again: write to it what waits here."""
         self._reads = True
         self._stop_timer()
         try:
@@ -261,7 +266,7 @@ class Download:
         self._exchange.cut()
 
     def stop(self) -> None:
-        """Nobody waits for the rest."""
+        """Nobody waits for the rest of the answer."""
         self._stop_timer()
         self._stop_spooling()
         self._held, self._body.wake = None, None
@@ -293,19 +298,21 @@ class Download:
                 self._go_on_later()
 
     def _write(self) -> None:
-        """Write what came to a client that keeps up, behind what is spooled."""
+        """Write the pieces that came to a client that keeps up, once nothing is spooled any more."""
         if self._spool is None or not self._spool.size:
             while self._reads and (piece := self._take()) is not None:
+                self.written_bytes += len(piece)
                 self._reads = self._exchange.write(piece)
 
     def _write_spooled(self) -> None:
-        """Write what is spooled, as much as the client takes or one turn allows."""
+        """Write spooled pieces, as many as the client takes or one turn allows."""
         spool, left = self._spool, TURN_BYTES
         while spool is not None and spool.size and self._reads and left > 0:
             piece = spool.read(spool.start)
             spool.drop(len(piece))
             left -= len(piece)
             self.taken_bytes += len(piece)
+            self.written_bytes += len(piece)
             self._reads = self._exchange.write(piece)
 
     def _take(self) -> bytes | None:
@@ -319,7 +326,7 @@ class Download:
             self._exchange.delivered(complete=self._body.broken is None)
 
     def _go_on_later(self) -> None:
-        """Something waits: for the next turn, for patience to end, or for the client alone."""
+        """Go on with what waits here: in the next turn, after `PATIENCE_S`, or when the client reads."""
         if self._space is None or self._timer is not None:
             return
         if self._reads:
@@ -339,7 +346,7 @@ class Download:
         self._count()
 
     def _fill(self) -> None:
-        """Put what is here into the spool, as far as there is room."""
+        """Put the pieces that are here into the spool, as far as there is room."""
         while self._is_spooling and (piece := self._take()) is not None:
             assert self._spool is not None
             if not self._spool.append(piece):
@@ -359,7 +366,7 @@ class Download:
             self._timer = None
 
     def _count(self) -> None:
-        """Have the space know what is in memory here."""
+        """Tell the space how many bytes are in memory here."""
         if self._space is not None:
             size = self._body.size + len(self._held or b"")
             self._space.memory_bytes += size - self._counted_bytes

@@ -1,4 +1,4 @@
-"""The links that handles dial: their calls become exchanges, and what becomes of those goes back as frames.
+"""The links that handles dial: their calls become exchanges, and the answers go back as frames.
 
 No pickle is loaded here: arguments and results are opaque bytes.
 """
@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Set
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from servekit.ingress.exchange import HandleExchange
+from servekit.ingress.router import Router
 from servekit.wire.data_frames import UNKNOWN, Answer, Credit, Invoke, Refusal
 from servekit.wire.data_links import DataLinks
 from servekit.wire.incoming_calls import IncomingCalls, IncomingLink
-from servekit.wire.link import Link
 from servekit.wire.streams import Incoming, Outgoing
-
-if TYPE_CHECKING:
-    from servekit.ingress.router import Router
 
 _log = logging.getLogger("servekit.ingress")
 
@@ -29,36 +26,22 @@ class Callers:
         self._router = router
         self.calls: IncomingCalls[CallerConnection] = IncomingCalls(self, links, Invoke)
 
-    def new_link(self) -> Link:
-        return self.calls.new_link()
-
-    def leave(self) -> None:
-        """Ask callers to go elsewhere. What a handler calls meanwhile is taken all the same: it is part of a request
-        that is to be finished, and maybe there is nowhere else."""
-        self.calls.leave()
-
     async def drain(self, timeout_s: float) -> None:
-        """After `leave`: until every call is answered, for ``timeout_s`` at most."""
+        """Wait until every call is answered, for ``timeout_s`` at most. Callers have been asked to go elsewhere."""
         if left := await self.calls.wait_answered(timeout_s):
             _log.warning("%d calls of handles are cut off: not answered within %g s", left, timeout_s)
 
-    async def finish(self) -> None:
-        """Close the links, behind the last answers."""
-        await self.calls.finish()
-
     def ended(self, replica_ids: Set[str]) -> None:
-        """The processes of these replicas have ended, and with them who waits for what their handles called."""
+        """The processes of these replicas have ended, and with them whoever waits for what their handles called."""
         for origin in list(self.calls.origins):
             if origin.link.peer_hello.decode(errors="replace") in replica_ids:
                 origin.link.peer_ended()
 
-    def close(self) -> None:
-        """Cut what is left."""
-        self.calls.abort()
-
     # -- CallsAnswerer -----------------------------------------------------------------------------------------------
 
     def called(self, origin: IncomingLink[CallerConnection], frame: Invoke) -> None:
+        # While this worker drains, it takes what handlers call: such a call is part of a request that is to be
+        # finished, and maybe there is no other worker.
         if self.calls.leaving and not frame.chain:
             origin.link.send(Refusal(frame.id, "draining"))
             return
@@ -69,16 +52,13 @@ class Callers:
         exchange.incoming = cast(Any, call.upload)
         exchange.call_method = frame.method
         exchange.chain = frame.chain
-        exchange.own_timeout_s = None if frame.timeout_ms is None else frame.timeout_ms / 1000
-        exchange.limit_s = None if frame.limit_ms is None else frame.limit_ms / 1000
-        self._router.handle_call(exchange, frame.endpoint, frame.request_id.encode(errors="replace"))
+        self._router.handle_call(exchange, frame)
 
     def cancelled(self, call: CallerConnection) -> None:
         call.over()
-        exchange = call.exchange
-        if not exchange.done:
-            exchange.done = True
-            self._router.abandoned(exchange)
+        if not call.exchange.done:
+            call.exchange.done = True
+            call.exchange.abandoned()
 
     def calls_done(self) -> None: ...
 
@@ -107,14 +87,14 @@ class CallerConnection:
         self.download: Outgoing | None = None
 
     def over(self) -> None:
-        """Nothing more will be sent for it."""
+        """Nothing more will be sent for the call."""
         self._origin.open.pop(self._number, None)
         if self._calls.leaving:
             self._calls.check()
 
-    # -- what its exchange calls -------------------------------------------------------------------------------------
+    # -- RequestConnection -------------------------------------------------------------------------------------------
 
-    def answer(self, request: object, status: int, head: bytes, body: bytes, close: bool) -> None:
+    def answer(self, request: object, status: int, head: bytes, body: bytes) -> None:
         self._origin.link.send(Answer(self._number, status, head, body, 0, 0))
         self.over()
 
@@ -134,8 +114,8 @@ class CallerConnection:
         self.over()
 
     def body_taken(self) -> None:
-        """`Incoming` grants what is taken of it by itself."""
+        """Nothing: `Incoming` grants credit by itself, as it is read."""
 
     def _writable(self) -> None:
         if not self.exchange.done:
-            self.exchange.router.writable(self.exchange)
+            self.exchange.writable()

@@ -21,9 +21,9 @@ class Expiring(Protocol):
 
 
 class Deadlines:
-    """Of one worker. ``expired`` of an item is called up to `GRAIN_S` after its time, by the loop's clock.
+    """The deadlines of one worker. `expired` of an item is called up to `GRAIN_S` after its time, by the loop's clock.
 
-    To add one: put it into `open`, and call `plan` where it expires before `earliest`.
+    To add an item, put it into `open`, and call `plan` where the item expires before `earliest`.
     """
 
     __slots__ = ("_loop", "_timer", "earliest", "open")
@@ -32,7 +32,7 @@ class Deadlines:
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self.open: set[Expiring] = set()
-        """Those that are not over. Whoever ends one takes it out."""
+        """Items that are not over. Whoever ends one takes it out."""
         self.earliest = math.inf
         """When the timer strikes."""
 
@@ -43,6 +43,7 @@ class Deadlines:
         self._timer = self._loop.call_later(max(0.0, at - self._loop.time()), self._strike)
 
     def close(self) -> None:
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,44 +1,78 @@
-"""One request on its way through an ingress worker, and everything that becomes of it."""
+"""One request on its way through an ingress worker, and everything that may become of the request."""
 
 from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
-from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping
+from time import monotonic, time
+from typing import Any, ClassVar, Protocol, TypeVar
 
+from servekit.error_answers import ErrorAnswer
 from servekit.errors import LinkError
 from servekit.http1.request import HttpRequest
 from servekit.ingress import refusals
 from servekit.ingress.bodies import Download, Upload, WholeUpload
-from servekit.ingress.refusals import Refused
-from servekit.interfaces import Outcome, Request, RequestRecord
+from servekit.ingress.shared import Shared
+from servekit.ingress.suspects import REFUSED_S
+from servekit.interfaces import Outcome, ReplicaView, Request, RequestRecord, RoutingPolicy
+from servekit.wire.control_frames import RequestCount
 from servekit.wire.data_frames import UNKNOWN, Answer
 from servekit.wire.frames import extended
+from servekit.wire.outgoing_calls import OutgoingCalls
 from servekit.wire.streams import Incoming, Outgoing
-
-if TYPE_CHECKING:
-    from servekit.ingress.backend import TrafficTarget
-    from servekit.ingress.endpoint import Endpoint
-    from servekit.ingress.replica import Replica
-    from servekit.ingress.router import Router
 
 _log = logging.getLogger("servekit.ingress")
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 """RFC 9110, 9.2.2: these may be sent once more when a replica dies with them."""
 _MOST_TRIES = 2
+_HEAD = b"x-request-id: %b\r\n%b"
+"""An answer's header lines, with the request's id before them."""
+
+T = TypeVar("T")
+
+
+class ExchangeOwner(Protocol):
+    """The `Endpoint` of an exchange, as the exchange uses it."""
+
+    name: str
+    route_text: str
+    mount: bool
+    picks_replica: bool
+    """The policy chooses the replica, too."""
+    watches: bool
+    """The policy is told how requests end."""
+    policy: RoutingPolicy
+
+    def dispatch(self, exchange: Exchange) -> None:
+        """Send a request to a replica, have it wait for one, or refuse it."""
+
+    def refuse_cycle(self, exchange: Exchange) -> None:
+        """All replicas of the chosen backend wait for this very call."""
+
+    def tell_policy(self, exchange: Exchange, outcome: Outcome) -> None:
+        """A request that a replica had has ended."""
+
+
+class ExchangeReplica(ReplicaView, Protocol):
+    """The `Replica` of an exchange, as the exchange uses it."""
+
+    calls: OutgoingCalls[Exchange]
 
 
 class Exchange(HttpRequest):
-    """A request with what routing knows of it. It is the `RequestInfo` that policies are handed, and the `OutgoingCall`
-    of the replica's link."""
+    """A request with all that routing knows of the request. It is the `RequestInfo` of policies, and the `OutgoingCall`
+    of the replica's link.
+    """
 
     __slots__ = (
         "answer_rest",
+        "backend",
         "body_rest",
         "call_method",
+        "deaths",
+        "digest",
         "download",
         "expires",
         "handler_over",
@@ -47,58 +81,70 @@ class Exchange(HttpRequest):
         "owner",
         "queue",
         "replica",
-        "router",
-        "target",
+        "shared",
+        "timeout_s",
         "tries",
         "upload",
         "view_args",
     )
 
     chain: ClassVar[tuple[str, ...] | None] = None
-    """Of a handle's call, the replicas whose handlers wait for it, outermost first. See `HandleExchange`."""
-    router: Router
+    """The replicas whose handlers wait for a handle's call, outermost first. See `HandleExchange`."""
+    shared: Shared
     id: str
-    owner: Endpoint
+    owner: ExchangeOwner
+    """The endpoint."""
     view_args: dict[str, Any] | None
     call_method: str | None
+    timeout_s: float
+    """How long the request may take."""
     expires: float
     """The deadline, in the loop's time."""
-    target: TrafficTarget | None
-    """The chosen backend."""
-    replica: Replica | None
-    """Where its call is, or was last."""
+    backend: str
+    """The name of the chosen backend; empty while none is chosen."""
+    replica: ExchangeReplica | None
+    """The replica that has the call, or had it last."""
     number: int
-    """The id of that call."""
+    """The id of the call at that replica."""
     handler_over: bool
-    """Its handler has ended, though the rest of the answer may still be to come."""
+    """The handler has ended, though the rest of the answer may still be to come."""
     tries: int
-    """How often its call was sent."""
+    """How often the call was sent."""
+    deaths: int
+    """Deaths of replicas that such a request was suspected of when this one was sent. See `Suspects`."""
+    digest: bytes
+    """Stands for the request among `Suspects`; empty where it is not known yet, or the body is too long for one."""
     queue: OrderedDict[Exchange, None] | None
-    """Where it waits, while no replica has room."""
+    """The queue that the request is in, while no replica has room."""
     body_rest: Upload | WholeUpload | None
-    """The rest of its body, when that is long."""
+    """The rest of the request's body, when the body is long."""
     upload: Outgoing | None
-    """That, on its way to the replica."""
+    """The same rest, on its way to the replica."""
     answer_rest: Download | None
-    """The rest of its answer's body, once that has begun in pieces."""
+    """The rest of the answer's body, once the answer has begun in pieces."""
     download: Incoming | None
-    """That, as it comes from the replica."""
-
-    @property
-    def timeout_s(self) -> float:
-        """How long it may take."""
-        return self.owner.timeout_s
+    """The same rest, as it comes from the replica."""
 
     @property
     def endpoint(self) -> str:
         return self.owner.name
 
     @property
+    def client(self) -> str:
+        """The address that the handler and observers see."""
+        return self.connection.client
+
+    @property
     def headers(self) -> Mapping[str, str]:
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.raw_headers}
 
+    def log_fields(self) -> dict[str, str]:
+        """What a line of the log says of the request, as ``extra``."""
+        replica = "" if self.replica is None else self.replica.id
+        return {"request_id": self.id, "endpoint": self.owner.name, "backend": self.backend, "replica": replica}
+
     def request(self) -> Request:
-        """What a replica is sent."""
+        """The request as a replica is sent it."""
         owner = self.owner
         view_args = self.view_args
         if view_args:
@@ -122,14 +168,15 @@ class Exchange(HttpRequest):
         return request
 
     def take_in(self) -> bool:
-        """Have it dispatched once its body is all here, so that whoever sends slowly holds neither slot nor window nor
-        queue. False: that is so, or it is no body that would end."""
+        """Have the request dispatched once all of its body is here, so that whoever sends slowly holds neither slot nor
+        window nor queue. False: all of it is here, or the body is one that never ends.
+        """
         rest = self.body_rest
         if not isinstance(rest, Upload) or self.upgrade:
             return False
         assert self.incoming is not None
-        whole = self.body_rest = WholeUpload(self.incoming, self.connection, self.router.spools)
-        whole.take_in(rest.kept, lambda: self.router.dispatcher.dispatch(self), self._has_no_room)
+        whole = self.body_rest = WholeUpload(self.incoming, self.connection, self.shared.spools)
+        whole.take_in(rest.kept, lambda: self.owner.dispatch(self), self._has_no_room)
         return True
 
     def _has_no_room(self) -> None:
@@ -139,6 +186,57 @@ class Exchange(HttpRequest):
         self._give_up(Outcome.ABANDONED)
         self.refuse(refusals.no_room_for_body())
 
+    def choose(self, method: Callable[[Exchange, list[T]], Any], among: list[T]) -> T | None:
+        """The choice of this method of the endpoint's policy. None: it failed, and the request has been refused."""
+        try:
+            chosen: T = method(self, among)
+            if chosen not in among:
+                # A policy that remembers an earlier choice may hold what has no traffic by now, or is gone.
+                raise ValueError(f"{method.__name__} returned {chosen!r}, which is none of those that it was given")
+        except Exception:
+            _log.exception("endpoint %s: its routing policy failed", self.owner.name, extra=self.log_fields())
+            self.refuse(refusals.policy_failed(self.owner.name))
+            return None
+        return chosen
+
+    def is_deadly(self) -> bool:
+        """Whether replicas have died with such a request so often that this one has been refused. ``deaths`` says how
+        often."""
+        suspects, now = self.shared.suspects, self.shared.now()
+        self.digest = self.digest or self._identify()
+        self.deaths = suspects.known(self.digest, now)
+        if not suspects.is_refused(self.digest, now):
+            return False
+        self.shared.deadly[self.owner.name] += 1
+        self.refuse(refusals.deadly())
+        return True
+
+    def _identify(self) -> bytes:
+        """The digest of the endpoint, the method, the whole target and the body. Empty where the body is not all here,
+        or so long that it is in a file: such a request is never a suspect."""
+        body, rest = self.body, self.body_rest
+        if rest is not None:
+            more = rest.in_memory if isinstance(rest, WholeUpload) else None
+            if more is None:
+                return b""
+            body += more
+        target = self.sent_target
+        if target is None:
+            target = b"%b?%b" % (self.path.encode(errors="surrogateescape"), self.query)
+        head = "\n".join((self.owner.name, self.method, self.call_method or ""))
+        return self.shared.suspects.digest(head.encode(errors="backslashreplace"), target, body)
+
+    def wait_in(self, queue: OrderedDict[Exchange, None]) -> None:
+        """Put the request into a queue, behind the others there."""
+        self.queue = queue
+        queue[self] = None
+
+    def unqueue(self) -> None:
+        """Take the request out of the queue that it is in, if any."""
+        if self.queue is not None:
+            self.queue.pop(self, None)
+            self.queue = None
+
     # -- from its replica ------------------------------------------------------------------------------------------
 
     def answered(self, answer: Answer) -> None:
@@ -146,7 +244,7 @@ class Exchange(HttpRequest):
         if not self.done:
             self.finish(answer.status, answer.head, answer.body)
             if self.owner.watches:
-                self.tell_policy(Outcome.FAILED if answer.failed else Outcome.ANSWERED)
+                self.owner.tell_policy(self, Outcome.FAILED if answer.failed else Outcome.ANSWERED)
 
     def begun(self, answer: Answer) -> None:
         """The replica has begun an answer whose body follows in pieces. From here on there is no deadline."""
@@ -154,13 +252,13 @@ class Exchange(HttpRequest):
         if self.done:
             self.download.discard()
             return
-        self.router.deadlines.open.discard(self)
+        self.shared.deadlines.open.discard(self)
         if self.body_rest is not None:
             self.body_rest.release()
         length = None if answer.rest == UNKNOWN else len(answer.body) + answer.rest
-        self.begin(answer.status, self._head(answer.head), length)
+        self.begin(answer.status, _HEAD % (self.id.encode("ascii"), answer.head), length)
         # A WebSocket holds its replica as long as it lives; a handle asks for no more than it has room for.
-        spools = None if answer.status == 101 or self.chain is not None else self.router.spools
+        spools = None if answer.status == 101 or self.chain is not None else self.shared.spools
         self.answer_rest = Download(self, answer.status, self.download, spools)
 
     def ended(self, *, complete: bool) -> None:
@@ -169,26 +267,49 @@ class Exchange(HttpRequest):
             self._over(Outcome.ANSWERED if complete else Outcome.FAILED)
 
     def _over(self, outcome: Outcome) -> None:
-        """Nothing more will come from the replica; the client may have some to take yet."""
+        """Nothing more will come from the replica; the client may have some of the answer to take yet."""
         assert self.download is not None
-        self.tell_policy(outcome)
+        self.owner.tell_policy(self, outcome)
         self.download.end(None if outcome is Outcome.ANSWERED else LinkError("the answer was broken off"))
         if self.body_rest is not None and not self.done:
             self.body_rest.stop()
             self.connection.body_taken()
 
     def refused(self, reason: str) -> None:
-        """The replica did not begin its call."""
+        """The replica did not begin the call."""
         if self.done:
             return
         if reason == "draining":
             self._again(sent=False)
         else:
-            self.tell_policy(Outcome.TIMED_OUT)
+            self.owner.tell_policy(self, Outcome.TIMED_OUT)
             self.refuse(refusals.too_late(self.owner.name, self.timeout_s))
 
+    def suspect(self) -> None:
+        """A replica died that may have begun the call."""
+        suspects, now = self.shared.suspects, self.shared.now()
+        self.digest = self.digest or self._identify()
+        if self.digest and suspects.died(self.digest, self.deaths, now) and suspects.is_refused(self.digest, now):
+            _log.error(
+                "backend %s: its replicas have died %d times with a request like %s (%s %.200r of endpoint %s): "
+                "those with the same query and body are refused for %g s",
+                self.backend,
+                suspects.known(self.digest, now),
+                self.id,
+                self.method,
+                self.path,
+                self.owner.name,
+                REFUSED_S,
+                extra=self.log_fields(),
+            )
+
+    def acquit(self) -> None:
+        """A replica has lived through the call, of which there was a suspicion."""
+        self.shared.suspects.cleared(self.digest)
+        self.deaths = 0
+
     def lost(self, *, sent: bool) -> None:
-        """The replica died with its call: once more, where the method allows it or nothing was sent."""
+        """The replica died with the call, which is sent once more where the method allows it or nothing was sent."""
         if self.done:
             return
         if self.download is None:
@@ -197,33 +318,33 @@ class Exchange(HttpRequest):
             self._over(Outcome.LOST)
 
     def _again(self, *, sent: bool) -> None:
-        self.tell_policy(Outcome.LOST)
+        self.owner.tell_policy(self, Outcome.LOST)
         self.replica = None
         if not sent:
             self.tries -= 1
         kept = self.body_rest is None or self.body_rest.can_start_again
         if kept and (not sent or (self.method in IDEMPOTENT and self.tries < _MOST_TRIES)):
-            self.router.dispatcher.dispatch(self)
+            self.owner.dispatch(self)
         else:
-            self.refuse(refusals.replica_died(self.target.name if self.target is not None else ""))
+            self.refuse(refusals.replica_died(self.backend))
 
-    # -- how it ends: every request comes to `_settle` once --------------------------------------------------------
+    # -- how a request ends: each comes to `_settle` once ----------------------------------------------------------
 
-    def refuse(self, answer: Refused) -> None:
-        """End it with an answer of the ingress's own."""
-        self.finish(*answer)
+    def refuse(self, error: ErrorAnswer) -> None:
+        """End the request with an error of the ingress's own."""
+        self.finish(error.status, *error.render(self.raw_headers, self.id))
 
     def finish(self, status: int, head: bytes, body: bytes) -> None:
-        """End it with a whole answer."""
-        self._settle(status)
+        """End the request with a whole answer."""
+        self._settle(status, 0 if self.method == "HEAD" else len(body))
         if not self.done:
             self.done = True
-            self.connection.answer(self, status, self._head(head), body, False)
+            self.connection.answer(self, status, _HEAD % (self.id.encode("ascii"), head), body)
 
     def delivered(self, *, complete: bool) -> None:
         """All that there is of an answer in pieces has been written to the client."""
         assert self.answer_rest is not None
-        self._settle(self.answer_rest.status)
+        self._settle(self.answer_rest.status, self.answer_rest.written_bytes)
         self.end(complete=complete)
 
     def cut(self) -> None:
@@ -232,72 +353,73 @@ class Exchange(HttpRequest):
         self.delivered(complete=False)
 
     def expired(self) -> None:
-        """Its deadline has passed."""
+        """The deadline has passed."""
         if not self.done:
             self._give_up(Outcome.TIMED_OUT)
             self.refuse(refusals.too_late(self.owner.name, self.timeout_s))
 
     def abandoned(self) -> None:
-        """Its client went away."""
+        """The client went away."""
         self._give_up(Outcome.ABANDONED)
-        self._settle(499)
+        self._settle(499, 0 if self.answer_rest is None else self.answer_rest.written_bytes)
+
+    def writable(self) -> None:
+        """The client reads again."""
+        if self.answer_rest is not None:
+            self.answer_rest.client_reads()
 
     def _give_up(self, outcome: Outcome) -> None:
-        """Nobody waits any more for what a replica has yet to do for it."""
-        self.router.dispatcher.unqueue(self)
+        """Nobody waits any more for a replica to answer the request."""
+        self.unqueue()
         if self.replica is not None and (self.download is None or not self.download.ended):
-            self.replica.cancel(self)
-            self.tell_policy(outcome)
+            self.replica.calls.cancel(self)
+            self.owner.tell_policy(self, outcome)
 
-    def _settle(self, status: int) -> None:
-        """Count it, and wait for it no longer."""
-        router, target = self.router, self.target
-        router.deadlines.open.discard(self)
+    def _settle(self, status: int, body_bytes: int) -> None:
+        """Count the request, and let go of its deadline and its bodies."""
+        shared = self.shared
+        shared.deadlines.open.discard(self)
         if self.body_rest is not None:
             self.body_rest.stop()
         if self.answer_rest is not None:
             self.answer_rest.stop()
         # Not the loop's time, which stands still within a turn and would make quick answers end before they began.
         latency_s = monotonic() - self.received_at
-        endpoint, backend = self.owner.name, "" if target is None else target.name
-        count = router.counters.finished[endpoint, backend, status]
+        endpoint, backend = self.owner.name, self.backend
+        key = (endpoint, backend, status)
+        count = shared.finished.get(key)
+        if count is None:
+            count = shared.finished[key] = RequestCount(*key, 0, 0.0)
         count.requests += 1
         count.latency_s += latency_s
-        if router.observe is not None:
+        if shared.observe is not None:
             replica = "" if self.replica is None else self.replica.id
-            router.observe(
-                RequestRecord(self.id, endpoint, backend, replica, self.method, self.path, status, latency_s)
+            shared.observe(
+                RequestRecord(
+                    self.id,
+                    endpoint,
+                    backend,
+                    replica,
+                    self.method,
+                    self.path,
+                    status,
+                    latency_s,
+                    time(),
+                    body_bytes,
+                    self.client,
+                )
             )
-
-    def tell_policy(self, outcome: Outcome) -> None:
-        """What a policy did for an endpoint that is gone, it is not told."""
-        owner = self.owner
-        if not owner.watches or self.router.endpoints.get(owner.name) is not owner:
-            return
-        assert self.replica is not None
-        try:
-            owner.policy.request_finished(self, self.replica, outcome)
-        except Exception:
-            _log.exception("the routing policy of endpoint %r failed in request_finished", owner.name)
-
-    def _head(self, head: bytes) -> bytes:
-        """An answer's header lines, with the request's id before them."""
-        return b"x-request-id: %b\r\n%b" % (self.id.encode("ascii"), head)
 
 
 class HandleExchange(Exchange):
     """A handle's call: routed as a request, and sent to a replica with pickled arguments for a body."""
 
-    __slots__ = ("chain", "limit_s", "own_timeout_s")
+    __slots__ = ("chain",)
 
     chain: tuple[str, ...]  # type: ignore[misc]  # a slot here, so that a request over HTTP need not have one
-    own_timeout_s: float | None
-    """None: the endpoint's."""
-    limit_s: float | None
-    """What remains to the handler that calls."""
 
-    def dress(self) -> None:
-        """Fill in what a request over HTTP has, for policies, observers and adapters. ``id`` is set."""
+    def fill_in(self) -> None:
+        """Fill in the fields that a request over HTTP has, for policies, observers and adapters. ``id`` is set."""
         self.method, self.query, self.version = "POST", b"", "1.1"
         self.sent_target = None
         self.raw_headers = [(b"x-request-id", self.id.encode())]
@@ -305,12 +427,16 @@ class HandleExchange(Exchange):
         self.view_args = None
         self.upgrade, self.keep_alive, self.done, self.received_at = False, True, False, monotonic()
 
-    @property
-    def timeout_s(self) -> float:
-        timeout_s = self.owner.timeout_s if self.own_timeout_s is None else self.own_timeout_s
-        return timeout_s if self.limit_s is None else min(timeout_s, self.limit_s)
-
     def request(self) -> Request:
         request = super().request()
         request.chain = self.chain
         return request
+
+
+def redispatch(waiting: OrderedDict[Exchange, None]) -> None:
+    """Have all that wait in a queue dispatched again."""
+    held = list(waiting)
+    waiting.clear()
+    for exchange in held:
+        exchange.queue = None
+        exchange.owner.dispatch(exchange)

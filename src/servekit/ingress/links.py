@@ -1,4 +1,4 @@
-"""Keeps a link to every replica of the snapshot: dials, and dials again while the snapshot has it."""
+"""Keeps a link to every replica of the snapshot: dials, and dials again while the snapshot has the replica."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import asyncio
 import logging
 from collections.abc import Set
 
-from servekit.ingress.replica import Replica
+from servekit.ingress.backend import Replica
 from servekit.wire.data_links import DataLinks
-from servekit.wire.network import Network
 
 _log = logging.getLogger("servekit.ingress")
 
@@ -17,32 +16,28 @@ FIRST_DIAL_TIMEOUT_S = 2.0
 
 
 class ReplicaLinks:
-    """One task per replica, from the snapshot that brings it to the one that takes it away."""
+    """One task per replica, from the snapshot that brings the replica to the one that takes it away."""
 
-    def __init__(self, network: Network, links: DataLinks) -> None:
-        self._network = network
+    def __init__(self, links: DataLinks) -> None:
         self._links = links
         self._tasks: dict[Replica, asyncio.Task[None]] = {}
 
     async def open(self, replicas: list[Replica]) -> None:
-        """Begin to keep these; return when each was dialled once, or after `FIRST_DIAL_TIMEOUT_S`."""
+        """Begin to keep links to these replicas; return when each was dialled once, or after `FIRST_DIAL_TIMEOUT_S`."""
         if not replicas:
             return
-        tried = []
+        loop = asyncio.get_running_loop()
+        dialled: list[asyncio.Future[None]] = []
         for replica in replicas:
-            event = asyncio.Event()
-            tried.append(asyncio.ensure_future(event.wait()))
-            task = asyncio.ensure_future(self._keep(replica, event))
-            self._tasks[replica] = task
+            dialled.append(loop.create_future())
+            task = self._tasks[replica] = loop.create_task(self._keep(replica, dialled[-1]))
             task.add_done_callback(lambda _, replica=replica: self._tasks.pop(replica, None))  # type: ignore[misc]
-        _, late = await asyncio.wait(tried, timeout=FIRST_DIAL_TIMEOUT_S)
-        for waiter in late:
-            waiter.cancel()
+        await asyncio.wait(dialled, timeout=FIRST_DIAL_TIMEOUT_S)
 
     def keep_only(self, replica_ids: Set[str]) -> Set[str]:
         """The processes of all other replicas have ended: their links are lost, whoever else holds the sockets.
 
-        Returns those whose links were there yet.
+        Returns the ids of those whose links had not ended.
         """
         ended = {replica: replica.calls.link for replica in self._tasks if replica.id not in replica_ids}
         for link in ended.values():
@@ -58,13 +53,21 @@ class ReplicaLinks:
             if replica.calls.link is not None:
                 replica.calls.link.close()
         await asyncio.gather(*(task for _, task in tasks), return_exceptions=True)
+        for replica, _ in tasks:
+            if replica.calls.link is not None:
+                replica.calls.link.abort()  # The replica hangs, and does not read.
 
-    async def _keep(self, replica: Replica, tried: asyncio.Event) -> None:
-        def note(error: OSError | None) -> None:
-            tried.set()
+    async def _keep(self, replica: Replica, dialled: asyncio.Future[None]) -> None:
+        def tried(error: OSError | None) -> None:
+            if not dialled.done():
+                dialled.set_result(None)
             if error is not None:
-                _log.info("replica %s cannot be reached yet: %s", replica.id, error)
+                _log.debug("replica %s cannot be reached yet: %s", replica.id, error)
 
         await replica.calls.keep_linked(
-            self._network, self._links, lambda: replica.addresses, wanted=lambda: not replica.retired, tried=note
+            self._links,
+            lambda: replica.addresses,
+            wanted=lambda: not replica.retired,
+            tried=tried,
+            companion=lambda: replica.companions,
         )

@@ -1,9 +1,9 @@
-"""Bytes that have to wait, in files: what is read of an answer later than it is made, and bodies that are to be whole.
+"""Bytes that have to wait, in files: answers that are read later than they are made, and bodies that are to be whole.
 
 Reads and writes block the event loop, on purpose. They are of `PIECE_BYTES` or a few times that, to and from the page
 cache: some 20 µs each, less than handing them to a thread and back. The kernel writes to the disk behind them, and
-never does for most of what is dropped within seconds. Only where more waits than it holds back (``vm.dirty_ratio``, a
-fifth of the memory that is free), and the disk is slower than what comes, does a write wait for the disk.
+never does for most files, which are dropped within seconds. A write waits for the disk only where the kernel holds back
+all that it may (``vm.dirty_ratio``, a fifth of the memory that is free), and the disk is slower than the clients.
 """
 
 from __future__ import annotations
@@ -23,29 +23,30 @@ from servekit.wire.data_frames import PIECE_BYTES
 _log = logging.getLogger("servekit.ingress")
 
 MEMORY_BYTES = 16 * 1024 * 1024
-"""What all bodies in one ingress worker may hold in memory beside their files; beyond, none waits for a file."""
+"""The most that all bodies in one ingress worker may hold in memory beside their files; beyond, each goes into its file
+at once."""
 JUDGED_AFTER_S = 5.0
 """How long a reader may have been spooled before it can be found to be slow."""
 COMPLAIN_EVERY_S = 30.0
 
 
 class SpoolReader(Protocol):
-    """Whoever a spool is read for, by a client that may be slow."""
+    """An answer that is spooled, for a client that may be slow."""
 
     @property
     def spooled_bytes(self) -> int:
-        """What the client has yet to take."""
+        """How much the client has yet to take."""
 
     taken_bytes: int
-    """What it has taken since ``spooled_at``, a time of the space's clock."""
+    """How much the client has taken since ``spooled_at``, a time of the space's clock."""
     spooled_at: float
 
     def cut(self) -> None:
-        """The room is wanted by others: end it, and close its spool."""
+        """Others want the room: end the answer, and close its spool."""
 
 
 class SpoolSpace:
-    """The room that one ingress worker has for its spools: the directory, the bounds, and what is in use."""
+    """The room that one ingress worker has for its spools: the directory, the bounds, and how much is in use."""
 
     def __init__(self, limits: HttpLimits, directory: str, loop: asyncio.AbstractEventLoop) -> None:
         """``directory``: the instance's, unless ``limits`` names another."""
@@ -57,7 +58,7 @@ class SpoolSpace:
         self.used_bytes = 0
         """The length of all files."""
         self.memory_bytes = 0
-        """What bodies hold in memory."""
+        """The bytes of all bodies that are in memory."""
         self._directory = limits.spool_directory or directory
         self._files = 0
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -75,7 +76,7 @@ class SpoolSpace:
         return file
 
     def close(self, file: IO[bytes]) -> None:
-        """The end of such a file."""
+        """Close a file that `open` made."""
         file.close()
         self._files -= 1
 
@@ -84,7 +85,7 @@ class SpoolSpace:
         return self.memory_bytes >= MEMORY_BYTES
 
     def claim(self, size_bytes: int) -> bool:
-        """Whether files may grow by so much; if so, it is taken. Readers that are slow are cut for it."""
+        """Whether files may grow by so much; if so, that much is in use now. Readers that are slow are cut for it."""
         while self.used_bytes + size_bytes > self.total_bytes:
             slowest = self._slowest()
             if slowest is None:
@@ -113,15 +114,16 @@ class SpoolSpace:
         )
 
     def complain(self, text: str) -> None:
-        """Say so in the log, unless something was said a moment ago."""
+        """Log a warning, unless there was one within `COMPLAIN_EVERY_S`."""
         now = self.loop.time()
         if now >= self._quiet_until:
             self._quiet_until = now + COMPLAIN_EVERY_S
             _log.warning("no room to spool: %s", text)
 
     def _slowest(self) -> SpoolReader | None:
-        """The reader that took least in its time. None: those there are will make room, at the rate of each, within
-        ``write_timeout_s``, or are too new to be judged."""
+        """The reader that took least in its time. None: each reader will make room within ``write_timeout_s``, at its
+        rate so far, or is too new to be judged.
+        """
         now = self.loop.time()
         slow = [
             reader
@@ -134,16 +136,16 @@ class SpoolSpace:
 
 class Spool:
     """Bytes in the order in which they came, each there until it is dropped. ``start`` and ``end`` are positions among
-    all that came, since there was none last.
+    all bytes that came since the spool was last empty.
 
-    They are in a file that is used as a ring, opened when it is needed, and never longer than ``most_bytes``: that many
-    can be there at a time.
+    The bytes are in a file that is used as a ring, opened when it is needed, and never longer than ``most_bytes``: that
+    many can be there at a time.
     """
 
     __slots__ = ("_file", "_length", "_memory", "_memory_bytes", "_most", "_space", "end", "start")
 
     def __init__(self, space: SpoolSpace, most_bytes: int, memory_bytes: int = 0) -> None:
-        """``memory_bytes``: what is not longer than this is held in memory, where `SpoolSpace` has room for it."""
+        """``memory_bytes``: up to this length the bytes are in memory, where `SpoolSpace` has room for them there."""
         self._space = space
         self._most = most_bytes
         self._memory_bytes = memory_bytes
@@ -151,7 +153,7 @@ class Spool:
         """All there is, until there is a file."""
         self._file: IO[bytes] | None = None
         self._length = 0
-        """Of the file, as far as it is claimed of the space."""
+        """The length of the file, as it was claimed of the space."""
         self.start = 0
         self.end = 0
 
@@ -159,8 +161,13 @@ class Spool:
     def size(self) -> int:
         return self.end - self.start
 
+    @property
+    def in_memory(self) -> bytes | None:
+        """All there is; None: it is in a file."""
+        return bytes(self._memory) if self._file is None else None
+
     def append(self, data: bytes) -> bool:
-        """Put it behind what there is. False, and nothing has changed: there is no room, or the disk fails."""
+        """Put data behind what there is. False, and nothing has changed: there is no room, or the disk fails."""
         if self._file is None and self.end + len(data) <= self._memory_bytes and not self._space.is_memory_full:
             self._space.memory_bytes += len(data)
             self._memory += data
@@ -171,7 +178,7 @@ class Spool:
         return self._write(data)
 
     def read(self, at: int) -> bytes:
-        """What is there from ``at`` on, `PIECE_BYTES` at most; empty at the end. Raises `OSError`."""
+        """The bytes from ``at`` on, `PIECE_BYTES` at most; empty at the end. Raises `OSError`."""
         size = min(PIECE_BYTES, self.end - at)
         if self._file is None:
             return bytes(memoryview(self._memory)[at : at + size])
@@ -183,14 +190,14 @@ class Spool:
         return piece
 
     def drop(self, size_bytes: int) -> None:
-        """Forget so much at the start. Only where there was never anything in memory."""
+        """Forget so many bytes at the start. Only for a spool that holds nothing in memory."""
         self.start += size_bytes
         if self._file is not None and self.start == self.end:
             self.start = self.end = 0
             self._shrink(0)
 
     def close(self) -> None:
-        """Forget all of it."""
+        """Forget all bytes."""
         self.start = self.end = 0
         self._forget_memory()
         if self._file is not None:
@@ -200,7 +207,7 @@ class Spool:
             self._length = 0
 
     def _open(self) -> bool:
-        """Have a file, with what was in memory."""
+        """Have a file, with the bytes that were in memory."""
         try:
             self._file = self._space.open()
         except OSError as error:
@@ -239,7 +246,7 @@ class Spool:
         return True
 
     def _shrink(self, length: int) -> None:
-        """Cut the file to this length, beyond which it has nothing that is wanted."""
+        """Cut the file to this length, beyond which nothing in it is wanted."""
         assert self._file is not None
         os.ftruncate(self._file.fileno(), length)
         self._space.used_bytes -= self._length - length

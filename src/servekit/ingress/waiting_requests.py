@@ -1,7 +1,8 @@
-"""What an ingress worker tells the controller of requests that have no replica yet: what autoscaling is to know."""
+"""How many requests wait for which backend: an ingress worker tells the controller, for autoscaling."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 
 from servekit.ingress.backend import Backend
@@ -11,38 +12,42 @@ from servekit.ingress.endpoint import Endpoint
 class WaitingRequests:
     """Requests that wait, by backend. A request that waits at an endpoint, for any backend, is counted once.
 
-    They are shared by the endpoint's weights, as the requests will be: counted for each backend, a few that wait would
-    start replicas of every version, also of one that is to get a hundredth of them.
+    Requests at an endpoint are shared out by its weights, as they will be dispatched: counted for each backend, a few
+    that wait would start replicas of every version, also of one that is to get a hundredth of them.
     """
 
     def __init__(self) -> None:
+        self._taken_at = 0.0
         self._missed: dict[str, float] = {}
+        """By backend without a replica, the requests that its weight asks for and that others took."""
 
     def take(
-        self, endpoints: Collection[Endpoint], backends: Collection[Backend], failovers: Mapping[str, int]
+        self, endpoints: Collection[Endpoint], backends: Collection[Backend], failovers: Mapping[str, int], now: float
     ) -> dict[str, int]:
         """``failovers``: requests by endpoint, since the last call, that went elsewhere for want of a replica."""
-        waiting = {backend.name: len(backend.waiting) for backend in backends if backend.waiting}
+        waiting = Counter({backend.name: len(backend.waiting) for backend in backends if backend.waiting})
+        past_s, self._taken_at = now - self._taken_at, now
+        for backend in backends:
+            if backend.refused and (load := backend.take_refused(past_s)):
+                waiting[backend.name] += load
         for endpoint in endpoints:
             if endpoint.waiting:
-                for name, share in shares(endpoint).items():
-                    waiting[name] = waiting.get(name, 0) + share
-        for name in self._missing(backends, failovers):
-            waiting[name] = waiting.get(name, 0) + 1
+                waiting.update(shares(endpoint))
+        waiting.update(self._missing(endpoints, failovers))
         return waiting
 
-    def _missing(self, backends: Collection[Backend], failovers: Mapping[str, int]) -> list[str]:
+    def _missing(self, endpoints: Collection[Endpoint], failovers: Mapping[str, int]) -> list[str]:
         """Backends without a replica whose share others took over, once that is a whole request.
 
-        None waits for such a backend; yet it would stay without a replica, and its weight without effect.
+        No request waits for such a backend; yet it would stay without a replica, and its weight without effect.
         """
-        missed: dict[str, float] = {}
-        for backend in backends:
-            if backend.config.autoscaling is not None and not backend.ready and backend.endpoints:
-                shares = (e.entry.traffic[backend.name] * failovers.get(e.name, 0) for e in backend.endpoints)
-                missed[backend.name] = self._missed.get(backend.name, 0.0) + sum(shares)
-        self._missed = missed
-        return [name for name, requests in missed.items() if requests >= 1]
+        before, self._missed = self._missed, {}
+        for endpoint in endpoints:
+            for target in endpoint.targets:
+                if target.backend.config.autoscaling is not None and not target.backend.ready:
+                    missed = self._missed.get(target.name, before.get(target.name, 0.0))
+                    self._missed[target.name] = missed + target.weight * failovers.get(endpoint.name, 0)
+        return [name for name, requests in self._missed.items() if requests >= 1]
 
 
 def shares(endpoint: Endpoint) -> dict[str, int]:

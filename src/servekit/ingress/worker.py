@@ -6,19 +6,24 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable
 from typing import Any
 
-from servekit.config import DRAIN_TIMEOUT_S, HttpLimits
-from servekit.forks import forks
+from servekit.config import DRAIN_TIMEOUT_S
+from servekit.http1.acceptor import Acceptor
+from servekit.http1.last_connections import SETTLE_S, refuse_new
+from servekit.http1.request import HttpApp
 from servekit.http1.server import HttpServer
+from servekit.ingress.access_log import AccessLog
 from servekit.ingress.apply import Applier, build_policy
 from servekit.ingress.callers import Callers
 from servekit.ingress.links import ReplicaLinks
 from servekit.ingress.observers import Observers
 from servekit.ingress.router import Router
+from servekit.ingress.shared import Shared
 from servekit.ingress.spool import SpoolSpace
 from servekit.ingress.waiting_requests import WaitingRequests
 from servekit.interfaces import RoutingPolicy
@@ -33,75 +38,94 @@ from servekit.wire.control_frames import (
     Report,
     Snapshot,
     Stop,
+    Suspected,
     WorkerHello,
 )
 from servekit.wire.data_links import DataLinks
-from servekit.wire.network import Listener, Network
+from servekit.wire.network import Listener, listen
 from servekit.wire.polling import BusyPoll
 
 _log = logging.getLogger("servekit.ingress")
 
 SNAPSHOTS_WAITING = 1000
 HOSTS_WAITING = 100
+FEW_CONNECTIONS = 1000
+"""Where a process has no descriptors for so many, the log says so."""
 WANTED_EVERY_S = 0.05
 """Between two reports, at the least, when requests wait for a replica to start."""
 
 
 class IngressWorker:
-    """One ingress worker, on the running event loop. ``listen`` is replaced by the in-process instance."""
+    """One ingress worker, on the running event loop."""
 
     def __init__(
         self,
         bootstrap: WorkerBootstrap,
-        network: Network,
         *,
         build_policy: Callable[[PluginRef], RoutingPolicy] = build_policy,
         own_process: bool = True,
         clock: Any = None,
     ) -> None:
-        """``clock``: what deadlines run on in the place of the loop; it has the loop's `time` and `call_later`."""
+        """
+        Args:
+            own_process: False in an in-process instance, whose process is the user's.
+            clock: has the loop's `time` and `call_later`, for deadlines; None: the loop.
+        """
         assert bootstrap.http is not None
         self._bootstrap = bootstrap
-        self._network = network
+        self._http = bootstrap.http
         self._build_policy = build_policy
         self._own_process = own_process
         self._clock = clock
-        self._limits: HttpLimits = bootstrap.http.limits
         self._snapshots: asyncio.Queue[Snapshot] = asyncio.Queue(SNAPSHOTS_WAITING)
         self._hosts: asyncio.Queue[str] = asyncio.Queue(HOSTS_WAITING)
         self._callers_listen: dict[str, Listener] = {}
-        """Where handles dial, by host; the machine's own socket under an empty one."""
+        """The listeners that handles dial, by host; the machine's own socket stands under an empty one."""
         self._ending = asyncio.Event()
         self._begun = asyncio.Event()
-        """The first snapshot is applied, or there will be none. Before it the worker knows no endpoint, and would say
-        so to whoever asks."""
+        """The first snapshot is applied, or there will be none. Before it the worker knows no endpoint, and would
+        refuse every request."""
         self._waiting_requests = WaitingRequests()
         self._report_planned: asyncio.TimerHandle | None = None
         self._wanted_at = 0.0
-        self._stop_timeout_s = DRAIN_TIMEOUT_S
+        self._stop = Stop(DRAIN_TIMEOUT_S)
 
     async def run(self) -> None:
-        """Until stopped or orphaned."""
+        """Serve until stopped or orphaned."""
         loop = asyncio.get_running_loop()
-        assert self._bootstrap.http is not None
         if self._own_process:
-            extend_sys_path(self._bootstrap.http.sys_path)
+            extend_sys_path(self._http.sys_path)
+            # Each connection is a descriptor; the soft limit is for programs that use select(2).
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             loop.add_signal_handler(signal.SIGTERM, self._end)
             loop.add_signal_handler(signal.SIGINT, lambda: None)
-        observers = Observers(self._bootstrap.http.observers)
+        told = self._bootstrap
+        access_log = AccessLog(told.names, told.logs.format) if self._http.access_log else None
+        observers = Observers(self._http.observers, access_log)
         clock = self._clock or loop
-        spools = SpoolSpace(self._limits, self._bootstrap.directory, clock)
-        self.router = Router(clock, spools, observers.add if observers else None)
-        self.server = HttpServer(self.router, self._limits, loop)
+        spools = SpoolSpace(self._http.limits, self._bootstrap.directory, clock)
+        observe = observers.add if observers else None
+        self.router = Router(Shared(clock, spools, self._replica_wanted, observe, self._bootstrap.token))
+        app: HttpApp = self.router
+        if self._http.trusted_proxies:
+            from servekit.ingress.forwarded import BehindProxies
+
+            app = BehindProxies(self.router, self._http.trusted_proxies)
+        self.server = HttpServer(app, self._http.limits, loop)
+        if self.server.most < min(self._http.limits.connections, FEW_CONNECTIONS):
+            _log.warning(
+                "%d connections at a time are served, not %d, for a process may have %d descriptors here (ulimit -n)",
+                self.server.most,
+                self._http.limits.connections,
+                resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            )
         polling = BusyPoll.on(loop, self._bootstrap.busy_poll_s)
         links = DataLinks(self._bootstrap.token, self._bootstrap.worker_id, polling)
-        self._links = ReplicaLinks(self._network, links)
+        self._links = ReplicaLinks(links)
         self.callers = Callers(self.router, links)
-        self.router.dispatcher.replica_wanted = self._replica_wanted
         applier = Applier(self.router, self._links, self._build_policy, self.callers.ended)
-        self._control = ControlClient(
-            self._bootstrap, self._network, hello=self._hello, received=self._received, report=self._report
-        )
+        self._control = ControlClient(self._bootstrap, hello=self._hello, received=self._received, report=self._report)
         self.server.start()
         tasks = [
             asyncio.ensure_future(self._follow_controller()),
@@ -109,12 +133,15 @@ class IngressWorker:
             asyncio.ensure_future(self._listen_on_hosts()),
             asyncio.ensure_future(observers.run()),
         ]
+        listening: Acceptor | None = None
         try:
             await self._begun.wait()
-            listening = await self._listen(loop)
+            listening = self._listen()
             await self._ending.wait()
             await self._drain(listening)
         finally:
+            if listening is not None:
+                listening.close()
             self._control.close()
             if self._report_planned is not None:
                 self._report_planned.cancel()
@@ -123,47 +150,60 @@ class IngressWorker:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._links.close()
             self._stop_listening_for_handles()
-            self.callers.close()
+            self.callers.calls.abort()
             observers.flush()
             self.server.close()
             self.router.close()
 
-    async def _listen(self, loop: asyncio.AbstractEventLoop) -> asyncio.Server | None:
-        assert self._bootstrap.http is not None
-        if not self._own_process or self._ending.is_set():
+    def _listen(self) -> Acceptor | None:
+        if self._http.listen_fd is None:
             return None
-        sock = socket.socket(fileno=self._bootstrap.http.listen_fd)
+        sock = socket.socket(fileno=self._http.listen_fd)
+        if self._ending.is_set():
+            sock.close()
+            return None
         sock.setblocking(False)
-        forks.hold(sock)
-        return await loop.create_server(self.server.protocol_factory, sock=sock)
+        sock.listen(socket.SOMAXCONN)
+        return Acceptor(sock, self.server)
+
+    async def _stop_listening(self, listening: Acceptor) -> None:
+        """Take no more connections, and reset none that the kernel has accepted. Where this worker alone ends, the
+        others take those."""
+        # Where there is no client, none is about to come.
+        if self._stop.all_end and self.server.connections and refuse_new(listening.listening):
+            await asyncio.sleep(SETTLE_S)
+        await listening.stop(take_rest=self._stop.all_end)
 
     def _end(self) -> None:
         self._ending.set()
         self._begun.set()
 
-    async def _drain(self, listening: asyncio.Server | None) -> None:
-        """Not ready, then no new connections, then the end of what is in flight."""
+    async def _drain(self, listening: Acceptor | None) -> None:
+        """Be not ready; a little later take no new connections, and return once requests in flight have ended."""
         self.router.builtin.ready = False
+        await asyncio.sleep(self._stop.delay_s)
         if listening is not None:
-            listening.close()
-        self.callers.leave()
-        ends = asyncio.get_running_loop().time() + self._stop_timeout_s
-        await self.server.drain(self._stop_timeout_s)
+            await self._stop_listening(listening)
+        self.callers.calls.leave()
+        ends = asyncio.get_running_loop().time() + self._stop.timeout_s
+        await self.server.drain(self._stop.timeout_s)
         await self.callers.drain(ends - asyncio.get_running_loop().time())
         self._stop_listening_for_handles()  # Not before: a handler of what was in flight may dial yet.
-        await self.callers.finish()
-        # What was counted since the last report.
+        await self.callers.calls.finish()
         self._control.send(self._report())
 
     # -- the links of handles -------------------------------------------------------------------------------------
 
     def _link_address(self) -> str:
-        if not self._own_process:
-            return f"memory:{self._bootstrap.worker_id}"
         return f"unix:{self._bootstrap.directory}/{self._bootstrap.worker_id}.sock"
 
     async def _listen_for_handles(self, host: str, address: str) -> None:
-        self._callers_listen[host] = await self._network.listen(address, self.callers.new_link)
+        """Have handles dial there; in any case tell the controller where they may dial now."""
+        try:
+            if host not in self._callers_listen:
+                self._callers_listen[host] = await listen(address, self.callers.calls.new_link)
+        finally:
+            self._control.send(LinkAddresses(self._link_addresses()))
 
     async def _listen_on_hosts(self) -> None:
         """Replicas on other machines dial by TCP."""
@@ -171,14 +211,9 @@ class IngressWorker:
         while True:
             host = await self._hosts.get()
             try:
-                if host not in self._callers_listen:
-                    await self._listen_for_handles(host, f"tcp:{host}:0")
+                await self._listen_for_handles(host, f"tcp:{host}:0")
             except OSError:
                 _log.exception("handles on other machines cannot dial: %s cannot be listened on", host)
-            self._tell_link_addresses()
-
-    def _tell_link_addresses(self) -> None:
-        self._control.send(LinkAddresses(self._link_addresses()))
 
     def _link_addresses(self) -> list[str]:
         return [listener.address for listener in self._callers_listen.values()]
@@ -194,7 +229,7 @@ class IngressWorker:
     async def _follow_controller(self) -> None:
         reason = await self._control.run()
         if not self._ending.is_set():
-            _log.warning("ending: %s", reason)
+            _log.warning("ingress %s ends: %s", self._bootstrap.worker_id, reason)
             self._end()
 
     def _hello(self) -> WorkerHello:
@@ -211,8 +246,10 @@ class IngressWorker:
             self._snapshots.put_nowait(frame)
         elif isinstance(frame, ListenOn):
             self._hosts.put_nowait(frame.host)
+        elif isinstance(frame, Suspected):
+            self.router.shared.suspects.heard(frame.deaths, self.router.shared.now())
         elif isinstance(frame, Stop):
-            self._stop_timeout_s = frame.timeout_s
+            self._stop = frame
             self._end()
 
     async def _apply_snapshots(self, applier: Applier) -> None:
@@ -231,27 +268,29 @@ class IngressWorker:
         """After the first snapshot: let requests and calls come."""
         if not self._begun.is_set():
             await self._listen_for_handles("", self._link_address())
-            self._tell_link_addresses()
             self._begun.set()
 
     def _report(self) -> Report:
-        outstanding = {
-            replica.id: replica.outstanding
-            for backend in self.router.backends.values()
-            for replica in backend.replicas.values()
-        }
-        failovers = self.router.counters.take_failovers()
+        replicas = [replica for backend in self.router.backends.values() for replica in backend.replicas.values()]
+        outstanding = {replica.id: replica.outstanding for replica in replicas}
+        failovers = self.router.shared.take_failovers()
         return Report(
-            sum(outstanding.values()),
             0.0,
-            self.router.counters.take(),
+            self.router.shared.take_finished(),
             outstanding,
             failovers,
-            self._waiting_requests.take(self.router.endpoints.values(), self.router.backends.values(), failovers),
+            self._waiting_requests.take(
+                self.router.endpoints.values(), self.router.backends.values(), failovers, self.router.shared.now()
+            ),
+            replica_overdue_s={replica.id: late_s for replica in replicas if (late_s := replica.overdue_s) > 0},
+            suspects=self.router.shared.suspects.take_news(),
+            served=self.router.shared.take_served(),
+            deadly=self.router.shared.take_deadly(),
         )
 
     def _replica_wanted(self) -> None:
-        """A request waits for a replica to start: the controller is not to hear of it in a second."""
+        """A request waits for a replica to start, or a replica has died: the controller is to hear of that at once, not
+        in a second."""
         if self._report_planned is None:
             loop = asyncio.get_running_loop()
             self._report_planned = loop.call_later(max(0.0, self._wanted_at + WANTED_EVERY_S - loop.time()), self._want)

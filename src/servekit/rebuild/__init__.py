@@ -1,1 +1,2 @@
-"""How what pickling does not take is rebuilt elsewhere: see `objects` and `definitions`."""
+"""Reductions of objects that pickling does not take, for them to be rebuilt elsewhere: see `objects` and
+`definitions`."""

@@ -1,8 +1,8 @@
-"""Functions and classes that go by value: what cloudpickle's reduction of them leaves out.
+"""Amends cloudpickle's reductions of functions and classes that go by value.
 
-cloudpickle makes an empty class first, and then sets what it has. That is too late for `msgspec.Struct`, which lays its
-fields out when the class is made, and loses what an enum's ``__init__`` did to its members. Of a function's globals it
-takes those that the code names, and not those that only annotations do.
+cloudpickle makes an empty class first, and then sets the class's attributes. That is too late for `msgspec.Struct`,
+which lays its fields out when the class is made, and loses the attributes that an enum's ``__init__`` gave to its
+members. Of a function's globals cloudpickle takes those that the code names, and not those that only annotations name.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _words = re.compile(r"[^\W\d]\w*").findall
 
 
 def _names_of_annotations(function: types.FunctionType) -> dict[str, Any]:
-    """The globals that annotations name which are text still (``from __future__ import annotations``).
+    """The globals that a function's annotations name, where these are text (``from __future__ import annotations``).
 
-    cloudpickle takes along what a function's code names; who reads its annotations, as FastAPI does, wants these too.
+    Code that reads the annotations, as FastAPI's does, needs these globals too.
     """
     found = [text for text in function.__annotations__.values() if isinstance(text, str)]
     found += _annotations_within(function.__code__)
@@ -49,7 +49,8 @@ def _names_of_annotations(function: types.FunctionType) -> dict[str, Any]:
 
 
 def _annotations_within(code: types.CodeType) -> list[str]:
-    """Those of the functions that this one makes: names and texts by turns, in a constant beside the code."""
+    """The annotations of the functions that this one makes: the compiler puts names and texts by turns into a
+    constant."""
     inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
     if not inner or not code.co_flags & __future__.annotations.compiler_flag:
         return []
@@ -67,7 +68,8 @@ def _parameters(code: types.CodeType) -> int:
 
 
 def named_code(file: str, arguments: tuple[Any, ...]) -> types.CodeType:
-    """The code that ``arguments`` make, as that of ``file``, for tracebacks: cloudpickle leaves the name out."""
+    """The code that ``arguments`` make, with ``file`` as its file name, for tracebacks: cloudpickle leaves the name
+    out."""
     return types.CodeType(*arguments).replace(co_filename=file)
 
 
@@ -76,6 +78,7 @@ def named_code(file: str, arguments: tuple[Any, ...]) -> types.CodeType:
 
 def _class(cls: type, reduction: Reduction) -> Reduction:
     attributes = reduction[2][0]
+    attributes.pop("__msgspec_cache__", None)  # What msgspec has found out of a dataclass, and finds out again.
     if "__annotations__" in attributes:
         attributes["__annotations__"] = _annotations(cls)
     if isinstance(cls, msgspec.StructMeta):
@@ -87,14 +90,15 @@ def _class(cls: type, reduction: Reduction) -> Reduction:
 
 
 def _annotations(cls: type) -> dict[str, Any]:
-    """Those of the class itself, as types where they are text: elsewhere its module does not have what they name."""
+    """The class's own annotations; text becomes the type that it names, for the class's module elsewhere does not have
+    it."""
     own = inspect.get_annotations(cls)
     if not any(isinstance(value, str) for value in own.values()):
         return own
     try:
         found = typing.get_type_hints(cls, include_extras=True)
     except Exception:
-        return own  # They name what is imported for type checkers alone, say.
+        return own  # They may name modules that are imported for type checkers alone.
     return {name: found.get(name, value) for name, value in own.items()}
 
 
@@ -115,7 +119,7 @@ def _check_keywords(cls: type) -> None:
 
 _KEPT = ("eq", "order", "frozen", "array_like", "gc", "omit_defaults", "repr_omit_defaults", "forbid_unknown_fields")
 _ADDED = ("weakref", "dict", "cache_hash")
-"""Options that a class has from its base already, if that has them."""
+"""Options that a class inherits, so that they are given only where its bases do not have them."""
 
 
 def _struct(cls: Any, reduction: Reduction) -> Reduction:
@@ -141,7 +145,7 @@ def _struct(cls: Any, reduction: Reduction) -> Reduction:
 
 
 def _fields(cls: Any, own: list[str]) -> list[tuple[str, tuple[Any, ...]]]:
-    """Name and default: nothing, a value, or a function that makes one, behind a mark."""
+    """Each field's name and default: an empty tuple, or a value and whether the value is a factory of defaults."""
     without = len(cls.__struct_fields__) - len(cls.__struct_defaults__)
     found: list[tuple[str, tuple[Any, ...]]] = []
     for name in own:
@@ -184,7 +188,7 @@ _OF_ENUM = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inv
 
 
 def _enum(cls: Any, reduction: Reduction) -> Reduction:
-    """With aliases, and with the attributes that members have of their own."""
+    """The reduction of an enum, with its aliases and with the attributes that members have of their own."""
     make, arguments, (attributes, slots), *rest, setter = reduction
     bases, name, qualname, members, *more = arguments
     aliases = {alias: member.value for alias, member in cls.__members__.items() if alias not in members}

@@ -1,8 +1,8 @@
-"""How objects are rebuilt elsewhere that pickling does not take, or that it takes wrongly.
+"""Reductions of objects that pickling does not take, or that it takes wrongly.
 
-What a script defines is pickled whole, for its ``__main__`` cannot be imported in a replica; and with that come the
-locks, caches, context variables and weak references of people's programs. This is the one place that knows them: a
-table from a type to the reduction (`object.__reduce_ex__`) of its objects.
+The functions and classes of a script are pickled whole, for its ``__main__`` cannot be imported in a replica; and with
+them come the locks, caches, context variables and weak references of people's programs. This is the one place that
+knows these: a table from a type to the reduction (`object.__reduce_ex__`) of its objects.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from typing import Any, NoReturn, TypeAlias
 import msgspec
 
 ByValue: TypeAlias = Callable[[str], bool]
-"""Whether what the module of that name holds is pickled whole, as no import there would find it."""
+"""Whether the objects of the module of that name are pickled whole, as no import elsewhere would find them."""
 Reduction: TypeAlias = "tuple[Any, ...]"
 
 
 def reduced(obj: Any, by_value: ByValue) -> Any:
-    """The reduction of ``obj``, or `NotImplemented` where pickling knows what to do.
+    """The reduction of ``obj``, or `NotImplemented` where pickling itself has the right one.
 
-    Raises `pickle.PicklingError` for what pickling would take, and what would be of no use elsewhere.
+    Raises `pickle.PicklingError` for an object that pickling would take, and that would be of no use elsewhere.
     """
     kind = type(obj)
     reduce: _Reduce | None = _BY_TYPE.get(kind)
@@ -43,14 +43,15 @@ def reduced(obj: Any, by_value: ByValue) -> Any:
     if reduce is not None:
         return reduce(obj, by_value)
     if issubclass(kind, _BOUND_HERE):
-        raise pickle.PicklingError(f"a {kind.__qualname__} belongs to the process that made it")
+        advice = ": await it, or take its .result()" if issubclass(kind, concurrent.futures.Future) else ""
+        raise pickle.PicklingError(f"a {kind.__qualname__} belongs to the process that made it{advice}")
     if hasattr(kind, "__getattr__") and _pickled_by_default(kind):
         return _set_whole(obj)
     return NotImplemented
 
 
 def is_named(obj: Any, by_value: ByValue) -> bool:
-    """Whether ``obj`` is what its module has under its name, so that it travels as that name."""
+    """Whether the module of ``obj`` has this very object under its name, so that the object travels as that name."""
     module = str(getattr(obj, "__module__", None))
     found: Any = sys.modules.get(module)
     if found is None or by_value(module):
@@ -61,7 +62,7 @@ def is_named(obj: Any, by_value: ByValue) -> bool:
 
 
 def name_of(obj: Any, by_value: ByValue) -> tuple[str, str] | None:
-    """``(module, attribute)``, where a replica can import what this process has under that name."""
+    """``(module, attribute)``, where a replica can import ``obj`` by that name; None where there is no such name."""
     for name, module in list(sys.modules.items()):
         attributes = vars(module) if isinstance(module, types.ModuleType) else {}
         for attribute, value in list(attributes.items()):
@@ -135,7 +136,7 @@ def _make_type_alias(kind: Any, name: str, value: Any, parameters: tuple[Any, ..
 
 
 class _Gone:
-    """In the place of what a weak reference led to, and what is no more."""
+    """Takes the place of an object that a weak reference led to, and that is gone."""
 
 
 def _reference(obj: weakref.ref[Any], _: ByValue) -> Reduction:
@@ -187,13 +188,13 @@ def _queue(obj: queue.SimpleQueue[Any], _: ByValue) -> Reduction:
 
 
 def _thread_local(_: Any, __: ByValue) -> Reduction:
-    """Empty, as each thread first sees it."""
+    """A thread-local object is rebuilt empty, as each thread first sees it."""
     return threading.local, ()
 
 
 def _thread_pool(obj: Any, _: ByValue) -> Reduction:
     given: Any = vars(obj)
-    if "_initializer" not in given:  # From Python 3.14 on, only what makes the contexts of its threads has it.
+    if "_initializer" not in given:  # From Python 3.14 on, only the closure that makes the threads' contexts has it.
         given = inspect.getclosurevars(obj._create_worker_context).nonlocals
         given = {f"_{name}": value for name, value in given.items()}
     arguments = (obj._max_workers, obj._thread_name_prefix, given["_initializer"], given["_initargs"])
@@ -230,22 +231,29 @@ def _library(obj: Any, _: ByValue) -> NoReturn:
 
 
 def _coder(obj: Any, _: ByValue) -> Reduction:
-    """A decoder or encoder of msgspec, which shows all that it was made with."""
+    """A decoder or encoder of msgspec shows all options that it was made with."""
     given = {name: getattr(obj, name) for name in dir(obj) if not name.startswith("_")}
-    return _make_coder, (type(obj), {name: value for name, value in given.items() if name in _CODER_OPTIONS})
+    return _make_of_options, (type(obj), {name: value for name, value in given.items() if name in _CODER_OPTIONS})
 
 
-def _make_coder(kind: Callable[..., Any], options: dict[str, Any]) -> Any:
+def _make_of_options(kind: Callable[..., Any], options: dict[str, Any]) -> Any:
     return kind(**options)
 
 
+def _constraints(obj: Any, _: ByValue) -> Reduction:
+    """msgspec's metadata of an annotation shows all that it was made with."""
+    given = {name: getattr(obj, name) for name in dir(obj) if not name.startswith("_")}
+    return _make_of_options, (type(obj), {name: value for name, value in given.items() if value is not None})
+
+
 def _template(obj: Any, _: ByValue) -> Reduction:
-    """A template of jinja2, whose class makes another from its source when it is called."""
+    """A template of jinja2 is rebuilt from its attributes: its class, when it is called, compiles a source."""
     return object.__new__, (type(obj),), vars(obj)
 
 
 def _empty(obj: Any, _: ByValue) -> Reduction:
-    """What pydantic looks names up in while it builds a model: all globals of the script, of no use after that."""
+    """pydantic's table of names for building a model is rebuilt empty: it holds all globals of the script, and is of no
+    use once the model is built."""
     return type(obj), ()
 
 
@@ -261,7 +269,7 @@ def _pickled_by_default(kind: Any) -> bool:
 
 
 def _set_whole(obj: Any) -> Any:
-    """As by default, but the new and empty object is not asked whether it has a ``__setstate__``."""
+    """The default reduction, except that the new and empty object is not asked whether it has a ``__setstate__``."""
     reduction = obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
     if not isinstance(reduction, tuple) or len(reduction) < 3 or reduction[2] is None:
         return reduction
@@ -310,6 +318,7 @@ _BY_TYPE: dict[Any, _Reduce] = {
     concurrent.futures.ThreadPoolExecutor: _thread_pool,
     **dict.fromkeys(_LOCKS, _lock),
     **dict.fromkeys(_CODERS, _coder),
+    msgspec.Meta: _constraints,
 }
 _BY_NAME: dict[str, _Reduce] = {
     "typing.TypeVarTuple": _type_parameter,

@@ -1,4 +1,7 @@
-"""A request's body that is on its way: how much of it is to be here before its call begins. On the data loop."""
+"""A request's body that is on its way: how much of the body is to be here before its call begins.
+
+All of this file runs on the data loop.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ from servekit.interfaces import Request
 from servekit.wire.streams import Incoming
 
 MEMORY_BYTES = 1024 * 1024
-"""A body that is needed whole is in a file where it is longer."""
+"""A longer body that is needed whole is in a file."""
 
 
 def window_is_here(upload: Incoming, request: Request, *, is_async: bool) -> bool:
-    """Whether a call may begin whose handler reads its body as it comes; then ``request`` has what is to be read.
+    """Whether a call may begin whose handler reads the body as it comes. If so, the body is in ``request`` now.
 
-    When the window is full, or the body is over: a slow client holds no slot. A WebSocket's is here at once: its first
-    piece may wait for an answer. ``is_async``: it is read in a task; else in a thread.
+    A call may begin when the window is full, or the body is over: a slow client holds no slot. A WebSocket's may begin
+    at once: its first piece may wait for an answer. ``is_async``: a task reads the body; else a thread does.
     """
     if upload.ended:
         request.body = upload.take_all()
@@ -29,10 +32,10 @@ def window_is_here(upload: Incoming, request: Request, *, is_async: bool) -> boo
 
 
 class GatheredBody:
-    """A body that is needed whole, and is taken in as it comes: in memory up to 1 MB, in a file beyond that."""
+    """A body that is needed whole, and is taken in as it comes: in memory up to `MEMORY_BYTES`, else in a file."""
 
     def __init__(self, upload: Incoming, request: Request, *, as_file: bool) -> None:
-        """``as_file``: a long one is read through `Request.stream`; else it is `Request.body` in the end."""
+        """``as_file``: a long body is read through `Request.stream`; else every body is `Request.body` in the end."""
         self._upload = upload
         self._request = request
         self._as_file = as_file
@@ -41,9 +44,9 @@ class GatheredBody:
         self._file: BinaryIO | None = None
 
     def is_here(self) -> bool:
-        """Whether all of it is; then the request has it. To be asked whenever more has come.
+        """Whether all of the body is here. If so, the body is in the request now. To be asked whenever more has come.
 
-        Raises `ConnectionError` where it was broken off, and `OSError` where the file cannot be written.
+        Raises `ConnectionError` where the body was broken off, and `OSError` where the file cannot be written.
         """
         while (piece := self._upload.take()) is not None:
             self._size += len(piece)
@@ -70,8 +73,8 @@ class GatheredBody:
             self._request.body = self._file.read()
 
     def close(self) -> None:
-        """The call is over. The handler may have left a thread behind that reads its body."""
+        """The call is over. The handler may have left a thread behind that reads the body."""
         self._pieces.clear()
         if self._file is not None:
-            with contextlib.suppress(OSError):  # What is in its buffer may find no room on the disk.
+            with contextlib.suppress(OSError):  # The bytes in the file's buffer may find no room on the disk.
                 self._file.close()

@@ -1,7 +1,7 @@
-"""Code that stands once, for handlers that are called and for those that are awaited.
+"""Code that is written once for handlers that are called and for handlers that are awaited.
 
-A flow is a generator. It yields what is to be called next, and is given what that returned, or awaited; what it raised
-is raised where the flow yielded. Two drivers run it, as those of httpx's `_auth.py` do.
+A flow is a generator. It yields the function that is to be called next, and is given the result of that function. An
+error of the function is raised where the flow yielded. Two drivers run flows, as in httpx's `_auth.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Flow: TypeAlias = Generator[Callable[[], Any], Any, T]
 
 
 def run(flow: Flow[T]) -> T:
-    """Call what the flow yields; returns what it returns."""
+    """Call each function that the flow yields; returns the result of the flow."""
     try:
         step = next(flow)
         while True:
@@ -31,7 +31,7 @@ def run(flow: Flow[T]) -> T:
 
 
 async def run_async(flow: Flow[T]) -> T:
-    """As `run`, and await what can be awaited."""
+    """As `run`, and await each result that can be awaited."""
     try:
         step = next(flow)
         while True:

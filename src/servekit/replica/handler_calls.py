@@ -1,49 +1,59 @@
-"""Calls a backend's handler, for one request or a batch, and makes bytes of what it answers.
+"""Calls a backend's handler, for one request or a batch, and makes bytes of the answers.
 
-What is here has no loop and holds no slot: it is called on the data loop, in threads and in tasks alike, each time in a
-`contextvars.Context` of its own, so that what a handler sets in it is gone with the call.
+Nothing here has a loop or holds a slot: the data loop, threads and tasks alike call it, each time in a
+`contextvars.Context` of its own, so that the context variables that a handler sets are gone with the call.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from servekit.config import nearest
 from servekit.context import Context, current_call
-from servekit.errors import InvalidInputError
-from servekit.interfaces import RequestAdapter, Response
+from servekit.error_answers import ErrorAnswer
+from servekit.errors import InvalidInputError, ResultError
+from servekit.interfaces import Request, RequestAdapter, Response
 from servekit.replica import invocations
-from servekit.replica.batch import Batch
 from servekit.replica.flow import Flow, run
 from servekit.replica.open_call import OpenCall
-from servekit.replica.render import Rendered, close_body, render, text
+from servekit.replica.render import Rendered, close_body, render
 
 _log = logging.getLogger("servekit.replica")
 
 Reply: TypeAlias = tuple[Rendered, bool]
-"""What a call is answered with, and whether its handler failed."""
+"""The answer to a call, and whether the handler failed."""
 
 
 class HandlerCalls:
-    """Those of one replica."""
+    """The calls of one replica's handler."""
 
     def __init__(
-        self, backend: str, replica: str, adapter: RequestAdapter, debug: bool, clock: Callable[[], float]
+        self,
+        backend: str,
+        replica: str,
+        adapter: RequestAdapter,
+        debug: bool,
+        clock: Callable[[], float] = time.perf_counter,
+        rank: int = 0,
     ) -> None:
-        self._backend = backend
+        """``debug``: clients are sent the tracebacks of errors."""
+        self.backend = backend
         self._replica = replica
         self._alone = (replica,)
-        self._adapter = adapter
+        self.adapter = adapter
         self._debug = debug
-        self._clock = clock
+        self.clock = clock
+        self._rank = rank
 
     def answer(self, call: OpenCall) -> Reply:
-        """Answer one request by a ``def``; whatever goes wrong is in the reply.
+        """Answer one request by a ``def``. An error is part of the reply.
 
-        What comes by HTTP stands here beside `answering`: a flow would cost each call two more steps.
+        A request by HTTP is answered here, and not by `answering`: a flow would cost each call two more steps.
         """
         request, entry = call.request, call.entry
         handler = entry.blocking
@@ -52,72 +62,64 @@ class HandlerCalls:
         response = None
         try:
             expires = call.expires
-            context = Context(self._backend, self._replica, request.endpoint, request.id, 1, expires, self._alone)
+            context = Context(
+                self.backend, self._replica, request.endpoint, request.id, 1, expires, self._alone, self._rank
+            )
             current_call.set(context)
-            response = self._adapter.call(handler, request)
+            response = (entry.adapter or self.adapter).call(handler, request)
             return render(response, request.upgrade, request.method == "HEAD"), False
         except BaseException as error:
             # SystemExit too, or a stray CancelledError: the handler is at fault, and its replica must live.
             return self._failed(call, response, error)
 
     def answering(self, call: OpenCall, *, on_loop: bool) -> Flow[Reply]:
-        """As `answer`; ``on_loop``: in a task, for whatever runs in one."""
-        request, entry, adapter, response = call.request, call.entry, self._adapter, None
+        """As `answer`; ``on_loop``: in a task, for a handler that runs in one."""
+        request, entry, response = call.request, call.entry, None
+        adapter = entry.adapter or self.adapter
         handler = entry.handler if on_loop else entry.blocking
         try:
             if handler is None or (entry.name is not None and adapter.whole_application):
                 return self._no_method(call)
-            self._enter(call, 1)
+            self.enter(call, 1)
             if request.chain is not None:
                 response = yield from invocations.answering(adapter, handler, request, on_loop=on_loop)
             elif on_loop and (entry.is_coroutine or adapter.is_async):
                 response = yield partial(adapter.call_async, handler, request)
-            else:  # By an async generator function, too: it gives an iterator at once.
+            else:  # An async generator function is called as well: it returns its iterator at once.
                 response = yield partial(adapter.call, handler, request)
-            rendered = render(response, request.upgrade, request.method == "HEAD")
-            return rendered, request.chain is not None and response.status >= 500
+            return _reply(request, response)
         except BaseException as error:
             return self._failed(call, response, error)
 
-    def calling(self, batch: Batch) -> Flow[None]:
-        """Call the handler for a batch; `batch_replies` has what came of it."""
-        batch.begin(self._clock())
-        self._enter((batch.asked or batch.calls)[0], len(batch.asked))
-        try:
-            if batch.asked:
-                yield from batch.calling()
-        except BaseException as error:
-            batch.error = error
-
-    def batch_replies(self, batch: Batch) -> Iterator[tuple[OpenCall, Reply]]:
-        """One for each request of the batch."""
-        if batch.error is not None:
-            yield from self._batch_failure(batch, batch.error)
-            batch.error = None  # It leads to the frames that lead to the batch.
-            return
-        for call, item in batch.items():
-            yield call, self._item_reply(batch, call, item)
-
-    def _item_reply(self, batch: Batch, call: OpenCall, item: object) -> Reply:
+    def item_reply(self, call: OpenCall, item: Any) -> Reply:
+        """Answer a call that shared a batch, as if the handler had returned ``item``, or raised it, for this call
+        alone."""
         request, response = call.request, None
         try:
-            response = batch.response(call, item)
-            rendered = render(response, request.upgrade, request.method == "HEAD")
-            return rendered, request.chain is not None and response.status >= 500
+            if request.chain is None:
+                response = (call.entry.adapter or self.adapter).answer_item(item, request)
+            elif isinstance(item, BaseException):
+                response = invocations.failure_of(item)
+            else:
+                response = invocations.response_of(item)
+            return _reply(request, response)
         except BaseException as error:
             return self._failed(call, response, error)
 
-    def _enter(self, call: OpenCall, batch_size: int) -> None:
+    def enter(self, call: OpenCall, batch_size: int) -> None:
+        """Have `servekit.get_context` tell of ``call``, which is the first one of a batch."""
         request = call.request
         chain = self._alone if request.chain is None else (*request.chain, self._replica)
         current_call.set(
-            Context(self._backend, self._replica, request.endpoint, request.id, batch_size, call.expires, chain)
+            Context(
+                self.backend, self._replica, request.endpoint, request.id, batch_size, call.expires, chain, self._rank
+            )
         )
 
-    # -- what went wrong -----------------------------------------------------------------------------------------
+    # -- failures ------------------------------------------------------------------------------------------------
 
     def _failed(self, call: OpenCall, response: Response | None, error: BaseException) -> Reply:
-        """``response``: what could not go out, where there is one. It is closed."""
+        """``response``: the one that could not go out, where there is one. Its body is closed."""
         try:
             close_body(getattr(response, "body", None))
         except BaseException as of_close:
@@ -125,43 +127,71 @@ class HandlerCalls:
         return self.failure(call, error), True
 
     def failure(self, call: OpenCall, error: BaseException) -> Rendered:
-        """Log it, and say so to the client."""
+        """Log an error; returns the answer that tells the client of the error."""
         request = call.request
-        what = f"backend {self._backend!r}: {request.method} {request.path} of endpoint {request.endpoint!r}"
+        what = f"{request.method} {request.path}"
+        about = {
+            "request_id": request.id,
+            "endpoint": request.endpoint,
+            "backend": self.backend,
+            "replica": self._replica,
+        }
         if call.stopped:
-            _log.info("%s was given up: %s (request id %s)", what, call.stopped, request.id)
-            return (500, *text("Internal Server Error: given up."), None)
-        trace = "".join(traceback.format_exception(error))
-        _log.error("%s failed (request id %s)\n%s", what, request.id, trace.rstrip())
+            _log.debug("%s was given up: %s", what, call.stopped, extra=about)
+            return _rendered(call, ErrorAnswer("handler_failed", "given up."))
+        trace = trace_of(error)
+        # Not `exc_info`: whoever keeps the record, as a test may, would keep what the handler's frames refer to.
+        _log.error("%s failed\n%s", what, trace, extra={**about, "traceback": trace})
         return self._apology(call, error, trace)
 
-    def _batch_failure(self, batch: Batch, error: BaseException) -> Iterator[tuple[OpenCall, Reply]]:
-        trace = "".join(traceback.format_exception(error))
-        if all(call.stopped for call in batch.calls):
-            _log.info("backend %r: a batch of %d was given up: nobody waits for it", self._backend, len(batch.calls))
+    def batch_failure(self, calls: Sequence[OpenCall], error: BaseException) -> Iterator[tuple[OpenCall, Reply]]:
+        """As `failure`, for all calls of a batch at once."""
+        trace = trace_of(error)
+        if all(call.stopped for call in calls):
+            _log.debug("a batch of %d was given up: nobody waits for it", len(calls))
         else:
-            ids = ", ".join(call.request.id for call in batch.calls)
-            _log.error("backend %r: a batch failed (request ids %s)\n%s", self._backend, ids, trace.rstrip())
-        for call in batch.calls:
+            ids = ", ".join(call.request.id for call in calls)
+            _log.error("a batch failed, of the requests %s\n%s", ids, trace, extra={"traceback": trace})
+        for call in calls:
             yield call, (self._apology(call, error, trace), True)
 
     def _apology(self, call: OpenCall, error: BaseException, trace: str) -> Rendered:
         if call.request.chain is not None:
             return render(invocations.failure_of(error))
+        kind, what = "handler_failed", ""
+        if isinstance(error, ResultError):  # It tells of what was to be the answer, and so of nothing secret.
+            kind, what = "bad_result", f": {str(error).rstrip('.')}"
         message = (
-            f"Internal Server Error: backend {self._backend!r} failed on this request. "
+            f"backend {self.backend!r} failed on this request{what}. "
             f"The traceback is in the replica's log, beside the request id {call.request.id}."
         )
-        return (500, *text(f"{message}\n\n{trace}" if self._debug else message), None)
+        return _rendered(call, ErrorAnswer(kind, f"{message}\n\n{trace}\n" if self._debug else message))
 
     def _no_method(self, call: OpenCall) -> Reply:
         name = call.entry.name
-        if self._adapter.whole_application:
+        if self.adapter.whole_application:
+            message = f"backend {self.backend!r} is a whole application: nothing of it can be called by name ({name!r})"
+        elif name is None:
             message = (
-                f"backend {self._backend!r} is a whole application: nothing of it can be called by name ({name!r})"
+                f"the target of backend {self.backend!r} has no __call__: name one of its methods, by the header "
+                "X-Serve-Call-Method, or by handle.options('method')"
             )
         else:
-            message = f"the target of backend {self._backend!r} has no method {name!r}"
-        if call.request.chain is not None:
-            return render(invocations.failure_of(InvalidInputError(message))), True
-        return (400, *text(f"Bad Request: {message}."), None), True
+            message = call.entry.problem or f"the target of backend {self.backend!r} has no method {name!r}"
+        if call.request.chain is not None:  # HTTP clients are not told of methods that are not theirs to call.
+            known = call.entry.methods and nearest(name or "", call.entry.methods)
+            return render(invocations.failure_of(InvalidInputError(f"{message}{known or ''}"))), True
+        return _rendered(call, ErrorAnswer("method_not_callable", f"{message}.")), True
+
+
+def trace_of(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error)).rstrip()
+
+
+def _rendered(call: OpenCall, answer: ErrorAnswer) -> Rendered:
+    return (answer.status, *answer.render(call.request.headers, call.request.id), None)
+
+
+def _reply(request: Request, response: Response) -> Reply:
+    rendered = render(response, request.upgrade, request.method == "HEAD")
+    return rendered, request.chain is not None and response.status >= 500

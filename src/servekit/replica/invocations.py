@@ -1,7 +1,7 @@
-"""Calls by a handle: a handler is called with Python objects, and its result goes back as one.
+"""Calls by a handle: a handler is called with Python objects, and its result goes back as a Python object.
 
-The adapter is around such a call as around any other, with a request that has no body; what it would make of the
-result is not used.
+The adapter is around such a call as around any other, with a request that has no body. The response that the adapter
+makes is not used.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 from servekit.errors import HandlerError, InvalidInputError
 from servekit.handles import answers
+from servekit.handles.answers import RecordKind, record
 from servekit.handles.failures import pack_failure
 from servekit.handles.payload import PAYLOAD_BYTES, pack, unpack
-from servekit.handles.records import RecordKind, record
 from servekit.interfaces import Handler, Request, RequestAdapter, Response
 from servekit.replica.flow import Flow, run, run_async
 from servekit.replica.render import aclose_body, close_body
@@ -24,11 +24,11 @@ _VALUE = [("content-type", answers.VALUE)]
 _FAILURE = [("content-type", answers.FAILURE)]
 _STREAM = [("content-type", answers.STREAM)]
 _STAND_IN = ""
-"""What the adapter is given in the place of the result."""
+"""The adapter is given this in the place of the result."""
 
 
 def answering(adapter: RequestAdapter, handler: Handler, request: Request, *, on_loop: bool) -> Flow[Response]:
-    """Call a handler; whatever it raises is in the answer, but that it was cancelled is raised.
+    """Call a handler. An exception of the handler is in the answer; `asyncio.CancelledError` alone is raised.
 
     ``on_loop``: in a task, for an ``async def`` or an adapter that ``is_async``.
     """
@@ -49,9 +49,9 @@ def answering(adapter: RequestAdapter, handler: Handler, request: Request, *, on
 
 
 def arguments(request: Request) -> Flow[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """``(args, kwargs)``, taken out of the request, which has no body after that. Raises what unpickling raises.
+    """``(args, kwargs)``, taken out of the request, which has no body after that. Raises any error of unpickling.
 
-    Of a body that is still arriving it waits for the rest, and raises `ConnectionError` when that will not come.
+    The flow waits for the rest of a body that is still arriving, and raises `ConnectionError` when that will not come.
     """
     payload: bytes = request.body
     if request.incoming is not None:
@@ -63,7 +63,7 @@ def arguments(request: Request) -> Flow[tuple[tuple[Any, ...], dict[str, Any]]]:
 
 
 def response_of(value: Any) -> Response:
-    """The answer that carries ``value``; of an iterator or async iterator, what it makes, as it makes it."""
+    """The answer that carries ``value``; for an iterator, async or not, the items as they are made."""
     if isinstance(value, Iterator):
         return Response(200, _STREAM, _records(value))
     if isinstance(value, AsyncIterator):
@@ -80,7 +80,7 @@ def failure_of(error: BaseException) -> Response:
 
 
 class _Captured:
-    """A handler as the adapter sees it. Keeps the answer to its caller."""
+    """The handler that the adapter is given. Keeps the answer to the caller."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
@@ -111,7 +111,7 @@ async def _joined(pieces: AsyncIterator[bytes]) -> bytes:
 
 
 def _not_called(answered: Response) -> Response:
-    """The adapter answered itself: it found fault with the request, say."""
+    """The adapter answered without calling the handler: the adapter found fault with the request, say."""
     body = answered.body
     text = body.decode(errors="replace") if isinstance(body, bytes) else ""
     return failure_of(
@@ -134,45 +134,44 @@ def _unsendable(what: str, value: Any, error: Exception) -> HandlerError:
 
 
 def _records(items: Iterator[Any]) -> Iterator[bytes]:
-    """Closed early, it closes ``items``, whose ``finally`` then runs."""
-    kind = RecordKind.ITEM
+    """The records of ``items``. Closing this generator early closes ``items``, whose ``finally`` then runs."""
+    more = True
     try:
-        while kind is RecordKind.ITEM:
+        while more:
             try:
-                kind, piece = _record(next(items))
+                piece, more = _record(next(items))
             except BaseException as error:
-                kind, piece = _last(error)
+                piece, more = _last_record(error), False
             yield piece
     finally:
         close_body(items)
 
 
 async def _async_records(items: AsyncIterator[Any]) -> AsyncIterator[bytes]:
-    kind = RecordKind.ITEM
+    more = True
     try:
-        while kind is RecordKind.ITEM:
+        while more:
             try:
-                kind, piece = _record(await anext(items))
+                piece, more = _record(await anext(items))
             except asyncio.CancelledError:
                 raise
             except BaseException as error:
-                kind, piece = _last(error)
+                piece, more = _last_record(error), False
             yield piece
     finally:
         await aclose_body(items)
 
 
-def _last(error: BaseException) -> tuple[RecordKind, bytes]:
-    """The record in the place of an item that did not come."""
-    if isinstance(error, (StopIteration, StopAsyncIteration)):
-        return RecordKind.DONE, record(RecordKind.DONE)
-    return RecordKind.FAILURE, record(RecordKind.FAILURE, pack_failure(error))
-
-
-def _record(item: Any) -> tuple[RecordKind, bytes]:
+def _record(item: Any) -> tuple[bytes, bool]:
+    """The record of an item, and whether another may follow."""
     try:
-        return RecordKind.ITEM, record(RecordKind.ITEM, pack(item))
+        return record(RecordKind.ITEM, pack(item)), True
     except Exception as error:
-        return RecordKind.FAILURE, record(
-            RecordKind.FAILURE, pack_failure(_unsendable("an item of its stream", item, error))
-        )
+        return _last_record(_unsendable("an item of its stream", item, error)), False
+
+
+def _last_record(error: BaseException) -> bytes:
+    """The record in the place of an item, where the generator ended or failed."""
+    if isinstance(error, (StopIteration, StopAsyncIteration)):
+        return record(RecordKind.DONE)
+    return record(RecordKind.FAILURE, pack_failure(error))

@@ -1,8 +1,9 @@
-"""When the pieces of streamed answers leave: one that comes alone at once, those that come thick and fast together.
+"""When the pieces of streamed answers leave: a piece that comes alone at once, pieces that follow each other together.
 
-A frame, a write to a client's socket and that client's waking up cost more than most pieces are worth. So pieces that
-follow another within `JOIN_S` wait until that time is over, and leave as one. The first piece of an
-answer waits for nothing, nor does one that comes after a longer pause; and the end of an answer takes along what waits.
+A frame, a write to a client's socket and that client's wake-up cost more than most pieces are worth. So a piece that
+follows another within `JOIN_S` waits until that time is over, and the pieces that wait leave as one. The first piece of
+an answer waits for nothing, nor does a piece that comes after a longer pause. The end of an answer takes along the
+pieces that wait.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ import asyncio
 from typing import Protocol
 
 JOIN_S = 0.002
-"""Language models are not that quick, and people do not see it."""
+"""Language models take longer for a token, and people do not notice such a delay."""
 
 
 class Joined(Protocol):
     """An answer whose pieces are being made."""
 
     def leave(self) -> bool:
-        """Send what has gathered. False: nothing had, and the next piece leaves at once."""
+        """Send the pieces that have gathered. False: there were none, and the next piece leaves at once."""
 
 
 class Joiner:
-    """Has what gathers leave every `JOIN_S`, for all answers of one event loop together."""
+    """Has the pieces that gather leave every `JOIN_S`, for all answers of one event loop together."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -32,7 +33,7 @@ class Joiner:
         self._marked = False
 
     def add(self, answer: Joined) -> None:
-        """A piece of ``answer`` has just left. It is in no joiner yet."""
+        """A piece of ``answer`` has just left. The answer is in no joiner yet."""
         if not self._answers:
             self._loop.call_later(JOIN_S, self._tick)
         self._answers.append(answer)
@@ -43,7 +44,7 @@ class Joiner:
             self._loop.call_later(JOIN_S, self._tick)
 
     def mark_turn(self) -> int:
-        """The number of this turn of the loop: the next one has another."""
+        """The number of this turn of the loop. The next turn has another number."""
         if not self._marked:
             self._marked = True
             self._loop.call_soon(self._turned)

@@ -1,8 +1,9 @@
-"""What a main script defines, in the process pools of its handlers.
+"""Functions and classes of a main script, in the process pools of its handlers.
 
-`multiprocessing` refers by name to what a pool is to call, and to the classes of what it returns. The names of a
-script are in no module of a replica, nor of its children. So in these processes, and in no others, its pickler refers
-to them by `found`: what a child has not inherited, it builds from the same bytes as the replica did.
+`multiprocessing` refers by name to the function that a pool is to call, and to the classes of the results. The names of
+a script are in no module of a replica, nor of the replica's children. So in these processes, and in no others, the
+pickler of `multiprocessing` refers to them by `found`: a child that has not inherited an object builds it from the same
+bytes as the replica did.
 """
 
 from __future__ import annotations
@@ -27,17 +28,18 @@ _NAMED = (type, types.FunctionType, functools._lru_cache_wrapper, typing.NewType
 
 
 class _Script:
-    """What came whole with the replica's target: the script's names."""
+    """The names of the script that came whole with the replica's target."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        """Of a file with the target's bytes, which the replica's process keeps open for its children."""
+        """The path of a file with the target's bytes, which the replica's process keeps open for its children."""
         self.modules: dict[str, dict[str, Any]] = {}
-        """The globals of what the target brought along, by the name of their module."""
+        """The globals that the target brought along, by the name of their module."""
         self._file: Any = None
 
     def keep(self, data: bytes) -> None:
-        """In a file that goes with the process: on the disk, where there is room, for arguments may be long."""
+        """Keep the target's bytes in a file that goes with the process: on the disk, where there is room, for arguments
+        may be long."""
         try:
             file: Any = tempfile.TemporaryFile()  # noqa: SIM115
             file.write(data)
@@ -48,19 +50,19 @@ class _Script:
         self.path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
 
     def find(self, module: str, name: str) -> Any:
-        """None where there is nothing of that name."""
+        """The object of that name; None where there is none."""
         namespace, (first, *rest) = self.modules.get(module, {}), name.split(".")
         return functools.reduce(lambda found, part: getattr(found, part, None), rest, namespace.get(first))
 
 
 _script: _Script | None = None
-"""That of this process; None where it is neither a replica's nor a child of one."""
+"""The script of this process; None where the process is neither a replica nor a child of one."""
 
 
 def install(path: str = "") -> None:
-    """From now on this process is a replica's, and the next target that it loads is the script's.
+    """From now on this process is a replica, or a child of one, and the next target that is loaded is the script's.
 
-    ``path``: of the file with its bytes, in a child.
+    ``path``: in a child, the file with the target's bytes.
     """
     global _script
     _script = _Script(path)
@@ -68,12 +70,12 @@ def install(path: str = "") -> None:
 
 
 def loads(data: bytes) -> Any:
-    """What `servekit.targets` has pickled. In a replica's process its script is remembered."""
+    """Unpickle the ``data`` that `servekit.targets` made. In a replica's process the script is remembered."""
     loader = _Loader(io.BytesIO(data))
     loaded = loader.load()
     target = getattr(loaded, "target", None)
     namespace = loader.modules.get(getattr(target, "__module__", ""))
-    if namespace is not None and isinstance(target, _NAMED):  # It need not name itself.
+    if namespace is not None and isinstance(target, _NAMED):  # The target's own globals need not name the target.
         namespace.setdefault(target.__name__, target)
     if _script is not None and loader.modules:
         _script.modules.update(loader.modules)
@@ -83,7 +85,7 @@ def loads(data: bytes) -> Any:
 
 
 def found(path: str, module: str, name: str) -> Any:
-    """What the script calls so. Raises `AttributeError` where it has no such name."""
+    """The script's object of that name. Raises `AttributeError` where the script has no such name."""
     if _script is None:  # In a child that was not forked from the replica.
         install(path)
         loads(Path(path).read_bytes())
@@ -94,7 +96,7 @@ def found(path: str, module: str, name: str) -> Any:
 
 
 class _Loader(pickle.Unpickler):
-    """Sees to whom the globals belong with which cloudpickle makes functions."""
+    """Notes which module the globals belong to with which cloudpickle makes functions."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
@@ -122,6 +124,6 @@ def _reduce(_: Any, obj: Any) -> Any:
         return NotImplemented
     if script.find(module, name) is obj:
         return found, (script.path, module, name)
-    if getattr(sys.modules.get(module), name, None) is obj:  # Of the module that the process itself began with.
+    if getattr(sys.modules.get(module), name, None) is obj:  # The process's own main module has it.
         return NotImplemented
     return pickle.loads, (dumps(obj),)

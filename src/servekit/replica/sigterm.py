@@ -1,9 +1,9 @@
 """SIGTERM in a replica's process, whatever event loops of the user's have run on its main thread since.
 
-A loop that handles signals, as a server's does that a handler runs for a while, has a wake-up descriptor of its own
-(`signal.set_wakeup_fd`), and leaves none behind: a signal would not wake the data loop then, which alone knew of it. To
-look after each call would cost every call a microsecond. So the handler is a plain one, which Python itself keeps; the
-descriptor is there to have it run at once; and both are put back once a second.
+A loop that handles signals, such as that of a server which a handler runs for a while, sets a wake-up descriptor of its
+own (`signal.set_wakeup_fd`), and leaves none behind: a signal would not wake the data loop then. A look after each call
+would cost every call a microsecond. So the signal handler is a plain one, which Python itself keeps; the wake-up
+descriptor makes the signal handler run at once; and both are put back once a second.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Sigterm:
     def __init__(self, end: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._end = end
-        self._descriptor = signal.set_wakeup_fd(-1)  # The loop's; there is no other way to read it.
+        self._descriptor = signal.set_wakeup_fd(-1)  # The loop's descriptor; there is no other way to read it.
         self._handler = lambda *_: self._loop.call_soon_threadsafe(self._end)
         forks.handle_signal(signal.SIGTERM, self._handler)
         self._keep()

@@ -1,7 +1,7 @@
 """A replica worker's life: learn what to serve, build the handler, serve until drained.
 
-Two threads. The handler is built and called on the one that calls `run`, the process's main thread; the control link
-has an event loop on another, so that a handler that hangs is seen as such rather than taken for dead.
+There are two threads. The handler is built and called on the thread that calls `run`, the process's main thread. The
+control link has an event loop on the other, so that a handler that hangs is seen as such, and not taken for dead.
 """
 
 from __future__ import annotations
@@ -27,15 +27,17 @@ from servekit.factories import load_path
 from servekit.handles import callers
 from servekit.handles.caller import Caller
 from servekit.interfaces import RequestAdapter
-from servekit.processes import extend_sys_path
-from servekit.replica import pools
+from servekit.processes import extend_sys_path, resident_bytes, set_title
+from servekit.replica import pools, stacks
 from servekit.replica.executor import Executor
-from servekit.replica.life import Life, trace_of
-from servekit.replica.server import DataServer
+from servekit.replica.handler_calls import HandlerCalls
+from servekit.replica.life import Life, start_failure
+from servekit.replica.open_call import OpenCall
 from servekit.replica.sigterm import Sigterm
 from servekit.replica.target import Handlers, Target, load
 from servekit.tasks import TaskSet
 from servekit.wire.bootstrap import WorkerBootstrap
+from servekit.wire.companion import listen_for_companions
 from servekit.wire.control import ControlClient
 from servekit.wire.control_frames import (
     Assign,
@@ -52,11 +54,13 @@ from servekit.wire.control_frames import (
 )
 from servekit.wire.data_links import DataLinks
 from servekit.wire.link import Link
-from servekit.wire.network import Listener, Network
+from servekit.wire.network import Listener, listen
 from servekit.wire.polling import BusyPoll
 
 _log = logging.getLogger("servekit.replica")
 _FLUSH_TIMEOUT_S = 5.0
+LOOK_S = 0.1
+"""Between two looks at a data loop that may hang."""
 
 
 class ReplicaWorker:
@@ -65,14 +69,12 @@ class ReplicaWorker:
     def __init__(
         self,
         bootstrap: WorkerBootstrap,
-        network: Network,
         *,
         load_target: Callable[[bytes], Target] = load,
         load_plugin: Callable[[str], Callable[..., RequestAdapter]] = load_path,
         own_process: bool = True,
     ) -> None:
         self._bootstrap = bootstrap
-        self._network = network
         self._load_target = load_target
         self._load_plugin = load_plugin
         self._own_process = own_process
@@ -81,20 +83,22 @@ class ReplicaWorker:
         self._assign: Assign | None = None
         self._blob = bytearray()
         self._control: ControlClient
-        self._server: DataServer | None = None
         self._executor: Executor | None = None
-        self._data_loop: asyncio.AbstractEventLoop | None = None
         self._life: Life | None = None
         self._sigterm: Sigterm | None = None
         self._caller: Caller | None = None
-        """For the handles in this process; in process, the instance has one."""
+        """The caller of the handles in this process; in process, the instance has one."""
         self._tasks = TaskSet()
-        """On the data loop, beside the calls."""
+        """The tasks on the data loop, beside the calls."""
         self._code: CodePlace | None = None
         self._ended = False
+        self.left_behind = False
+        """The replica is over, but its thread hangs. In process alone: else the process has ended."""
+        self._control_loop: asyncio.AbstractEventLoop
 
     def run(self, control_loop: asyncio.AbstractEventLoop) -> str:
-        """Live, with the control link on ``control_loop``, which another thread runs; returns why it ended."""
+        """Live, with the control link on ``control_loop``, which another thread runs; returns why the replica ended."""
+        self._control_loop = control_loop
         control = asyncio.run_coroutine_threadsafe(self._keep_control(), control_loop)
         reason = "ended"
         try:
@@ -105,26 +109,26 @@ class ReplicaWorker:
             self._ended = True
             if self._caller is not None:
                 self._caller.close("the replica has ended")
-            control_loop.call_soon_threadsafe(self._close_control)
-            with contextlib.suppress(concurrent.futures.TimeoutError):
+            with contextlib.suppress(RuntimeError):  # In process, a handler that hung may outlive the instance's loop.
+                control_loop.call_soon_threadsafe(self._close_control)
+            with contextlib.suppress(concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
                 reason = f"{reason}; control link: {control.result(_FLUSH_TIMEOUT_S)}"
             if self._code is not None:
                 self._code.leave()
         return reason
 
     def end(self, reason: str) -> None:
-        """Leave, from any thread: give back what has not begun, finish what has."""
+        """Leave: give back the calls that have not begun, finish the others. May be called in any thread."""
         self._ended = True
-        _log.info("ending: %s", reason)
+        _log.debug("ends: %s", reason)
         self._assigned.put(None)
-        self._on_data_loop(lambda server: server.leave(DRAIN_TIMEOUT_S))
+        self._on_data_loop(lambda executor: executor.leave(DRAIN_TIMEOUT_S))
 
     # -- the control link's thread --------------------------------------------------------------------------------
 
     async def _keep_control(self) -> str:
         self._control = ControlClient(
             self._bootstrap,
-            self._network,
             hello=self._say_hello,
             received=self._received,
             report=self._report,
@@ -153,23 +157,27 @@ class ReplicaWorker:
             if self._own_process and self._caller is None:
                 told = self._bootstrap
                 loop = asyncio.get_running_loop()
-                self._caller = Caller(self._network, told.token, told.worker_id, loop, frame.ingresses)
+                self._caller = Caller(told.token, told.worker_id, loop, frame.ingresses)
+            self._check_assigned()
+        elif isinstance(frame, Blob):
+            self._blob += frame.data
+            self._check_assigned()
         elif isinstance(frame, Ingresses):
             if self._caller is not None:
                 self._caller.set_ingresses(frame.addresses)
-            return
-        elif isinstance(frame, Blob):
-            self._blob += frame.data
         elif isinstance(frame, Drain):
-            timeout_s = frame.timeout_s
-            if self._server is None:
+            timeout_s, hung_s = frame.timeout_s, frame.hung_s
+            if self._executor is None:
                 self.end("drained before it was ready")
-            self._on_data_loop(lambda server: server.drain(timeout_s))
-            return
+            self._on_data_loop(lambda executor: executor.drain(timeout_s))
+            if hung_s:  # From now on, for a call may come to be so late only while the others are waited for.
+                self._look_for_hang(hung_s)
         elif isinstance(frame, Reconfigure):
             user_config, link = frame.user_config, self._control.link
             self._on_data_loop(lambda _: self._tasks.spawn(self._reconfigure(user_config, link)))
-            return
+
+    def _check_assigned(self) -> None:
+        """Have the handler's thread serve, once all bytes of the target and of the code are here."""
         assign = self._assign
         if assign is not None and len(self._blob) == assign.target_bytes + assign.code_bytes:
             target, code = self._blob[: assign.target_bytes], self._blob[assign.target_bytes :]
@@ -182,14 +190,48 @@ class ReplicaWorker:
             return Report()
         if life is not None and life.is_hung:
             self._control.send(Unhealthy(life.hung_reason))
+        if life is not None and executor.outstanding:
+            life.watch_loop()
         since = executor.busy_since
-        return Report(executor.outstanding, time.perf_counter() - since if since else 0.0)
+        return Report(
+            time.perf_counter() - since if since else 0.0,
+            overdue_s=max(executor.overdue().values(), default=0.0),
+            requests=executor.requests,
+            memory_bytes=resident_bytes() if self._own_process else 0,
+        )
 
-    def _on_data_loop(self, act: Callable[[DataServer], object]) -> None:
-        loop, server = self._data_loop, self._server
-        if loop is not None and server is not None:
-            with contextlib.suppress(RuntimeError):  # The loop has ended, and with it what was to be done.
-                loop.call_soon_threadsafe(act, server)
+    def _look_for_hang(self, hung_s: float, logged: bool = False) -> None:
+        """Log what hangs, once, and do not wait for it; where that is the data loop, end the replica without it. Looks
+        again, until the replica has ended."""
+        executor, life = self._executor, self._life
+        if executor is None or life is None or executor.calls.over:
+            return
+        silent_s, overdue = life.silent_s(), executor.overdue(hung_s)
+        if not logged and (overdue or life.is_hung):
+            self._log_hang(life, overdue)
+            logged = True
+        if life.is_hung or (overdue and silent_s >= hung_s):
+            executor.break_off()
+            if self._own_process:
+                os._exit(1)
+            self.left_behind = True
+            return
+        if overdue:
+            self._on_data_loop(lambda executor: executor.give_up(hung_s))
+        asyncio.get_running_loop().call_later(LOOK_S, self._look_for_hang, hung_s, logged)
+
+    def _log_hang(self, life: Life, overdue: dict[OpenCall, float]) -> None:
+        threads = "on standard error" if self._own_process else f"here:\n{stacks.threads_of(life.thread)}"
+        what = stacks.describe(overdue) or life.hung_reason
+        _log.error("something in the replica hangs, and is not waited for: %s\nIts threads are %s", what, threads)
+        if self._own_process:
+            stacks.dump_threads()
+
+    def _on_data_loop(self, act: Callable[[Executor], object]) -> None:
+        executor = self._executor
+        if executor is not None:
+            with contextlib.suppress(RuntimeError):  # The loop has ended.
+                executor.loop.call_soon_threadsafe(act, executor)
 
     # -- the handler's thread ---------------------------------------------------------------------------------------
 
@@ -204,17 +246,18 @@ class ReplicaWorker:
             handlers = Handlers(self._load_target(target))
             handlers.check(adapter, assign.config)
         except (Exception, SystemExit) as error:
-            self._control.send(StartFailed(trace_of(error) + self._differences()))
+            self._control.send(StartFailed(start_failure(error) + self._differences()))
             return "the handler could not be built"
         try:
             return self._run_loop(assign, handlers, adapter)
         finally:
-            self._server = self._executor = self._data_loop = self._life = None
+            self._executor = self._life = None
             handlers.release()
             adapter.close()
 
     def _enter(self, assign: Assign, code: bytes) -> None:
         """Make this process see the modules and files that the client saw."""
+        set_title(f"replica {assign.backend} {self._bootstrap.worker_id}")
         extend_sys_path(assign.sys_path)
         if assign.code:
             self._code = CodePlace(self._bootstrap.directory, assign.code, code, assign.sys_path)
@@ -224,23 +267,23 @@ class ReplicaWorker:
             os.chdir(assign.cwd)
 
     def _differences(self) -> str:
-        """For whoever reads why the handler could not be built."""
+        """A sentence on code that differs, for the report that the handler could not be built."""
         found = "; ".join(self._code.differences()) if self._code is not None else ""
         return f"\n\nNot as it was where the backend was created: {found}" if found else ""
 
     def _run_loop(self, assign: Assign, handlers: Handlers, adapter: RequestAdapter) -> str:
-        # A frame of its own: what the loop still refers to must not keep the handler from being released.
+        # This has a frame of its own: objects that the loop still refers to must not keep the handler from its release.
         with contextlib.closing(uvloop.new_event_loop()) as loop:
             return loop.run_until_complete(self._live(assign, handlers, adapter))
 
     async def _live(self, assign: Assign, handlers: Handlers, adapter: RequestAdapter) -> str:
-        """All that happens to the handler between its building and its release."""
+        """The life of the handler between its building and its release."""
         life = self._life = Life(handlers, adapter, assign.config)
         try:
             try:
                 await life.begin()
             except (Exception, SystemExit) as error:
-                self._control.send(StartFailed(trace_of(error)))
+                self._control.send(StartFailed(start_failure(error)))
                 return "the handler could not be built"
             self._tasks.spawn(life.watch(lambda reason: self._control.send(Unhealthy(reason))))
             await self._serve_data(assign, handlers, adapter)
@@ -256,51 +299,56 @@ class ReplicaWorker:
         self._control.send(Reconfigured(await self._life.reconfigure(user_config)), link)
 
     async def _serve_data(self, assign: Assign, handlers: Handlers, adapter: RequestAdapter) -> None:
-        loop = asyncio.get_running_loop()
+        told = self._bootstrap
         capabilities = handlers.capabilities(adapter, assign.config)
+        polling = BusyPoll.on(asyncio.get_running_loop(), told.busy_poll_s)
         executor = Executor(
-            assign.backend,
             handlers,
-            adapter,
+            HandlerCalls(assign.backend, told.worker_id, adapter, assign.debug, rank=assign.rank),
+            DataLinks(told.token, told.worker_id, polling),
             slots=capabilities.slots,
-            debug=assign.debug,
-            replica=self._bootstrap.worker_id,
             max_batch_size=assign.config.max_batch_size or 1,
             batch_wait_s=assign.config.batch_wait_timeout,
         )
-        polling = BusyPoll.on(loop, self._bootstrap.busy_poll_s)
-        server = DataServer(executor, DataLinks(self._bootstrap.token, self._bootstrap.worker_id, polling))
-        self._data_loop, self._server, self._executor = loop, server, executor
+        self._executor = executor
         if self._own_process and threading.current_thread() is threading.main_thread():
             self._sigterm = Sigterm(lambda: self.end("SIGTERM"))
-        listener = await self._network.listen(self._listen_address(), server.calls.new_link)
+        address = self._listen_address()
+        listener = await listen(address, executor.calls.new_link)
+        companions = await self._listen_for_companions(address)
+        told_at = [companions.address] if companions is not None else []
         try:
-            # A redial, after a change of controllers, says the same as `Ready` does now.
+            # The hello of a redial, after a change of controllers, says the same as `Ready` does now.
             self._hello = msgspec.structs.replace(
                 self._hello,
                 ready=True,
                 addresses=[listener.address],
                 capabilities=capabilities,
+                companions=told_at,
             )
-            self._control.send(Ready([listener.address], capabilities))
+            self._control.send(Ready([listener.address], capabilities, told_at))
             if self._ended:
-                server.leave(DRAIN_TIMEOUT_S)
-            await server.serve()
+                executor.leave(assign.config.drain_timeout_s)
+            await executor.serve()
         finally:
-            executor.close(server.calls)
-            _close(listener)
-            await server.calls.finish()
+            executor.close()
+            with contextlib.suppress(FileNotFoundError):  # The instance's directory may be gone already.
+                listener.close()
+            if companions is not None:
+                self._control_loop.call_soon_threadsafe(companions.close)
+            await executor.calls.finish()
+
+    async def _listen_for_companions(self, address: str) -> Listener | None:
+        """Take companions on the control link's thread, whatever the handler does; none on the controller's machine."""
+        if address.startswith("unix:"):
+            return None
+        links = DataLinks(self._bootstrap.token, self._bootstrap.worker_id)
+        listening = listen_for_companions(address, links)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(listening, self._control_loop))
 
     def _listen_address(self) -> str:
-        """On the controller's machine a Unix socket (or memory); elsewhere TCP, on the address that reaches it."""
+        """On the controller's machine a Unix socket; elsewhere TCP, on the address that reaches it."""
         local = self._control.local_address
         if isinstance(local, tuple):
             return f"tcp:{local[0]}:0" if len(local) == 2 else f"tcp:[{local[0]}]:0"
-        if not self._own_process:
-            return f"memory:{self._bootstrap.worker_id}"
         return f"unix:{self._bootstrap.directory}/{self._bootstrap.worker_id}.sock"
-
-
-def _close(listener: Listener) -> None:
-    with contextlib.suppress(FileNotFoundError):  # The instance's directory may be gone already.
-        listener.close()

@@ -1,4 +1,4 @@
-"""Time that stands still until a test moves it: what an in-process instance measures requests' deadlines by."""
+"""Time that stands still until a test moves it: an in-process instance may measure requests' deadlines by it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from servekit.errors import InvalidInputError
 from servekit.inprocess import InProcessInstance
 
 MOST_ADVANCE_S = 86_400.0
-"""At a time: every deadline on the way is looked at."""
+"""The longest step: every deadline on the way is looked at."""
 
 
 class Timer:
-    """What `StandingTime.call_later` gives."""
+    """A call that `StandingTime.call_later` has planned."""
 
     def __init__(self, call: Callable[[], object]) -> None:
         self.call = call
@@ -43,7 +43,7 @@ class StandingTime:
         return timer
 
     def advance(self, seconds: float) -> None:
-        """Go there, and on the way call what is due, each at its own time."""
+        """Let ``seconds`` pass, and on the way call what is due, each at its own time."""
         ends_s = self._now_s + seconds
         while self._timers and self._timers[0][0] <= ends_s:
             due_s, _, timer = heapq.heappop(self._timers)
@@ -66,14 +66,16 @@ class Clock:
         return self._standing.time()
 
     def advance(self, seconds: float) -> None:
-        """Let that much time pass; return when all requests whose deadline that was have been answered (504).
+        """Let ``seconds`` pass; return when all requests whose deadline has passed have been answered (504).
 
+        What was sent before, over HTTP or by a handle, is read first, and its deadline counted from the time before.
         Deadlines are kept to within 0.04 s: advance past them. Raises `InvalidInputError` for what is no time to wait.
         """
         if not isinstance(seconds, (int, float)) or not 0 <= seconds <= MOST_ADVANCE_S or math.isnan(seconds):
             raise InvalidInputError(f"the clock is advanced by 0 to {MOST_ADVANCE_S:g} s at a time, not {seconds!r}")
 
         async def advance() -> None:
+            await self._instance.read_all()
             self._standing.advance(seconds)
 
         self._instance.submit(advance())

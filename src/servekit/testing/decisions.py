@@ -1,4 +1,4 @@
-"""What routing decides in an in-process instance: written down, and under a seed the same in every run."""
+"""The decisions of routing in an in-process instance: written down, and under a seed the same in every run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from servekit.errors import InvalidInputError
 from servekit.factories import load_path
 from servekit.inprocess import BY_INSTANCE
-from servekit.interfaces import BackendView, Outcome, ReplicaView, RequestInfo, RoutingPolicy
+from servekit.interfaces import BackendView, Outcome, ReplicaView, RequestInfo, RoutingPolicy, _default_draw
 from servekit.wire.control_frames import PluginRef
 
 MOST_DECISIONS = 100_000
-"""Of an instance, that are kept: the last ones."""
+"""An instance keeps so many, the last ones."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Decision:
 
 
 class Decisions:
-    """Those of one instance. It builds the policies, and puts itself around each."""
+    """The decisions of one instance. It builds the policies, and puts itself around each."""
 
     def __init__(self, seed: int | None = None) -> None:
         if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
@@ -41,20 +41,18 @@ class Decisions:
         self._made: deque[Decision] = deque(maxlen=MOST_DECISIONS)
 
     def made(self) -> list[Decision]:
-        """In order, to now. May be asked on any thread."""
+        """Return them in order, to now. May be called on any thread."""
         return list(self._made.copy())
 
     def policy(self, ref: PluginRef, build: Callable[[PluginRef], RoutingPolicy]) -> RoutingPolicy:
-        """What ``build`` makes of ``ref``, with its decisions written down."""
+        """Return the policy that ``build`` makes of ``ref``, with its decisions written down."""
         if self._seeds is None:
             return _Recorded(build(ref), self._made)
         seed = self._seeds.getrandbits(32)
         if not ref.path.startswith(BY_INSTANCE) and "seed" not in ref.options and _takes_seed(ref.path):
             ref = PluginRef(ref.path, {**ref.options, "seed": seed})
         policy = build(ref)
-        # The draws of the default `choose_replica`; past a policy's own `__setattr__`, a frozen dataclass's say.
-        object.__setattr__(policy, "_servekit_draw", random.Random(seed).random)
-        return _Recorded(_Steady(policy), self._made)
+        return _Recorded(_Steady(policy, random.Random(seed).random), self._made)
 
 
 def _takes_seed(path: str) -> bool:
@@ -100,15 +98,23 @@ class _Recorded(_Around):
 
 class _Steady(_Around):
     """Shows its policy the replicas in the order in which they were started, not in that in which they became ready,
-    and by ids that have no chance in them.
+    and by ids that have no chance in them. The default `choose_replica` draws from ``draw``.
     """
+
+    def __init__(self, policy: RoutingPolicy, draw: Callable[[], float]) -> None:
+        super().__init__(policy)
+        self._draw = draw
 
     def choose_backend(self, request: RequestInfo, backends: Sequence[BackendView]) -> BackendView:
         chosen: BackendView = _real(super().choose_backend(request, [_SteadyBackend(backend) for backend in backends]))
         return chosen
 
     def choose_replica(self, request: RequestInfo, replicas: Sequence[ReplicaView]) -> ReplicaView:
-        chosen: ReplicaView = _real(super().choose_replica(request, _in_order(replicas)))
+        token = _default_draw.set(self._draw)
+        try:
+            chosen: ReplicaView = _real(super().choose_replica(request, _in_order(replicas)))
+        finally:
+            _default_draw.reset(token)
         return chosen
 
     def request_finished(self, request: RequestInfo, replica: ReplicaView, outcome: Outcome) -> None:
@@ -154,7 +160,7 @@ class _SteadyBackend:
 
 
 def _real(shown: Any) -> Any:
-    """What stands behind a view; and what is none as it is, for the router to refuse."""
+    """Return what stands behind a view; and what is no view as it is, for the router to refuse."""
     return shown.real if isinstance(shown, (_SteadyBackend, _SteadyReplica)) else shown
 
 

@@ -19,9 +19,9 @@ from servekit.plugins import Registry, disabled_by_environment, discover
 from servekit.testing.clock import Clock, StandingTime
 from servekit.testing.decisions import Decision, Decisions
 from servekit.testing.load import SteadyLoad
-from servekit.testing.transport import MemoryHttpTransport
 
 CLIENT_TIMEOUT_S = 30.0
+CONNECTIONS = httpx.Limits(max_connections=1000)
 
 _log = logging.getLogger("servekit")
 
@@ -72,7 +72,7 @@ class ServedInstance:
 
     @property
     def decisions(self) -> list[Decision]:
-        """Which request was sent to which replica, in order, to now (the last 100,000). In process alone."""
+        """Return which request was sent to which replica, in order, to now (the last 100,000). In process alone."""
         if self._decisions is None:
             raise ServekitError(
                 f"decisions are recorded by in-process instances, and this is one on {self.instance!r}: its routing is "
@@ -82,7 +82,7 @@ class ServedInstance:
 
     @property
     def clock(self) -> Clock:
-        """What deadlines run on, where the test is marked ``servekit(virtual_clock=True)``. In process alone."""
+        """The clock of deadlines, where the test is marked ``servekit(virtual_clock=True)``. In process alone."""
         if self._clock is None:
             raise ServekitError(
                 f"{self.instance!r} has no clock to advance: its deadlines run on real time. Mark the test with "
@@ -93,7 +93,7 @@ class ServedInstance:
 
 @contextlib.contextmanager
 def open_host(runtime: str) -> Iterator[Registry | Instance]:
-    """What tests share: for in-process instances the plugins, discovered once; else one real instance."""
+    """Yield what tests share: for in-process instances the plugins, discovered once; else one real instance."""
     if runtime == "inprocess":
         registry = discover(disabled=disabled_by_environment())
         for line in registry.loaded:
@@ -110,7 +110,7 @@ def open_host(runtime: str) -> Iterator[Registry | Instance]:
 
 @contextlib.contextmanager
 def serve(host: object, *, seed: int | None = None, virtual_clock: bool = False) -> Iterator[ServedInstance]:
-    """An instance of its own where that is cheap; else the shared one, emptied afterwards.
+    """Yield an instance of its own where that is cheap; else the shared one, emptied afterwards.
 
     ``seed`` and ``virtual_clock``: what the marker ``servekit`` says, for in-process instances alone.
     """
@@ -148,7 +148,7 @@ def _in_process(registry: Registry, seed: int | None, virtual_clock: bool) -> It
         served = ServedInstance(
             instance,
             lambda: httpx.Client(
-                transport=MemoryHttpTransport(instance),
+                transport=httpx.HTTPTransport(verify=False, limits=CONNECTIONS, uds=instance.http_socket),
                 base_url=instance.url,
                 timeout=CLIENT_TIMEOUT_S,
                 trust_env=False,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MOST_CLIENTS = 64
 MOST_RATE_PER_S = 10_000.0
 MOST_SHOWN = 20
-"""Failures that are told of; of the others, how many they are."""
+"""So many failures are told of; of the others, how many they are."""
 FIRST_ANSWER_TIMEOUT_S = 1.0
 """How long the block waits for the load to be under way. A block may itself be what the first answer waits for."""
 JOIN_TIMEOUT_S = 60.0

@@ -17,16 +17,20 @@ BLOB_PIECE_BYTES = 1024 * 1024
 
 
 class Capabilities(msgspec.Struct, array_like=True, frozen=True):
-    """What a replica says of its handler once that is built, and ingress workers go by."""
+    """The kinds of calls that a replica takes; the replica tells them once its handler is built."""
 
     slots: int = 1
     """Calls of its handler at a time: what ``max_concurrent_queries`` says, or the default for such a handler."""
     streams_bodies: bool = False
-    """It takes a call whose body is still arriving. False: it is to be given bodies whole."""
+    """Whether the replica takes a call whose body is still arriving. False: it is to be given bodies whole."""
+    types: bytes = b""
+    """`HandlerTypes` in JSON, compressed by zlib; empty: the handler does not say what it takes. A snapshot has them
+    once for each backend."""
 
 
 class WorkerHello(msgspec.Struct, array_like=True):
-    """What a worker says of itself when it dials, inside the handshake; on a redial, what it holds already."""
+    """The description of a worker that has dialled, sent inside the handshake; on a redial, with all that it has
+    already."""
 
     worker_id: str
     pid: int
@@ -36,14 +40,17 @@ class WorkerHello(msgspec.Struct, array_like=True):
     addresses: list[str] = msgspec.field(default_factory=list)
     capabilities: Capabilities = Capabilities()
     user_config: bytes = b""
-    """Digest of the one that a replica's handler has taken over; empty: that is not known."""
+    """Digest of the ``user_config`` that a replica's handler has taken over; empty: not known."""
+    companions: list[str] = msgspec.field(default_factory=list)
+    """Where a replica on another machine takes companions: see `servekit.wire.companion`."""
 
 
 class Ready(Frame, tag=20):
-    """A replica's handler is built; it listens on ``addresses``."""
+    """A replica's handler is built; it listens on ``addresses``, and on ``companions`` for these."""
 
     addresses: list[str]
     capabilities: Capabilities = Capabilities()
+    companions: list[str] = msgspec.field(default_factory=list)
 
 
 class StartFailed(Frame, tag=21):
@@ -53,25 +60,40 @@ class StartFailed(Frame, tag=21):
 
 
 class Applied(Frame, tag=22):
-    """An ingress worker has applied the snapshot of this version; ``error`` says what of it could not be."""
+    """An ingress worker has applied the snapshot of this version; ``error`` names the parts that it could not apply."""
 
     version: int
     error: str = ""
 
 
 class Report(Frame, tag=23):
-    """Sent about once a second: load, and what was counted since the last report."""
+    """Sent about once a second: the worker's load, and its counts since the last report."""
 
-    outstanding: int = 0
     busy_s: float = 0.0
-    """How long the call that runs now has been running."""
+    """From a replica: how long the call that runs now has been running."""
     counts: list[RequestCount] = msgspec.field(default_factory=list)
     replica_outstanding: dict[str, int] = msgspec.field(default_factory=dict)
-    """From an ingress worker: requests that it has at each replica."""
+    """From an ingress worker: how many of its requests each replica has."""
     failovers: dict[str, int] = msgspec.field(default_factory=dict)
-    """By endpoint: requests that were routed while some of its backends had no live replica."""
+    """From an ingress worker, by endpoint: requests routed while some backend of the endpoint had no live replica."""
     waiting: dict[str, int] = msgspec.field(default_factory=dict)
-    """From an ingress worker, by backend: requests that wait there for room in a replica, or for a replica."""
+    """From an ingress worker, by backend: requests that wait for room in a replica, or for a replica; and the load of
+    those that were refused because too many do."""
+    overdue_s: float = 0.0
+    """From a replica: how far beyond its deadline the call is that has held a slot for longest beyond it."""
+    requests: int = 0
+    """From a replica: how many calls it has been sent."""
+    memory_bytes: int = 0
+    """From a replica: resident memory of its process; 0 where it has none of its own."""
+    replica_overdue_s: dict[str, float] = msgspec.field(default_factory=dict)
+    """From an ingress worker: by replica, how far the first call is beyond its deadline of which nothing has come
+    back; without replicas that have none."""
+    suspects: dict[bytes, int] = msgspec.field(default_factory=dict)
+    """From an ingress worker: the news of its `Suspects`, which the other ingress workers are to hear."""
+    served: dict[str, str] = msgspec.field(default_factory=dict)
+    """From an ingress worker: the replicas whose links were lost and that had answered calls, each with its backend."""
+    deadly: dict[str, int] = msgspec.field(default_factory=dict)
+    """From an ingress worker, by endpoint: requests that were refused, for replicas have died with their like."""
 
 
 class LinkAddresses(Frame, tag=24):
@@ -107,7 +129,7 @@ class RequestCount(msgspec.Struct, array_like=True, gc=False):
 
 
 class Assign(Frame, tag=40):
-    """To a replica: what to serve. The bytes of the target, then those of its code, follow in `Blob` frames."""
+    """To a replica: the backend to serve. The bytes of the target, then those of its code, follow in `Blob` frames."""
 
     backend: str
     target_bytes: int
@@ -121,11 +143,13 @@ class Assign(Frame, tag=40):
     code: str = ""
     """SHA-256 of the frozen code; empty: there is none."""
     code_bytes: int = 0
-    """Of the frozen code, which follows the target; 0: it is in the instance's directory on this machine."""
+    """The length of the frozen code, which follows the target; 0: the code is in the instance's directory."""
+    rank: int = 0
+    """Of the replica: see `WorkerSpec`."""
 
 
 class Blob(Frame, tag=41):
-    """A piece of those bytes."""
+    """A piece of the bytes of a target and its code."""
 
     data: bytes
 
@@ -134,16 +158,23 @@ class Drain(Frame, tag=42):
     """To a replica: end when every ingress worker has said `Bye` and every call is answered."""
 
     timeout_s: float
+    hung_s: float = 0.0
+    """Where something hangs in the replica: calls that hold a slot for so long beyond their deadlines are not waited
+    for, and what they do goes to the log. 0: all are."""
 
 
 class Stop(Frame, tag=43):
-    """To an ingress worker: stop listening, finish what is in flight, end."""
+    """To an ingress worker: say that it is not ready; after ``delay_s`` stop listening, finish what is in flight within
+    ``timeout_s``, end."""
 
     timeout_s: float
+    delay_s: float = 0.0
+    all_end: bool = False
+    """The instance ends: nobody will take connections any more from the socket that the workers share."""
 
 
 class Snapshot(Frame, tag=44):
-    """To an ingress worker: what changed since version ``base``; all there is, when ``base`` is None."""
+    """To an ingress worker: the endpoints and backends that changed since version ``base``; all, where that is None."""
 
     version: int
     base: int | None
@@ -151,8 +182,9 @@ class Snapshot(Frame, tag=44):
     """None: the endpoint is gone."""
     backends: dict[str, BackendEntry | None]
     leaving: tuple[str, ...] = ()
-    """All replicas that no backend here has, and whose processes may be there yet. Of any other replica, the process
-    has ended: whoever else holds its sockets, no answer will come."""
+    """The replicas that no backend has any more, and whose processes may be there yet. The process of any other replica
+    has ended: no answer of it will come, though another process may hold its sockets. A first snapshot says nothing of
+    those that it does not name: see `servekit.ingress.apply`."""
 
 
 class Reconfigure(Frame, tag=45):
@@ -173,8 +205,14 @@ class ListenOn(Frame, tag=47):
     host: str
 
 
+class Suspected(Frame, tag=50):
+    """To an ingress worker: the news of another one's `Suspects`."""
+
+    deaths: dict[bytes, int]
+
+
 class PluginRef(msgspec.Struct, array_like=True, frozen=True):
-    """A plugin's factory, by the path that a worker imports it by, and its options."""
+    """A plugin's factory, as the path by which workers import it, and its options."""
 
     path: str
     options: dict[str, Any] = msgspec.field(default_factory=dict)
@@ -188,7 +226,7 @@ class EndpointRecord(msgspec.Struct, array_like=True, frozen=True):
     methods: tuple[str, ...]
     """Empty: every method."""
     policy: str
-    """The name or path that it was chosen by."""
+    """The name or path that the user chose the policy by."""
     policy_ref: PluginRef
     traffic: dict[str, float] = {}
     """Weight by backend name; empty before `set_traffic`."""
@@ -201,6 +239,8 @@ class ReplicaEntry(msgspec.Struct, array_like=True, frozen=True):
     node: str
     addresses: tuple[str, ...]
     capabilities: Capabilities = Capabilities()
+    companions: tuple[str, ...] = ()
+    """Empty where the replica is on the ingress workers' machine."""
 
 
 class BackendEntry(msgspec.Struct, array_like=True, frozen=True):
@@ -209,10 +249,14 @@ class BackendEntry(msgspec.Struct, array_like=True, frozen=True):
     name: str
     config: BackendConfig
     replicas: tuple[ReplicaEntry, ...]
+    types: bytes = b""
+    """What the handler takes and gives: see `Capabilities`."""
+    failing: bool = False
+    """Whether its replicas have failed to start since one was ready last."""
 
 
 FromWorker: TypeAlias = Ready | StartFailed | Applied | Report | LinkAddresses | Reconfigured | Unhealthy
-ToWorker: TypeAlias = Assign | Blob | Drain | Stop | Snapshot | Reconfigure | Ingresses | ListenOn
+ToWorker: TypeAlias = Assign | Blob | Drain | Stop | Snapshot | Reconfigure | Ingresses | ListenOn | Suspected
 
 
 def control_codec() -> Codec:

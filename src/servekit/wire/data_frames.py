@@ -1,7 +1,8 @@
 """The frames of data links: ingress to replica, and handle to ingress.
 
-A body up to 64 KiB is in its `Call` or `Answer`. Of a longer one, or one whose length is not known, that frame has the
-first part; `Chunk` frames bring what follows, as `Credit` allows (see `servekit.wire.streams`), and `End` ends it.
+A body up to 64 KiB is in its `Call` or `Answer`. For a longer body, and one whose length is not known, that frame has
+the first part. `Chunk` frames bring the rest, as `Credit` allows (see `servekit.wire.streams`), and an `End` ends the
+body.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from servekit.interfaces import Request
 from servekit.wire.frames import Codec, Frame
 
 DATA_FRAME_BYTES = 1024 * 1024
-"""Above the longest head of a request or an answer with the longest piece of a body."""
+"""The longest frame: longer than the longest head of a request or an answer with the longest piece of a body."""
 PIECE_BYTES = 64 * 1024
 """An answer's body is cut into pieces of this length; a request's comes as it was read, up to 256 KiB at a time."""
 BODY_WINDOW_BYTES = 256 * 1024
-"""Credit that a body begins with."""
+"""The credit that a body begins with."""
 
 
 class Call(Frame, tag=1):
-    """Ingress to replica: run the handler. ``timeout_ms`` is what remains: clocks differ between machines."""
+    """Ingress to replica: run the handler. ``timeout_ms`` is the time that remains: clocks differ between machines."""
 
     id: int
     timeout_ms: int
@@ -35,14 +36,14 @@ class Answer(Frame, tag=2):
     head: bytes
     body: bytes
     queue_length: int
-    """Calls that the replica still holds, from every ingress worker."""
+    """How many calls the replica still holds, from every ingress worker."""
     service_us: int
     failed: bool = False
     """The handler raised, or its result could not be encoded."""
     rest: int = 0
-    """Bytes of the body that follow; `UNKNOWN` when only its `End` will tell."""
+    """How many bytes of the body follow; `UNKNOWN` when only the `End` will tell."""
     running: bool = False
-    """The handler goes on: it makes the rest. Then the queue's length and the service time are in the `End`."""
+    """The handler goes on, and makes the rest. Then the queue's length and the service time are in the `End`."""
 
 
 UNKNOWN = -1
@@ -63,13 +64,16 @@ class Refusal(Frame, tag=4):
 
 
 class Bye(Frame, tag=5):
-    """Either way, in order behind the calls: none will follow (ingress), send no more (replica, or ingress to handle).
+    """Either way, in order behind the calls. From the end that calls: no call will follow. From the end that answers:
+    send no more.
 
-    A handle may send on what handlers call that the ingress waits for, until it gets the last one.
+    A handle may still send the calls of handlers that the ingress waits for, until the last `Bye` comes.
     """
 
     last: bool = False
-    """From the end that answers: this is its last frame. What it has not answered, it has not begun."""
+    """From the end that answers: no frame will follow. Calls that were not answered have not been begun."""
+    begun: tuple[int, ...] = ()
+    """Of the last one: the calls that have been begun all the same, and will not be answered."""
 
 
 class Chunk(Frame, tag=6):
@@ -84,13 +88,13 @@ class End(Frame, tag=7):
 
     id: int
     complete: bool = True
-    """False: it was broken off."""
+    """False: the body was broken off."""
     queue_length: int = 0
     service_us: int = 0
 
 
 class Credit(Frame, tag=8):
-    """From the receiver of a body: so much more of it may be sent."""
+    """From the receiver of a body: ``size_bytes`` more may be sent."""
 
     id: int
     size_bytes: int
@@ -99,7 +103,7 @@ class Credit(Frame, tag=8):
 class Load(Frame, tag=9):
     """Replica to ingress, where several ingress workers share a slow replica: how many calls it holds from all of them.
 
-    What an `Answer` says of that is old by the time it matters: it comes with one's own last call, maybe long ago.
+    The number in an `Answer` is old by the time it matters: the ingress worker's own last call may be long ago.
     """
 
     queue_length: int
@@ -116,7 +120,7 @@ class Invoke(Frame, tag=10):
     timeout_ms: int | None = None
     """None: the endpoint's own timeout."""
     limit_ms: int | None = None
-    """It never takes longer than this: what remains to the handler that calls."""
+    """The time that remains to the handler that calls: the call never takes longer."""
     method: str | None = None
     """The handler's method; None: ``__call__``."""
     request_id: str = ""

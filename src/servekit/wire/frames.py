@@ -1,7 +1,7 @@
-"""What travels on the links: one msgpack array per frame, its first item the kind.
+"""Frames, which travel on the links: each is a msgpack array, whose first item is the kind.
 
-`servekit.wire.data_frames` has those of data links, on which calls go; `servekit.wire.control_frames` those of control
-links, on which workers and the controller talk.
+`servekit.wire.data_frames` has the frames of data links, on which calls go; `servekit.wire.control_frames` has those of
+control links, on which workers and the controller talk.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 10
 """Raised whenever a frame changes its shape: both ends of a link must have the same."""
 
 
@@ -25,7 +25,7 @@ _INT_CODE = 2
 
 
 def extended(value: Any) -> Any:
-    """``value``, which a route's converter made, as msgpack carries it: it knows no UUIDs, and no ints of any size."""
+    """A value of a route's converter, as msgpack carries it: msgpack knows no UUIDs, and no ints of any size."""
     if isinstance(value, UUID):
         return msgspec.msgpack.Ext(_UUID_CODE, value.bytes)
     if isinstance(value, int) and value.bit_length() > 63:
@@ -41,8 +41,12 @@ def _from_ext(code: int, data: memoryview) -> Any:
     raise ValueError(f"unknown msgpack extension {code}")
 
 
+NO_FRAME = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What decoding raises: for bytes of no frame, for an extension's, and for more levels than Python can call itself."""
+
+
 class Codec:
-    """Frames to bytes and back. Decoding raises `msgspec.MsgspecError` for whatever is no frame of this kind."""
+    """Encodes and decodes frames. Decoding raises one of `NO_FRAME` for bytes that are no frame of this kind."""
 
     def __init__(self, frames: Any) -> None:
         self.encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode

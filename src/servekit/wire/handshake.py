@@ -1,8 +1,8 @@
-"""How the two ends of a link prove that they hold the instance's token, without sending it.
+"""The handshake of a link, in which both ends prove that they hold the instance's token, without sending it.
 
 A challenge and a response, both ways (HMAC-SHA256; the shape of ISO/IEC 9798-4, three passes): the acceptor sends a
 nonce; the dialer answers with its own, its hello, and a MAC over all; the acceptor answers with its hello and a MAC
-over the nonces the other way round. A hello is opaque here.
+over the nonces the other way round. A hello is bytes that the owner of the link understands.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import os
 import msgspec
 
 from servekit.errors import AuthenticationError, LinkError
-from servekit.wire.frames import PROTOCOL_VERSION
+from servekit.wire.frames import NO_FRAME, PROTOCOL_VERSION
 
 HANDSHAKE_BYTES = 16 * 1024
-"""The largest message of a handshake: nobody has proved anything yet."""
+"""The largest message of a handshake: the peer may be anyone."""
 
 
 class _Challenge(msgspec.Struct, array_like=True):
@@ -49,7 +49,7 @@ class Handshake:
         """The peer's hello, once the peer is known; None before."""
 
     def first(self) -> bytes | None:
-        """What to send on connecting; None where the peer speaks first."""
+        """The message to send on connecting; None where the peer speaks first."""
         if self._dialing:
             return None
         return msgspec.msgpack.encode(_Challenge(PROTOCOL_VERSION, self._nonce))
@@ -63,7 +63,7 @@ class Handshake:
                 return self._prove(msgspec.msgpack.decode(message, type=_Challenge))
             self._check_welcome(msgspec.msgpack.decode(message, type=_Welcome))
             return None
-        except msgspec.MsgspecError as error:
+        except NO_FRAME as error:
             raise LinkError(f"the peer does not speak servekit's link protocol: {error}") from None
 
     def _prove(self, challenge: _Challenge) -> bytes:
@@ -84,7 +84,7 @@ class Handshake:
         self.peer_hello = welcome.hello
 
     def _mac(self, *parts: bytes) -> bytes:
-        # Each part behind its length: no two lists of parts give the same text.
+        # Each part comes behind its length, so that no two lists of parts give the same text.
         text = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
         return hmac.digest(self._token, text, "sha256")
 

@@ -1,14 +1,14 @@
 """Calls that come in by many links, at the end that answers them: a replica's from ingress workers, an ingress worker's
 from handles.
 
-How calls are answered is the owner's business. Here is what both have in common: which are open, what comes and goes of
-their bodies, whose caller is gone, and how all of it ends.
+The owner knows how to answer a call. Both kinds of owners have in common: which calls are open, the pieces of their
+bodies, callers that are gone, and how the links end.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 from servekit.errors import LinkError
@@ -19,10 +19,10 @@ from servekit.wire.streams import Incoming, Outgoing
 
 
 class IncomingCall(Protocol):
-    """What an owner keeps of a call."""
+    """The part of a call that its owner keeps for `IncomingCalls`."""
 
     upload: Incoming | None
-    """What follows the first part of its body."""
+    """Takes the rest of the call's body, behind its first part."""
     download: Outgoing | None
     """The answer's body, once it has begun in pieces."""
 
@@ -31,20 +31,20 @@ C = TypeVar("C", bound=IncomingCall)
 
 
 class CallsAnswerer(Protocol[C]):
-    """Who answers calls. Called on the links' event loop; no method may raise or block."""
+    """The owner answers the calls. Called on the links' event loop; no method may raise or block."""
 
     def called(self, origin: IncomingLink[C], frame: Any) -> None:
-        """A call has come: it is to be put into ``origin.open`` under its number, until it is over."""
+        """A call has come. The owner puts the call into ``origin.open`` under its number, until the call is over."""
 
     def cancelled(self, call: C) -> None:
         """Nobody waits for an open call any more."""
 
     def calls_done(self) -> None:
-        """All that one read of a link has brought has been told."""
+        """The owner has been told of all frames of one read of a link."""
 
 
 class IncomingLink(Generic[C]):
-    """One link, and the open calls that came by it. It is the `LinkOwner`."""
+    """One link, and the open calls that came by that link. It is the `LinkOwner`."""
 
     __slots__ = ("_answerer", "_calls", "_kind", "link", "open", "quiet")
 
@@ -56,7 +56,7 @@ class IncomingLink(Generic[C]):
         self._kind = kind
         self.open: dict[int, C] = {}
         self.quiet = False
-        """Its peer has said that no call will follow."""
+        """The peer has said that no call will follow."""
 
     # -- LinkOwner -------------------------------------------------------------------------------------------------
 
@@ -66,7 +66,7 @@ class IncomingLink(Generic[C]):
 
     def frame_received(self, link: Link, frame: Any) -> None:
         if type(frame) is self._kind:
-            if not self._calls.over:  # Else its caller has yet to read that, and will look elsewhere.
+            if not self._calls.over:  # Else the caller has yet to read the last `Bye`, and will look elsewhere.
                 self._answerer.called(self, frame)
         else:
             self._continued(frame)
@@ -89,7 +89,7 @@ class IncomingLink(Generic[C]):
             return
         call = self.open.get(getattr(frame, "id", -1))
         if call is None:
-            return  # Answered meanwhile.
+            return  # The call was answered meanwhile.
         if kind is Credit:
             if call.download is not None:
                 call.download.grant(frame.size_bytes)
@@ -105,7 +105,7 @@ class IncomingLink(Generic[C]):
 
 
 class IncomingCalls(Generic[C]):
-    """Those of all links to one listener."""
+    """The calls of all links to one listener."""
 
     def __init__(self, answerer: CallsAnswerer[C], links: DataLinks, kind: type) -> None:
         """``kind``: the frame that begins a call, `Call` or `Invoke`."""
@@ -114,13 +114,13 @@ class IncomingCalls(Generic[C]):
         self._kind = kind
         self.origins: set[IncomingLink[C]] = set()
         self.leaving = False
-        """Whoever calls is asked to go elsewhere."""
+        """Callers are asked to go elsewhere."""
         self.over = False
         """No call is begun any more."""
         self._changed = asyncio.Event()
 
     def new_link(self) -> Link:
-        """For a listener: the protocol of a connection."""
+        """The protocol of a listener's next connection."""
         return self._links.new(IncomingLink(self, self._answerer, self._kind), dialing=False)
 
     def __iter__(self) -> Iterator[C]:
@@ -140,9 +140,9 @@ class IncomingCalls(Generic[C]):
             origin.link.send(Bye())
 
     async def wait_answered(self, timeout_s: float, *, quiet: bool = False) -> int:
-        """Until no call is open, for ``timeout_s`` at most; returns how many still are.
+        """Wait until no call is open, for ``timeout_s`` at most; returns how many calls still are.
 
-        ``quiet``: and until all peers have said that none will follow, or are gone.
+        ``quiet``: wait as well until all peers have said that no call will follow, or are gone.
         """
         loop = asyncio.get_running_loop()
         ends = loop.time() + timeout_s
@@ -157,9 +157,9 @@ class IncomingCalls(Generic[C]):
     async def finish(self) -> None:
         """Let go of the links, behind the last answers. Nobody may be able to dial any more.
 
-        What has not been answered on a link of which nothing is open has not been begun, and its peer is told so. The
-        links are half-closed: at a socket that is gone, a peer that still has something to say loses what it has not
-        read.
+        On a link that has no open call, a call that has not been answered has not been begun, which the last `Bye`
+        tells the peer. The links are half-closed: a peer that still writes to a socket that is gone would lose the
+        frames that it has not read.
         """
         self.over = True
         for origin in self.origins:
@@ -167,13 +167,20 @@ class IncomingCalls(Generic[C]):
                 origin.link.send(Bye(last=True))
         await finish_all([origin.link for origin in self.origins])
 
+    def break_off(self, begun: Callable[[C], bool]) -> None:
+        """Say which of the open calls have been ``begun``, and that nothing follows. See `Link.send_last`."""
+        self.over = True
+        for origin in list(self.origins):
+            numbers = tuple(number for number, call in list(origin.open.items()) if begun(call))
+            origin.link.send_last(Bye(last=True, begun=numbers))
+
     def abort(self) -> None:
-        """Cut what is left."""
+        """Cut the links that are left."""
         for origin in list(self.origins):
             origin.link.abort()
 
     def check(self) -> None:
-        """To be called when a call is over while these are to end: have `wait_answered` look again."""
+        """Have `wait_answered` look again. To be called when a call is over, while ``leaving``."""
         self._changed.set()
 
     # -- by the links ------------------------------------------------------------------------------------------------

@@ -15,23 +15,24 @@ import struct
 from collections.abc import Iterable
 from typing import Any, Protocol, cast
 
-import msgspec
-
 from servekit.config import HELLO_TIMEOUT_S
 from servekit.errors import AuthenticationError, DeadlineError, LinkError
 from servekit.forks import forks
-from servekit.wire.frames import Codec
+from servekit.wire.frames import NO_FRAME, Codec
 from servekit.wire.handshake import HANDSHAKE_BYTES, Handshake
 from servekit.wire.polling import BusyPoll
 
 _log = logging.getLogger("servekit.link")
 _size_at = struct.Struct(">I").unpack_from
 _pack_size = struct.Struct(">I").pack
+_credentials = struct.Struct("3i")
 
 WRITE_BUFFER_BYTES = 1024 * 1024
 """Unsent bytes at which a link counts as full, and `Link.writable` as False."""
 
 
+LAST_TIMEOUT_S = 0.5
+"""How long a peer may take to make room for what `Link.send_last` sends."""
 FINISH_TIMEOUT_S = 5.0
 """How long peers may take to read the last frames and close their links."""
 
@@ -65,6 +66,7 @@ class Link(asyncio.Protocol):
         *,
         max_frame_bytes: int,
         polling: BusyPoll | None = None,
+        hello_timeout_s: float = HELLO_TIMEOUT_S,
     ) -> None:
         self.owner = owner
         self.peer_hello = b""
@@ -75,6 +77,7 @@ class Link(asyncio.Protocol):
         self._decode = codec.decode
         self._handshake: Handshake | None = handshake
         self._max_frame_bytes = max_frame_bytes
+        self._hello_timeout_s = hello_timeout_s
         self._most_bytes = HANDSHAKE_BYTES
         """The longest message that is taken now."""
         self._polling = polling
@@ -126,7 +129,7 @@ class Link(asyncio.Protocol):
                     self._polling.touch()
 
     def unsent(self) -> list[Any]:
-        """The frames that a lost link never handed to its connection."""
+        """Return the frames that a lost link never handed to its connection."""
         return [self._codec.decode(payload) for payload in (self._unsent + self._out)[1::2]]
 
     def close(self) -> None:
@@ -141,8 +144,19 @@ class Link(asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.write_eof()
 
+    def send_last(self, frame: Any) -> None:
+        """Send what waits, ``frame``, and that nothing follows, past an event loop that hangs: from another thread, and
+        with its process about to end. Where the connection has yet to take an earlier frame whole, nothing is sent."""
+        out, self._out = [*self._out, _pack_size(len(payload := self._encode(frame))), payload], []
+        if self.is_open and not self._transport.is_closing() and not self._transport.get_write_buffer_size():
+            with socket.socket(fileno=os.dup(self._descriptors[0])) as same, contextlib.suppress(OSError):
+                same.settimeout(LAST_TIMEOUT_S)
+                same.sendall(b"".join(out))
+                same.shutdown(socket.SHUT_WR)
+
     def abort(self) -> None:
-        self._transport.abort()
+        if self._descriptors:  # It is connected, or was.
+            self._transport.abort()
 
     def fail(self, error: Exception) -> None:
         """The peer does what no peer may: cut the link, and say so in the log."""
@@ -158,15 +172,27 @@ class Link(asyncio.Protocol):
         if self._peer_ended or self._transport.is_closing():
             return
         self._peer_ended = True
-        if not self._descriptors:
-            self._transport.abort()
-            return
         with socket.socket(fileno=os.dup(self._descriptors[0])) as same, contextlib.suppress(OSError):
             same.shutdown(socket.SHUT_RD)
 
     @property
+    def error(self) -> Exception | None:
+        """Why the link was lost; None while it is there."""
+        return self._error
+
+    @property
     def local_address(self) -> Any:
         return self._transport.get_extra_info("sockname")
+
+    @property
+    def peer_pid(self) -> int:
+        """The process that has dialled here by a Unix socket, by its number in this process's ``/proc``; 0 where it has
+        none, or is on TCP (SO_PEERCRED, unix(7))."""
+        sock = self._transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            return 0
+        pid: int = _credentials.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _credentials.size))[0]
+        return pid
 
     # -- asyncio.Protocol -----------------------------------------------------------------------------------
 
@@ -174,7 +200,7 @@ class Link(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._descriptors = forks.hold(transport.get_extra_info("socket"))
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-        self._deadline = self._loop.call_later(HELLO_TIMEOUT_S, self._handshake_late)
+        self._deadline = self._loop.call_later(self._hello_timeout_s, self._handshake_late)
         assert self._handshake is not None
         first = self._handshake.first()
         if first is not None:
@@ -200,7 +226,7 @@ class Link(asyncio.Protocol):
             else:
                 try:
                     frame = self._decode(view[start:stop])
-                except (msgspec.MsgspecError, ValueError) as error:
+                except NO_FRAME as error:
                     self.fail(LinkError(f"not a frame: {error}"))
                     return
                 self.owner.frame_received(self, frame)
@@ -245,7 +271,7 @@ class Link(asyncio.Protocol):
     # -- inside ------------------------------------------------------------------------------------------------
 
     def _with_rest(self, data: bytes) -> bytes | bytearray:
-        """What is kept of a frame, with what follows; nothing, while that is not all of the frame."""
+        """Return the kept part of a frame with ``data`` behind it; nothing, while that is not all of the frame."""
         self._buffer += data
         if len(self._buffer) < self._needed:
             return b""
@@ -276,7 +302,7 @@ class Link(asyncio.Protocol):
 
     def _handshake_late(self) -> None:
         if self._handshake is not None:
-            self.fail(DeadlineError(f"the peer did not finish the handshake within {HELLO_TIMEOUT_S:g} s"))
+            self.fail(DeadlineError(f"the peer did not finish the handshake within {self._hello_timeout_s:g} s"))
 
 
 async def finish_all(links: Iterable[Link]) -> None:

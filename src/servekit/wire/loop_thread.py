@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
 import threading
 
 import uvloop
 
 _CANCEL_TIMEOUT_S = 1.0
+_CLOSE_TIMEOUT_S = 5.0
 
 
 class LoopThread:
-    """Started by its making; `close` cancels what runs on the loop, ends the thread and closes the loop."""
+    """Runs from its construction on; `close` cancels what runs on the loop, closes the loop and ends the thread."""
 
     def __init__(self, name: str) -> None:
         self.loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, name=name, daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.thread.start()
 
     def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(_cancel_tasks(), self.loop).result()
+        """End it. A thread whose loop hangs is left behind, as a daemon."""
+        with contextlib.suppress(concurrent.futures.TimeoutError):
+            asyncio.run_coroutine_threadsafe(_cancel_tasks(), self.loop).result(_CLOSE_TIMEOUT_S)
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-        self.loop.close()
+        self.thread.join(_CLOSE_TIMEOUT_S)
+
+    def _run(self) -> None:
+        with contextlib.closing(self.loop):
+            self.loop.run_forever()
 
 
 async def _cancel_tasks() -> None:
-    """All but this one; one that will not end is left after a second."""
+    """Cancel all but this one; a task that will not end is left after a second."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()

@@ -1,4 +1,4 @@
-"""From any thread to one event loop."""
+"""Calls from any thread to an event loop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 
 class Mailbox:
-    """Calls to be made on a loop, in order. Many of them wake it once."""
+    """Calls to be made on an event loop, in order; the loop is woken once for many of them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -17,7 +17,7 @@ class Mailbox:
         self._planned = False
 
     def post(self, call: Callable[[], None]) -> None:
-        """From any thread. A loop that has ended takes nothing any more."""
+        """Have the loop make the call; from any thread. On a loop that has ended the call is dropped."""
         self._calls.append(call)
         self._plan()
 
@@ -33,5 +33,5 @@ class Mailbox:
             while self._calls:
                 self._calls.popleft()()
         finally:
-            if self._calls:  # One of them failed, which the loop tells; the others are to be made all the same.
+            if self._calls:  # A call has raised, which the loop logs; the others are made all the same.
                 self._plan()

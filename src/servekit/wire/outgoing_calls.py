@@ -1,28 +1,30 @@
 """Calls that go out on one link, at the end that makes them: an ingress worker's to a replica, a handle's to an ingress
 worker.
 
-What the answers mean is the owner's business. Here is what both have in common: the number of each call, which are
-pending, cancelling, and what becomes of those that are pending when the other end leaves or is lost.
+The owner knows the meaning of the answers. Both kinds of owners have in common: the number of each call, which calls
+are pending, cancelling, and what becomes of pending calls when the other end leaves or is lost.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
+from servekit.wire.companion import is_silence, keep_companion
 from servekit.wire.data_frames import Answer, Bye, Call, Cancel, Chunk, Credit, End, Invoke, Load, Refusal
 from servekit.wire.data_links import DataLinks
 from servekit.wire.link import Link
-from servekit.wire.network import Network, keep_dialled
+from servekit.wire.network import keep_dialled
 from servekit.wire.streams import Incoming, Outgoing
 
 
 class OutgoingCall(Protocol):
-    """What an owner keeps of a call."""
+    """The part of a call that its owner keeps for `OutgoingCalls`."""
 
     number: int
     upload: Outgoing | None
-    """What follows the first part of its body."""
+    """Sends the rest of the call's body, behind its first part."""
     download: Incoming | None
     """The answer's body, once it has begun in pieces."""
 
@@ -32,7 +34,7 @@ C_contra = TypeVar("C_contra", contravariant=True)
 
 
 class CallsOwner(Protocol[C_contra]):
-    """Who is told what becomes of calls. Called on the link's event loop; no method may raise or block."""
+    """The owner is told what becomes of its calls. Called on the link's event loop; no method may raise or block."""
 
     def link_opened(self) -> None:
         """Calls may be sent."""
@@ -41,19 +43,19 @@ class CallsOwner(Protocol[C_contra]):
         """There is room again on a link that was full."""
 
     def answered(self, call: C_contra, answer: Answer) -> None:
-        """A call is over: all of its answer is here."""
+        """A call is over: all of the answer is here."""
 
     def begun(self, call: C_contra, answer: Answer) -> None:
-        """The answer has begun; what follows is to be taken from ``call.download``, which has its first part."""
+        """An answer has begun. Its body, from the first part on, is to be taken from ``call.download``."""
 
     def ended(self, call: C_contra, end: End) -> None:
-        """A call is over: so is the body of its answer, as ``call.download`` is to be told."""
+        """A call is over: the body of the answer has ended, which ``call.download`` is to be told."""
 
     def refused(self, call: C_contra, reason: str) -> None:
         """A call was not begun. See `Refusal`."""
 
     def answers_done(self) -> None:
-        """All that one read of the link has brought has been told."""
+        """The owner has been told of all frames of one read of the link."""
 
     def load_told(self, queue_length: int) -> None:
         """See `Load`."""
@@ -62,7 +64,7 @@ class CallsOwner(Protocol[C_contra]):
         """The other end asks for no more calls."""
 
     def lost(self, calls: Sequence[tuple[C_contra, bool]]) -> None:
-        """The link is gone, and with it these calls; of each, whether it may have been begun."""
+        """The link is gone, and with it these calls, each with whether it may have been begun."""
 
 
 def _now(call: Callable[[], None]) -> None:
@@ -70,51 +72,49 @@ def _now(call: Callable[[], None]) -> None:
 
 
 class OutgoingCalls(Generic[C]):
-    """The calls to one peer, by the one link after the other that there is to it. It is the `LinkOwner`."""
+    """The calls to one peer, whose links follow each other. It is the `LinkOwner`."""
 
-    __slots__ = ("_next_number", "_owner", "_post", "link", "pending")
+    __slots__ = ("_owner", "_post", "link", "made", "peer_silent", "pending")
 
     def __init__(self, owner: CallsOwner[C], post: Callable[[Callable[[], None]], None] = _now) -> None:
         """``post`` has a call made on the link's loop, where downloads are read in other threads."""
         self._owner = owner
         self._post = post
-        self._next_number = 0
+        self.made = 0
+        """How many calls there have been. The last has this number."""
         self.link: Link | None = None
         """None while there is no open one."""
+        self.peer_silent = False
+        """The last link was lost for want of any sign from the peer's machine: that says nothing of the calls."""
         self.pending: dict[int, C] = {}
 
-    @property
-    def made(self) -> int:
-        """How many there have been."""
-        return self._next_number
-
     def begin(self, call: C, frame: Call | Invoke) -> None:
-        """Send a call's first frame, and give both their number. Only while there is a link."""
+        """Send a call's first frame, and give the call and the frame their number. Only while there is a link."""
         assert self.link is not None
-        self._next_number = frame.id = call.number = number = self._next_number + 1
+        self.made = frame.id = call.number = number = self.made + 1
         self.pending[number] = call
         self.link.send(frame)
 
     def upload(self, call: C) -> Outgoing:
-        """What sends the rest of the body of a call that has begun."""
+        """The sender of the rest of the body, for a call whose first frame was sent."""
         assert self.link is not None
         call.upload = upload = Outgoing(self.link, call.number)
         return upload
 
     def cancel(self, call: C) -> None:
-        """Nobody waits for this call. It stays pending: its peer says when it is over."""
+        """Nobody waits for this call. The call stays pending: the peer says when it is over."""
         if self.link is not None:
             self.link.send(Cancel(call.number))
-            self.link.flush()  # Whoever is told next that it was given up is to find that so.
+            self.link.flush()  # Whoever learns next that the call was given up is to find the cancel on its way.
 
     def forget(self, call: C) -> None:
-        """As `cancel`, for an owner to whom it does not matter when that is."""
+        """As `cancel`, for an owner to whom it does not matter when the call is over."""
         if self.pending.get(call.number) is call:
             self._remove(call)
             self.cancel(call)
 
     def forget_all(self) -> dict[int, C]:
-        """What was pending, by its numbers, and is no longer: nothing more of it is sent."""
+        """Forget the pending calls, of which nothing more is sent; returns them by their numbers."""
         pending, self.pending = self.pending, {}
         for call in pending.values():
             if call.upload is not None:
@@ -128,20 +128,27 @@ class OutgoingCalls(Generic[C]):
 
     async def keep_linked(
         self,
-        network: Network,
         links: DataLinks,
         addresses: Callable[[], Sequence[str]],
         *,
         wanted: Callable[[], bool],
         tried: Callable[[OSError | None], None],
+        companion: Callable[[], Sequence[str]] = tuple,
     ) -> None:
-        """Dial, and dial again when the link is lost. See `keep_dialled`."""
-        await keep_dialled(network, addresses, lambda: links.new(self, dialing=True), wanted=wanted, tried=tried)
+        """Dial, and dial again when the link is lost. See `keep_dialled`.
+
+        ``companion``: where the peer takes companions, if it is on another machine: see `keep_companion`.
+        """
+        watching = asyncio.ensure_future(keep_companion(links, companion, self._peer_silent))
+        try:
+            await keep_dialled(addresses, lambda: links.new(self, dialing=True), wanted=wanted, tried=tried)
+        finally:
+            watching.cancel()
 
     # -- LinkOwner -------------------------------------------------------------------------------------------------
 
     def link_opened(self, link: Link) -> None:
-        self.link = link
+        self.link, self.peer_silent = link, False
         self._owner.link_opened()
 
     def frame_received(self, link: Link, frame: Any) -> None:
@@ -167,12 +174,18 @@ class OutgoingCalls(Generic[C]):
 
     def link_lost(self, link: Link, error: Exception | None) -> None:
         if self.link is link:
+            self.peer_silent = self.peer_silent or is_silence(error)
             self._lost({frame.id for frame in link.unsent() if type(frame) in (Call, Invoke)})
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
+    def _peer_silent(self) -> None:
+        if self.link is not None:
+            self.peer_silent = True
+            self.link.abort()
+
     def _continued(self, link: Link, call: C, frame: Any) -> None:
-        """What not every call has: an answer in pieces, a body that is not sent at once, a refusal."""
+        """Frames that not every call has: an answer in pieces, a body that is not sent at once, a refusal."""
         kind = type(frame)
         if kind is Chunk:
             if call.download is not None:
@@ -194,16 +207,16 @@ class OutgoingCalls(Generic[C]):
             self._owner.refused(call, frame.reason)
 
     def _remove(self, call: C) -> None:
-        """Nothing more of it is sent."""
+        """Nothing more of the call is sent."""
         del self.pending[call.number]
         if call.upload is not None:
             call.upload.stop()
 
     def _peer_leaves(self, link: Link, bye: Bye) -> None:
         if bye.last:
-            # What is pending crossed this on its way, and will not be begun.
+            # The frames of pending calls crossed this one on their way, and the calls will not be begun.
             link.close()
-            self._lost(set(self.pending))
+            self._lost(self.pending.keys() - set(bye.begun))
         else:
             self._owner.peer_leaves()
 

@@ -33,7 +33,7 @@ class BusyPoll:
 
     @classmethod
     def on(cls, loop: asyncio.AbstractEventLoop, span_s: float) -> BusyPoll | None:
-        """None where ``span_s`` is 0: that loop sleeps whenever it can."""
+        """Return one for ``loop``; or None where ``span_s`` is 0, and the loop sleeps whenever it can."""
         return cls(loop, span_s) if span_s else None
 
     def touch(self) -> None:
@@ -49,7 +49,7 @@ class BusyPoll:
             self._loop.call_soon(self._poll)
 
     def _poll(self) -> None:
-        """Called once in every turn of the loop; while it is planned, the loop does not sleep."""
+        """Run once in every turn of the loop, which does not sleep while this is planned."""
         now = perf_counter()
         if self._touched:
             self._touched = False

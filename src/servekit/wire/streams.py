@@ -1,15 +1,17 @@
-"""The bodies of calls on a link, piece by piece: the end that sends one, and the end that takes it.
+"""The bodies of calls on a link, piece by piece: the end that sends a body, and the end that takes it.
 
-Credit is how much of a body may be sent before its receiver has taken what came. The sender begins with
-`BODY_WINDOW_BYTES`. A piece takes its length of that, and is sent, whole, while there is any left: so less than the
-window and one piece are ever sent and not granted. (An ingress that has none left at a handle sends on what still comes
-from the replica, and grants that none: there it may be two windows.) The receiver grants what it has taken, and may
-keep back less than `PIECE_BYTES` of it: so the sender has credit again once all that it sent was taken.
+Credit is how much of a body may be sent before its receiver has taken the bytes that came. The sender begins with
+`BODY_WINDOW_BYTES`. A piece takes its length of the credit, and is sent, whole, while there is any credit left: so less
+than the window and one piece are ever sent and not granted. (An ingress that has no credit left at a handle sends on
+the pieces that still come from the replica, and grants the replica nothing: there it may be two windows.) The receiver
+grants the bytes that it has taken, and may keep back less than `PIECE_BYTES` of them: so the sender has credit again
+once all that it sent was taken.
 
-The first part of a body, in the frame that begins it, differs:
+The first part of a body is in the frame that begins the body, and differs from a piece:
 
-- in an `Answer` it takes credit like any piece, and its receiver owes that (an ingress sends handles an empty one);
-- in a `Call` or an `Invoke` it takes none, and nothing is owed for it.
+- in an `Answer` the first part takes credit like any piece, and the receiver owes that (an ingress sends handles an
+  empty first part);
+- in a `Call` or an `Invoke` the first part takes no credit, and nothing is owed for it.
 """
 
 from __future__ import annotations
@@ -28,38 +30,44 @@ from servekit.wire.link import Link
 
 
 class PieceSource(Protocol):
-    """Where the pieces of a body come from."""
+    """The source of a body's pieces."""
 
     wake: Callable[[], None] | None
     """To be called when a piece, or the end, has come."""
 
     @property
     def size(self) -> int:
-        """Bytes that can be taken; above 0 while there are any."""
+        """How many bytes can be taken; above 0 while there are any."""
 
     @property
     def ended(self) -> bool:
-        """No more will come than what can be taken."""
+        """No more will come than can be taken now."""
 
     def take(self) -> Any:
         """The next piece, as bytes or a view of them; None when there is none yet."""
 
 
 class WholeBody:
-    """A `PieceSource` that is all there."""
+    """A body that is all there, as a `PieceSource`."""
 
-    __slots__ = ("_rest", "ended", "size", "wake")
+    __slots__ = ("_rest", "_sent", "ended", "size", "wake")
 
-    def __init__(self, body: bytes | memoryview) -> None:
+    def __init__(self, body: bytes | memoryview, sent: Callable[[], None] | None = None) -> None:
+        """``sent`` is called when the last piece is taken."""
         self._rest = memoryview(body)
+        self._sent = sent
         self.size = len(self._rest)
         self.ended = True
         self.wake: Callable[[], None] | None = None
 
     def take(self) -> memoryview | None:
+        if not self.size:
+            return None
         piece, self._rest = self._rest[:PIECE_BYTES], self._rest[PIECE_BYTES:]
         self.size = len(self._rest)
-        return piece or None
+        if not self.size and self._sent is not None:
+            self._sent()
+        return piece
 
 
 class Outgoing:
@@ -74,14 +82,14 @@ class Outgoing:
         self._source: PieceSource | None = None
         self._pushing = False
         self.credit = BODY_WINDOW_BYTES - sent_bytes
-        """Bytes that may yet be sent; below 0, what the last piece took beyond that."""
+        """How many bytes may yet be sent; below 0, how many the last piece took beyond that."""
         self.granted = False
-        """The receiver has begun to take it."""
+        """The receiver has begun to take the body."""
         self.wake: Callable[[], None] | None = None
         """Called when there is credit again."""
 
     def write(self, piece: bytes | memoryview) -> bool:
-        """Send a piece of at most `DATA_FRAME_BYTES`; whether there is credit for another."""
+        """Send a piece of at most `DATA_FRAME_BYTES`; returns whether there is credit for another."""
         self.credit -= len(piece)
         self._link.send(Chunk(self._number, piece))  # type: ignore[arg-type]  # msgspec writes a memoryview as bytes
         return self.credit > 0
@@ -92,7 +100,7 @@ class Outgoing:
         self._link.send(End(self._number, complete, queue_length, service_us))
 
     def grant(self, size_bytes: int) -> None:
-        """The receiver has taken so much more."""
+        """The receiver has taken ``size_bytes`` more."""
         waited = self.credit <= 0
         self.granted = True
         self.credit += size_bytes
@@ -100,13 +108,13 @@ class Outgoing:
             self.wake()
 
     def follow(self, source: PieceSource) -> None:
-        """Send what ``source`` has, as it comes and as there is credit, and then the end."""
+        """Send the pieces of ``source``, as they come and as there is credit, and then the end."""
         self._source = source
         self.wake = source.wake = self._push
         self._push()
 
     def stop(self) -> None:
-        """Send nothing more of a source."""
+        """Send nothing more of the source."""
         source, self._source, self.wake = self._source, None, None
         if source is not None:
             source.wake = None
@@ -115,7 +123,7 @@ class Outgoing:
         source = self._source
         if source is None or self._pushing:
             return
-        self._pushing = True  # What is taken may make room for what comes next, which would come by here.
+        self._pushing = True  # A piece that is taken may make room for the next, whose arrival would call this.
         while self.credit > 0 and (piece := source.take()) is not None:
             self.write(piece)
         self._pushing = False
@@ -124,9 +132,9 @@ class Outgoing:
 
 
 class Incoming:
-    """The receiving end of one body: what has come, and has not been taken yet. It is a `PieceSource`.
+    """The receiving end of one body: the pieces that have come, and have not been taken yet. It is a `PieceSource`.
 
-    It is fed on the link's event loop, and read by one reader at a time, in whichever thread or on whichever loop.
+    The link's event loop feeds the body. One reader at a time takes pieces, in any thread or on any event loop.
     """
 
     __slots__ = ("_arrived", "_grant", "_lock", "_owed_bytes", "_pieces", "broken", "ended", "granted", "size", "wake")
@@ -134,24 +142,25 @@ class Incoming:
     def __init__(self, grant: Callable[[int], None], first: bytes = b"", *, owes_first: bool = False) -> None:
         """
         Args:
-            grant: ``grant(size_bytes)`` lets the sender send so much more; called where the body is read.
+            grant: ``grant(size_bytes)`` lets the sender send so much more; called in the reader's thread.
             first: the first part.
-            owes_first: it took credit, as that of an `Answer` does.
+            owes_first: the first part took credit, as in an `Answer`.
         """
         self._grant = grant
         self._pieces: deque[bytes] = deque([first] if first else ())
         self._owed_bytes = 0 if owes_first else -len(first)
         self._lock = threading.Lock()
         self._arrived: threading.Condition | None = None
-        """What threads wait at, once one has: to notify nobody would cost each piece more than all else here."""
+        """Threads wait at this. Made when the first one does: to notify nobody would cost each piece more than all else
+        here."""
         self.size = len(first)
         self.ended = False
         self.broken: Exception | None = None
-        """Raised once what has come is taken."""
+        """Raised once the pieces that have come are taken."""
         self.granted = False
-        """The sender has let go of some of it."""
+        """Credit was granted, so the sender knows that the body is being taken."""
         self.wake: Callable[[], None] | None = None
-        """Called on the link's loop when a piece, or the end, has come. It must not raise."""
+        """Called on the link's loop when a piece, or the end, has come. Must not raise."""
 
     # -- on the link's loop ----------------------------------------------------------------------------------------
 
@@ -167,7 +176,7 @@ class Incoming:
         self._wake()
 
     def end(self, broken: Exception | None = None) -> None:
-        """No more will come; ``broken`` says why that is too early, and is raised behind what has come."""
+        """No more will come. ``broken`` says why the end is too early; `take` raises it behind the last piece."""
         with self._lock:
             self.ended = True
             self.broken = self.broken or broken
@@ -181,7 +190,7 @@ class Incoming:
             wake()
 
     def discard(self, broken: Exception | None = None) -> None:
-        """As `end`, and what has come will not be read either."""
+        """As `end`, and the pieces that have come will not be read either."""
         with self._lock:
             self._pieces.clear()
             self.size = 0
@@ -189,7 +198,7 @@ class Incoming:
 
     @property
     def is_full(self) -> bool:
-        """Nothing more comes before something is taken."""
+        """No piece comes before another is taken."""
         return self.size + self._owed_bytes >= BODY_WINDOW_BYTES
 
     @property
@@ -200,9 +209,9 @@ class Incoming:
     # -- by its reader ---------------------------------------------------------------------------------------------
 
     def take(self) -> bytes | None:
-        """The next piece; None when there is none yet, or after the last (``ended``). Raises what broke it off.
+        """The next piece; None when there is none yet, or after the last (``ended``). Raises ``broken``.
 
-        Whoever takes another has passed on the one before, so that is granted now.
+        A reader that takes another piece has passed on the one before, so that one is granted now.
         """
         self._pay()
         with self._lock:
@@ -216,7 +225,7 @@ class Incoming:
             return None
 
     def _pay(self) -> None:
-        """Grant what is owed, if that is a piece. The sender of one that has ended needs no credit any more."""
+        """Grant the bytes that are owed, if they are a piece. The sender of a body that has ended needs no credit."""
         owed = self._owed_bytes
         if owed >= PIECE_BYTES and not self.ended:
             self._owed_bytes = 0
@@ -224,15 +233,15 @@ class Incoming:
             self._grant(owed)
 
     def take_all(self) -> bytes:
-        """All that has come. Raises what broke it off."""
+        """All pieces that have come, as one. Raises ``broken``."""
         pieces = []
         while (piece := self.take()) is not None:
             pieces.append(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def wait(self) -> bytes | None:
-        """As `take`, but waits for a piece, holding up this thread; None: it is over. What is read so is granted at
-        once: it is where it was to go."""
+        """As `take`, but waits for a piece, holding up this thread; None: the body is over. The piece is granted at
+        once, for it has reached its reader."""
         while True:
             piece = self.take()
             if piece is not None:
@@ -261,7 +270,7 @@ class Incoming:
                     return None
                 if self.wake is not None:
                     raise RuntimeError("a body has one reader at a time")
-                self.wake = partial(_settle, arrived)
+                self.wake = partial(wake_task, arrived)
             try:
                 await arrived
             finally:
@@ -272,7 +281,7 @@ class Incoming:
             yield piece
 
     def as_file(self) -> BinaryIO:
-        """For a handler's thread: with ``read``, ``readline`` and the like, which wait for what has not come."""
+        """The body as a file, for a handler's thread: ``read``, ``readline`` and the like wait for pieces to come."""
         return io.BufferedReader(_File(self), PIECE_BYTES)
 
 
@@ -282,7 +291,7 @@ class _File(io.RawIOBase):
     def __init__(self, body: Incoming) -> None:
         self._body = body
         self._rest = memoryview(b"")
-        """Of a piece, what has not been read."""
+        """The part of the last piece that has not been read."""
 
     def readable(self) -> bool:
         return True
@@ -296,7 +305,7 @@ class _File(io.RawIOBase):
         return size
 
     def readall(self) -> bytes:
-        """All that is left. In pieces as they came, where `io.RawIOBase` would copy each twice."""
+        """All that is left. `io.RawIOBase` would copy each piece twice."""
         found: list[bytes | memoryview] = [self._rest]
         self._rest = memoryview(b"")
         while (piece := self._body.wait()) is not None:
@@ -304,16 +313,16 @@ class _File(io.RawIOBase):
         return b"".join(found)
 
 
-def _settle(arrived: asyncio.Future[None]) -> None:
-    """Wake a task, from any thread."""
-    loop = arrived.get_loop()
+def wake_task(waiter: asyncio.Future[None]) -> None:
+    """Wake the task that awaits ``waiter``. May be called in any thread."""
+    loop = waiter.get_loop()
     if asyncio._get_running_loop() is loop:
-        _done(arrived)
+        _settle(waiter)
     else:
-        with contextlib.suppress(RuntimeError):  # That loop has ended, and with it who waited.
-            loop.call_soon_threadsafe(_done, arrived)
+        with contextlib.suppress(RuntimeError):  # The loop has ended, and with it the task that waited.
+            loop.call_soon_threadsafe(_settle, waiter)
 
 
-def _done(arrived: asyncio.Future[None]) -> None:
-    if not arrived.done():
-        arrived.set_result(None)
+def _settle(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -11,7 +11,6 @@ from tests.testing.conformance.broken_adapters import Asked, Reply
 
 from servekit.interfaces import RequestAdapter, Response
 from servekit.testing.conformance import RequestAdapterTests
-from servekit.testing.conformance.ways import Http
 
 BODIES = "test_bodies_arrive_whole_and_come_back"
 ANY_BODY = "test_any_body_comes_back"
@@ -64,21 +63,21 @@ def kit_for(factory: Any, **claims: Any) -> Kit:
     return kit
 
 
-def run_case(kit: RequestAdapterTests, case: str, parts: bool = False) -> None:
+def run_case(kit: RequestAdapterTests, case: str, by_parts: bool = False) -> None:
     if case == CLOSED:
         kit.test_it_is_closed_once()
         return
-    with closing(kit._direct(parts)) as way:
-        getattr(kit, case)(way)
+    with closing(kit._method_client(by_parts)) as client:
+        getattr(kit, case)(client)
 
 
-def failure_of(kit: RequestAdapterTests, case: str, parts: bool = False) -> str:
+def failure_of(kit: RequestAdapterTests, case: str, by_parts: bool = False) -> str:
     with pytest.raises(AssertionError) as raised:
-        run_case(kit, case, parts)
+        run_case(kit, case, by_parts)
     return str(raised.value)
 
 
 def failure_over_http(kit: RequestAdapterTests, case: str, served: Any) -> str:
     with pytest.raises(AssertionError) as raised:
-        getattr(kit, case)(Http(kit, served))
+        getattr(kit, case)(kit._http_client(served))
     return str(raised.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote, urlencode
 
@@ -325,17 +326,46 @@ class OwnPieces(Streams):
         return self.Pieces(body)
 
 
-class KnowsItsThread(Streams):
-    def __init__(self) -> None:
-        self.here = threading.local()
+class RaisesAmidPieces(Streams):
+    class Pieces(ClosesTwice.Pieces):
+        def __iter__(self) -> Iterator[Any]:
+            yield next(self.body)
+            raise AttributeError("no such piece")
 
     def pieces(self, body: Any) -> Any:
-        self.here.body = body
+        return self.Pieces(body)
 
-        def pieces() -> Iterator[bytes]:
-            yield from self.here.body
 
-        return pieces()
+class StaysInItsThread(Right):
+    """Right: the pieces of an answer need the thread and the context of their handler."""
+
+    user: ClassVar[ContextVar[str]] = ContextVar("user")
+
+    class Pieces:
+        def __init__(self, body: Any, user: ContextVar[str]) -> None:
+            self.body, self.user = body, user
+            self.made_in = threading.get_ident(), user.get()
+
+        def check(self) -> None:
+            assert (threading.get_ident(), self.user.get()) == self.made_in
+
+        def __iter__(self) -> Iterator[bytes]:
+            self.check()
+            for piece in self.body:
+                self.check()
+                yield piece
+
+        def close(self) -> None:
+            self.check()
+            self.body.close()
+
+    def call(self, handler: Handler, request: Request) -> Response:
+        assert self.user.get(None) is None, "a call has a context of its own"
+        self.user.set(request.id)
+        response = super().call(handler, request)
+        if not isinstance(response.body, bytes):
+            response.body = self.Pieces(response.body, self.user)
+        return response
 
 
 # -- one request after another, and beside others ----------------------------------------------------------------------
@@ -412,6 +442,18 @@ class OneArgument(Right):
     def decode(self, request: Request) -> Asked:
         vars(self.asked).update(vars(super().decode(request)))
         return self.asked
+
+
+class OneListOfHeaders(Right):
+    """Every handler gets the same list, filled anew."""
+
+    def __init__(self) -> None:
+        self.headers: list[tuple[str, str]] = []
+
+    def decode(self, request: Request) -> Asked:
+        asked = super().decode(request)
+        self.headers[:] = asked.headers
+        return dataclasses.replace(asked, headers=self.headers)
 
 
 class OneAtATime(Right):

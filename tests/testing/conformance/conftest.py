@@ -8,4 +8,4 @@ import pytest
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kit for adapters waits for a second, where it has to see that something does not come."""
-    monkeypatch.setattr("servekit.testing.conformance.exchanges.PATIENCE_S", 1.0)
+    monkeypatch.setattr("servekit.testing.conformance.RequestAdapterTests.patience_s", 1.0)

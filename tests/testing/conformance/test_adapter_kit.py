@@ -37,11 +37,17 @@ from tests.testing.conformance.adapter_kit import (
     kit_for,
     run_case,
 )
-from tests.testing.conformance.broken_adapters import Right, RightStreaming, RightText, RightWsgi, Streams
+from tests.testing.conformance.broken_adapters import (
+    Right,
+    RightStreaming,
+    RightText,
+    RightWsgi,
+    StaysInItsThread,
+    Streams,
+)
 
 from servekit.interfaces import RequestAdapter, Response
 from servekit.testing.conformance import RequestAdapterTests, Seen
-from servekit.testing.conformance.ways import Http
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -56,6 +62,12 @@ class TestRightStreaming(Kit):
 
 class TestRightWithPieces(Kit):
     factory = Streams
+
+
+class TestInTheThreadOfTheHandler(Kit):
+    """Pieces are read, and closed, in the thread and the context of their handler."""
+
+    factory = StaysInItsThread
 
 
 class TestText(RequestAdapterTests):
@@ -130,20 +142,21 @@ SAID = [
     (broken.Collects, STREAMED, "it made all of a streamed answer before the first piece went out. The contract: an i"),
     (broken.PiecesOfText, STREAMED, "a streamed answer has the piece 'one'. The contract: pieces are bytes"),
     (broken.OwnPieces, STREAMED, "a streamed answer came out as 4 other pieces: [b'one\\n', b'two\\n'"),
-    (broken.KnowsItsThread, STREAMED, "the pieces of a streamed answer raised AttributeError"),
+    (broken.RaisesAmidPieces, STREAMED, "the pieces of a streamed answer raised AttributeError"),
     (broken.NeverCloses, STREAMED, "a streamed answer that ended after its end was closed 0 times"),
     (broken.NeverCloses, UNWANTED, "a streamed answer that ended after its first piece was closed 0 times. The contra"),
     (broken.ClosesIfBegun, UNWANTED, "a streamed answer that ended after no piece at all (HEAD) was closed 0 times"),
     (broken.ClosesTwice, STREAMED, "a streamed answer that ended after its end was closed 2 times"),
     (broken.EndsQuietly, FAILING, "a streamed answer whose iterable raised ended as if it were whole"),
     (broken.NeverCloses, FAILING, "a streamed answer that ended after its failure was closed 0 times"),
-    (broken.SwallowsExceptions, RAISED, "the handler raised Fault: for the kit, and the answer is 500. The contract:"),
-    (broken.WrapsExceptions, RAISED, "the handler raised Fault: for the kit, and RuntimeError: the handler failed ca"),
-    (broken.CleansUpAfterSuccess, RAISED, "after a handler that raised Fault: for the kit, the same request as befor"),
+    (broken.SwallowsExceptions, RAISED, "the handler raised KitError: for the kit, and the answer is 500. The contr"),
+    (broken.WrapsExceptions, RAISED, "the handler raised KitError: for the kit, and RuntimeError: the handler failed"),
+    (broken.CleansUpAfterSuccess, RAISED, "after a handler that raised KitError: for the kit, the same request as bef"),
     (broken.ForgetsNoHeader, NOTHING_BEHIND, "after a request with headers, a query string and a long body, the same"),
     (broken.KeepsHeadersOfAnswers, NOTHING_BEHIND, "after an answer with a status and headers, the same request as be"),
     (broken.AnswersTheLast, AT_ONCE, "got the answer of another. The contract: an adapter answers several requests at"),
     (broken.OneArgument, AT_ONCE, "of 4 requests at once, "),
+    (broken.OneListOfHeaders, AT_ONCE, "of 4 requests at once, a handler saw parts of two: Seen(body=b'"),
     (broken.OneAtATime, AT_ONCE, "4 calls at once were never in their handlers together (is there a lock?)"),
     (broken.ClosesWhatItNeverOpened, CLOSED, "close() raised TypeError: 'NoneType' object is not iterable. The contra"),
     (broken.ClosesTheClass, CLOSED, "RuntimeError: closed came out"),
@@ -158,6 +171,11 @@ SAID = [
 )
 def test_a_broken_adapter_fails_with_what_is_wrong(factory: Callable[[], Any], case: str, said: str) -> None:
     assert said in failure_of(kit_for(factory, max_examples=200), case)
+
+
+def test_an_answer_that_cannot_be_read_is_shown() -> None:
+    kit = kit_for(Right, answered_data=lambda self, body: body.decode("ascii").encode())
+    assert "answered_data cannot read b'gr\\xc3\\xb6\\xc3\\x9fer" in failure_of(kit, BODIES)
 
 
 def test_every_case_fails_something() -> None:
@@ -177,7 +195,7 @@ BY_DECODE = [
 
 @pytest.mark.parametrize(("factory", "case"), BY_DECODE)
 def test_decode_and_encode_are_held_to_it_as_well(factory: Callable[[], Any], case: str) -> None:
-    said = failure_of(kit_for(factory), case, parts=True)
+    said = failure_of(kit_for(factory), case, by_parts=True)
     assert said.startswith(f"{factory.__name__} by decode() and encode(): ")  # type: ignore[attr-defined]
 
 
@@ -194,7 +212,7 @@ OVER_HTTP = [
     (broken.NeverCloses, UNWANTED, "a streamed answer that ended after its first piece was closed 0 times"),
     (broken.ClosesIfBegun, UNWANTED, "after no piece at all (HEAD) was closed 0 times"),
     (broken.EndsQuietly, FAILING, "ended as if it were whole"),
-    (broken.SwallowsExceptions, RAISED, "the handler raised Fault: for the kit, and the answer is 500"),
+    (broken.SwallowsExceptions, RAISED, "the handler raised KitError: for the kit, and the answer is 500"),
     (broken.ForgetsNoHeader, NOTHING_BEHIND, "the same request as before was another"),
     (broken.AnswersTheLast, AT_ONCE, "got the answer of another"),
     (broken.OneAtATime, AT_ONCE, "(is there a lock?)"),
@@ -279,4 +297,4 @@ def test_on_real_workers_the_kit_says_that_it_runs_in_process(tmp_path: Path) ->
         instance = object()
 
     with pytest.raises(pytest.skip.Exception, match="in process only"):
-        Http(kit_for(Right), Served())
+        kit_for(Right)._http_client(Served())

@@ -54,7 +54,7 @@ SAID = [
     (adapters.Collects, STREAMED, "it made all of a streamed answer before the first piece went out"),
     (adapters.ClosesIfBegun, UNWANTED, "after no piece at all (HEAD) was closed 0 times. The contract: the body of t"),
     (adapters.EndsQuietly, FAILING, "a streamed answer whose iterable raised ended as if it were whole"),
-    (adapters.WrapsExceptions, RAISED, "the handler raised Fault: for the kit, and RuntimeError: the handler failed "),
+    (adapters.WrapsExceptions, RAISED, "the handler raised KitError: for the kit, and RuntimeError: the handler faile"),
     (adapters.AnswersTheLast, AT_ONCE, "got the answer of another"),
     (adapters.OneAtATime, AT_ONCE, "4 calls at once were never in their handlers together (is there a lock?)"),
     (adapters.BlocksTheLoop, AT_ONCE, "nothing came of call_async(), or of its answer, after 2 s. The contract: noth"),
@@ -100,7 +100,7 @@ def test_a_broken_adapter_fails_over_http_too(
 
 def test_decode_and_encode_have_no_case_of_their_own() -> None:
     with pytest.raises(pytest.skip.Exception, match="is_async: the adapter is called by call_async alone"):
-        run_case(kit_for(adapters.RightAsync), BODIES, parts=True)
+        run_case(kit_for(adapters.RightAsync), BODIES, by_parts=True)
 
 
 def test_a_call_in_a_thread_is_not_cancelled() -> None:

@@ -107,9 +107,9 @@ def test_close_ends_what_is_being_made(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"packages": "six"}, "packages is a list of strings"),
+        ({"packages": "six"}, "packages must be a list of text"),
         ({"packages": ["--pre", "six"]}, "put it into pip_options"),
-        ({"pip_options": [1]}, "pip_options is a list of strings"),
+        ({"pip_options": [1]}, "pip_options must be a list of text"),
         ({"package": ["six"]}, "did you mean 'packages'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What the workers of `ReplicaRuntimeTests` serve: each shows one thing of the process that it is built in."""
+"""The targets that the workers of `ReplicaRuntimeTests` serve. Each target shows one thing of its process."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any
 from servekit.interfaces import Request, RequestAdapter, Response
 
 LONGEST_S = 600.0
-"""What hangs ends at last, should nobody have ended it."""
+"""The time after which a process that hangs ends by itself, should no test have ended it."""
 SEEN = "SEEN "
 
 
 class TextAdapter(RequestAdapter):
-    """A handler gets the request and returns text."""
+    """Handlers receive the request itself, and return text."""
 
     def decode(self, request: Request) -> Request:
         return request
@@ -29,7 +29,7 @@ class TextAdapter(RequestAdapter):
 
 
 class Idle:
-    """Answers with its pid; at its end, it leaves the file ``left``."""
+    """Answers with its pid. At its end it creates the file ``left``."""
 
     def __init__(self, left: str = "") -> None:
         self.left = left
@@ -43,7 +43,7 @@ class Idle:
 
 
 class Parent(Idle):
-    """Starts a process in its own process group, and leaves the pid in the file ``child``."""
+    """Starts another process in its own process group, and writes the pid of that process to the file ``child``."""
 
     def __init__(self, child: str) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Parent(Idle):
 
 
 class Speaking(Idle):
-    """Prints one text to stdout, another to stderr."""
+    """Prints the text ``out`` to stdout and the text ``err`` to stderr."""
 
     def __init__(self, out: str, err: str) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Speaking(Idle):
 
 
 class Looking(Idle):
-    """Says, by the error of its ``__init__``, what is to be seen of its process and of the ancestors of that."""
+    """Raises an error in its ``__init__`` with the command lines and environments of its process and the ancestors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,14 +76,14 @@ class Failing(Idle):
 
 
 class Exiting(Idle):
-    """Ends its process in its ``__init__``, past every handler of Python's."""
+    """Ends its process in its ``__init__`` at once, without Python's own end."""
 
     def __init__(self, code: int) -> None:
         os._exit(code)
 
 
 class Deaf(Idle):
-    """Hangs in its ``__init__``, and does not listen to SIGTERM; the file ``began`` says that it has come to that."""
+    """Ignores SIGTERM, creates the file ``began``, and hangs in its ``__init__``."""
 
     def __init__(self, began: str) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -93,7 +93,7 @@ class Deaf(Idle):
 
 
 class Hanging(Idle):
-    """Builds, and hangs in the first request; the file ``left`` says that it has begun."""
+    """Hangs in the first request, at the beginning of which it creates the file ``left``."""
 
     def __call__(self, request: Request) -> str:
         Path(self.left).touch()
@@ -102,7 +102,7 @@ class Hanging(Idle):
 
 
 def _visible(pid: int) -> list[dict[str, Any]]:
-    """Argv and environment, in hexadecimal, of a process and of its ancestors, as far as this user may read them."""
+    """Argv and environment, in hexadecimal, of a process and its ancestors, as far as this user may read them."""
     found = []
     while pid > 0:
         shown: dict[str, Any] = {"pid": pid}
@@ -111,6 +111,8 @@ def _visible(pid: int) -> list[dict[str, Any]]:
                 shown[part] = Path(f"/proc/{pid}/{part}").read_bytes().hex()
             except OSError:
                 shown[part] = ""
+        if pid == os.getpid():  # By now its title has taken the place of its arguments.
+            shown["cmdline"] = "\0".join(sys.orig_argv).encode(errors="surrogateescape").hex()
         found.append(shown)
         pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     return found

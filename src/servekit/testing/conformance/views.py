@@ -1,4 +1,4 @@
-"""What a routing policy is handed, without an ingress: for the conformance kit, and for tests of one's own."""
+"""The views that a routing policy is given, without an ingress: for the conformance kit, and for tests of your own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, eq=False)
 class FakeReplica:
-    """A `ReplicaView`. Writing to it raises."""
+    """A `ReplicaView`, read-only."""
 
     id: str
     outstanding: int = 0
@@ -19,7 +19,7 @@ class FakeReplica:
 
 @dataclass(frozen=True, eq=False)
 class FakeBackend:
-    """A `BackendView`. Writing to it raises."""
+    """A `BackendView`, read-only."""
 
     name: str
     weight: float = 1.0
@@ -28,10 +28,10 @@ class FakeBackend:
 
 @dataclass(frozen=True, eq=False)
 class FakeRequest:
-    """A `RequestInfo`. Writing to it, or to its headers, raises."""
+    """A `RequestInfo`, read-only like its headers."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
-    """By lower-case name, as the core has them."""
+    """The headers by lower-case name, as the core gives them."""
     method: str = "GET"
     path: str = "/"
     endpoint: str = "endpoint"
@@ -43,7 +43,7 @@ class FakeRequest:
 
 
 class EveryHeader(Mapping[str, str]):
-    """Headers in which every name that is looked up has the same value: what a client may send on purpose."""
+    """Headers in which every name that is looked up has the same value, as a client may send them on purpose."""
 
     def __init__(self, value: str) -> None:
         self._value = value

@@ -7,11 +7,11 @@ import random
 from collections.abc import Mapping, Sequence
 
 from servekit.hookspecs import hookimpl
-from servekit.interfaces import BackendView, ReplicaView, RequestInfo, RoutingPolicy, RoutingPolicyFactory
+from servekit.interfaces import BackendView, ReplicaView, RequestInfo, RoutingPolicy, RoutingPolicyFactory, two_choices
 from servekit_sticky_sessions.ring import Ring
 
 MOST_REPLICAS = 1024
-"""Replicas on the ring, those that are gone included; beyond that it is made anew."""
+"""The number of replicas on the ring, those that are gone included, above which the ring is made anew."""
 
 
 @hookimpl
@@ -20,7 +20,9 @@ def servekit_register_routing_policies() -> Mapping[str, RoutingPolicyFactory]:
 
 
 class StickyRing(RoutingPolicy):
-    """Consistent hashing with bounded loads; requests without a key go at random by weight, to the better of two."""
+    """Consistent hashing with bounded loads. A request without the header or cookie goes to a random backend, by
+    weight, and there to the better of two random replicas.
+    """
 
     def __init__(
         self,
@@ -33,10 +35,11 @@ class StickyRing(RoutingPolicy):
         """
         Args:
             header: the name of the header that tells clients apart; or
-            cookie: the name of the cookie that does.
-            virtual_nodes: points of a replica on the ring; the backends together have 20 times as many, by weight.
-            balance: how many times the mean load a replica may have, above 1.
-            seed: for requests without a key.
+            cookie: the name of the cookie that tells clients apart.
+            virtual_nodes: the number of points that a replica has on the ring; all backends together have 20 times as
+                many, shared out by weight.
+            balance: above 1: the load that a replica may have, as a multiple of the mean load.
+            seed: an integer with which the choices for requests without the header or cookie can be reproduced.
         """
         if bool(header) == bool(cookie):
             raise ValueError("name a header or a cookie, and not both: policy_options={'cookie': 'session'}")
@@ -67,8 +70,7 @@ class StickyRing(RoutingPolicy):
     def choose_replica(self, request: RequestInfo, replicas: Sequence[ReplicaView]) -> ReplicaView:
         client = self._client(request)
         if client is None:
-            first, second = self._random.choice(replicas), self._random.choice(replicas)
-            return second if second.outstanding < first.outstanding else first
+            return two_choices(replicas, self._random.random)
         if len(self._replicas) + len(replicas) > MOST_REPLICAS:
             self._replicas = Ring()
         for replica in replicas:

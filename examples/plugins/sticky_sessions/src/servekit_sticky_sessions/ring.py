@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 class Ring:
-    """Names on a circle, each at as many points as it is given. Where they are depends on nothing but the name."""
+    """Names on a circle, each at a number of points. The points of a name depend on nothing but the name."""
 
     def __init__(self) -> None:
         self._points: list[tuple[int, str]] = []
@@ -18,14 +18,14 @@ class Ring:
         return len(self._names)
 
     def add(self, name: str, points: int) -> None:
-        """Put a name on the ring; one that is there stays as it is."""
+        """Put ``name`` on the ring at so many points; a name that is on the ring stays as it is."""
         if name not in self._names:
             self._names.add(name)
             self._points.extend((_point(f"{name}\0{number}"), name) for number in range(points))
             self._points.sort()
 
     def walk(self, key: str) -> Iterator[str]:
-        """The names in the order in which one comes to their points from the key's, over and over, once round."""
+        """The names in the order of their points, once round the ring from the point of ``key``: a name comes often."""
         start = bisect.bisect(self._points, (_point(key), ""))
         for index in range(start, start + len(self._points)):
             yield self._points[index % len(self._points)][1]

@@ -1,4 +1,4 @@
-"""One virtual environment: made once for a set of packages, used by every worker that asks for the same."""
+"""Virtual environments: one for each set of packages, used by every worker that names these packages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -18,21 +17,23 @@ from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 import servekit
 from servekit.errors import BackendStartError
 
 WORDS_LINES = 20
-"""How much of what pip says is repeated, from its end."""
+"""The number of last lines of pip's output that an error repeats."""
 
 
 class Environment:
-    """A virtual environment below ``folder``, named for what is in it.
+    """A virtual environment in ``folder``; its name is a hash of its packages and options.
 
-    It sees this interpreter's own packages too, by a ``.pth`` file, which Python puts *behind* what is installed in the
-    environment itself. So a worker has servekit and all that it needs in the version that the controller has,
-    without a second installation, and every package that was asked for comes before the host's.
-    ``--system-site-packages`` would not do: made from a virtual environment it shows the packages of the base
-    interpreter, which need not have servekit.
+    A ``.pth`` file in the environment adds this interpreter's own packages, *behind* the packages of the environment
+    itself. So a worker has servekit and its requirements in the controller's versions, without a second installation,
+    and every package that was asked for comes before the host's. ``--system-site-packages`` would not do: in an
+    environment that is made from a virtual environment, it shows the packages of the base interpreter, which need not
+    have servekit.
     """
 
     def __init__(self, folder: Path, packages: Sequence[str], pip_options: Sequence[str], timeout_s: float) -> None:
@@ -52,7 +53,7 @@ class Environment:
         return str(self.path / "bin" / "python")
 
     def make(self) -> None:
-        """Return once it is there. Raises `BackendStartError` with what pip said; the next call then tries again."""
+        """Make the environment, unless it exists. Raises `BackendStartError`, with pip's output, where that fails."""
         with self._lock:
             complete = self.path / "complete"
             if complete.exists():
@@ -69,7 +70,7 @@ class Environment:
                 complete.touch()
 
     def close(self) -> None:
-        """Let nothing be made any more: what is being made fails."""
+        """Make nothing from now on; a `make` that is under way fails."""
         self._closed = True
         running = self._running
         if running is not None:
@@ -91,8 +92,8 @@ class Environment:
         self._run(command, f"pip could not install {', '.join(self._packages)}")
 
     def _run(self, command: Sequence[str], failing: str) -> None:
-        """Until it has ended. It is a process group of its own, so that `close` reaches what it starts."""
-        # Or pip would take what is there for installed in the environment.
+        """Run ``command`` to its end, in a process group of its own, so that `close` ends its children, too."""
+        # Without PYTHONPATH: pip would take the packages there for installed in the environment.
         environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         with subprocess.Popen(
             command,
@@ -128,10 +129,10 @@ def _host_has_pip() -> bool:
 
 
 def _host_folders() -> list[str]:
-    """Where this process has servekit, what servekit needs, and whatever else is installed, for this user too.
+    """The folders in which this process finds servekit, its requirements, and all other installed packages.
 
-    A worker puts the client's own folders before what is installed, but not those that it has there already: so what is
-    installed on the host stays behind what is installed in the environment.
+    A worker puts the client's folders before installed packages, except for folders that it has already. So the host's
+    packages stay behind the environment's.
     """
     found = [entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
     found.append(str(Path(servekit.__file__).parents[1]))  # An editable installation has it elsewhere.
@@ -139,12 +140,12 @@ def _host_folders() -> list[str]:
 
 
 def _constraints() -> list[str]:
-    """What servekit needs, in the versions that are here: another would come before the host's, for servekit too."""
+    """servekit's requirements, in the versions of this process: others would replace the host's for servekit, too."""
     names = []
-    for requirement in metadata.requires("servekit") or ():
-        name = re.match(r"[A-Za-z0-9._-]+", requirement)
-        if name and "extra ==" not in requirement:
-            names.append(name[0])
+    for text in metadata.requires("servekit") or ():
+        requirement = Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            names.append(requirement.name)
     return [f"{name}=={metadata.version(name)}" for name in sorted(names)]
 
 

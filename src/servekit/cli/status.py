@@ -1,0 +1,167 @@
+"""What a standing instance serves: `status`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from servekit.api import attach
+from servekit.cli.options import instance_name
+from servekit.errors import DeadlineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
+    from servekit.instance import Instance
+
+ANSWER_TIMEOUT_S = 5.0
+"""How long a controller may take to say what there is."""
+RESTART_TIMEOUT_S = 30.0
+"""The same where something is to be done: one that crashed is started again meanwhile."""
+WATCH_S = 1.0
+DEGRADED = 3
+
+
+@click.command()
+@instance_name
+@click.option("--json", "as_json", is_flag=True, help="All that servekit.status() says.")
+@click.option("--watch", is_flag=True, help="Show it again every second, until Ctrl-C.")
+def status(name: str, as_json: bool, watch: bool) -> int:
+    """Show what a standing instance serves.
+
+    \b
+    The exit code:
+      0  it is up, and every endpoint that has traffic can serve
+      1  it is not running, or its controller does not answer
+      3  an endpoint has traffic, and no replica that is ready
+    """
+    if watch and as_json:
+        raise click.UsageError("--watch shows the table; leave out --json")
+    if watch:
+        return _watch(name)
+    found = status_of(name)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        from rich.console import Console
+
+        Console().print(table_of(found))
+    return DEGRADED if degraded(found) else 0
+
+
+@contextlib.contextmanager
+def attached(name: str) -> Iterator[Instance]:
+    """The instance ``name``, once its controller answers. Raises as `status_of`."""
+    status_of(name, RESTART_TIMEOUT_S)
+    with attach(name) as instance:
+        yield instance
+
+
+def status_of(name: str, timeout_s: float | None = None) -> dict[str, Any]:
+    """What `servekit.status()` says of the instance ``name``.
+
+    Raises `NotRunningError`, and `DeadlineError` where its controller does not answer: one that is stopped takes
+    connections, and says nothing.
+    """
+    timeout_s = ANSWER_TIMEOUT_S if timeout_s is None else timeout_s
+    answers: list[dict[str, Any]] = []
+    errors: list[BaseException] = []
+    instance = attach(name)
+
+    def ask() -> None:
+        try:
+            answers.append(instance.status())
+        except BaseException as error:
+            errors.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(timeout_s)
+    instance.shutdown()
+    if errors:
+        raise errors[0]
+    if not answers:
+        raise DeadlineError(
+            f"the controller of {name!r} has not answered within {timeout_s:g} s: it is stopped, or being "
+            "started again; see what `servekit start` printed"
+        )
+    return answers[0]
+
+
+def degraded(status: dict[str, Any]) -> list[str]:
+    """The endpoints that have traffic and no replica for it, and none that the traffic would have started."""
+    return [
+        name
+        for name, endpoint in status["endpoints"].items()
+        if endpoint["traffic"]
+        and not any(_can_serve(status["backends"][backend]) for backend, share in endpoint["traffic"].items() if share)
+    ]
+
+
+def _can_serve(backend: dict[str, Any]) -> bool:
+    autoscaling = backend["config"]["autoscaling"]
+    from_zero = autoscaling is not None and autoscaling["min_replicas"] == 0 == backend["wanted_replicas"]
+    return from_zero or _ready(backend) > 0
+
+
+def _ready(backend: dict[str, Any]) -> int:
+    return sum(replica["state"] == "ready" for replica in backend["replicas"])
+
+
+def table_of(status: dict[str, Any]) -> RenderableType:
+    """Endpoints and backends, for people."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    workers = status["ingress"]
+    ready = sum(worker["ready"] for worker in workers)
+    where = f"answers at {status['url']}" if status["url"] else "serves without HTTP"
+    head = f"instance {status['name']!r} {where}; ingress workers {ready}/{len(workers)} ready"
+    endpoints = Table("ENDPOINT", "ROUTE", "METHODS", "TRAFFIC", box=None, pad_edge=False)
+    faulty = degraded(status)
+    for name, endpoint in status["endpoints"].items():
+        route = (endpoint["route"] or "no HTTP") + ("/…" if endpoint["mount"] else "")
+        shares = ", ".join(f"{backend}={share:g}" for backend, share in endpoint["traffic"].items()) or "none"
+        style = "bold red" if name in faulty else ""
+        endpoints.add_row(*map(Text, (name, route, ", ".join(endpoint["methods"]), shares)), style=style)
+    backends = Table("BACKEND", "TARGET", "READY", "LAST FAILURE", box=None, pad_edge=False)
+    for name, backend in status["backends"].items():
+        failure = cause_of(backend["last_failure"] or backend["last_start_error"])
+        count = f"{_ready(backend)}/{backend['wanted_replicas']}"
+        style = "" if _ready(backend) >= backend["wanted_replicas"] else "yellow"
+        backends.add_row(*map(Text, (name, backend["target"], count, failure)), style=style)
+    problems = [Text(f"a plugin is not in use: {problem}") for problem in status["plugin_problems"]]
+    faults = [Text(f"endpoint {name!r} has traffic and no replica that is ready") for name in faulty]
+    under_way = [Text(status["deploy"])] if status["deploy"] else []
+    parts: list[RenderableType] = [Text(head), *under_way, "", endpoints, "", backends]
+    if faults or problems:
+        parts += ["", *faults, *problems]
+    return Group(*parts)
+
+
+def cause_of(failure: str) -> str:
+    """The error itself of a failure's text: its first line, without whose handler could not be built."""
+    line = failure.strip().partition("\n")[0]
+    return line.rpartition(" could not be built: ")[2].strip()
+
+
+def _watch(name: str) -> int:
+    from rich.live import Live
+
+    with contextlib.suppress(KeyboardInterrupt), Live(auto_refresh=False) as live:
+        while True:
+            table = table_of(status_of(name))
+            if live.console.is_terminal:
+                live.update(table, refresh=True)
+            else:
+                live.console.print(table)
+            time.sleep(WATCH_S)
+    return 0

@@ -1,0 +1,67 @@
+"""The state that all requests of one ingress worker share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+
+from servekit.ingress.deadlines import Deadlines
+from servekit.ingress.spool import SpoolSpace
+from servekit.ingress.suspects import Suspects
+from servekit.interfaces import RequestRecord
+from servekit.wire.control_frames import RequestCount
+
+
+class Shared:
+    """The clock, the deadlines, the room for spools, the suspects, and the counts since the last report to the
+    controller."""
+
+    def __init__(
+        self,
+        clock: asyncio.AbstractEventLoop,
+        spools: SpoolSpace,
+        replica_wanted: Callable[[], None],
+        observe: Callable[[RequestRecord], None] | None = None,
+        secret: bytes = b"",
+    ) -> None:
+        """
+        Args:
+            clock: has the `time` and `call_later` of the event loop.
+            spools: the room for bytes that are to wait on the disk.
+            replica_wanted: called when a request has to wait for a replica to start, or one has died: the controller is
+                to hear of that at once.
+            observe: called with every request that has ended.
+            secret: that of the instance, for `Suspects`.
+        """
+        self.now = clock.time
+        self.later = clock.call_later
+        self.deadlines = Deadlines(clock)
+        self.spools = spools
+        self.replica_wanted = replica_wanted
+        self.observe = observe
+        self.suspects = Suspects(secret)
+        self.finished: dict[tuple[str, str, int], RequestCount] = {}
+        """By endpoint, backend and status."""
+        self.failovers: Counter[str] = Counter()
+        """Requests by endpoint that were dispatched while some of its backends had no live replica."""
+        self.deadly: Counter[str] = Counter()
+        """Requests by endpoint that were refused, for replicas have died with their like."""
+        self.served: dict[str, str] = {}
+        """Replicas that have died, or seem to have, and had answered calls: each with its backend."""
+
+    def take_finished(self) -> list[RequestCount]:
+        finished, self.finished = self.finished, {}
+        return list(finished.values())
+
+    def take_failovers(self) -> Counter[str]:
+        failovers, self.failovers = self.failovers, Counter()
+        return failovers
+
+    def take_deadly(self) -> Counter[str]:
+        deadly, self.deadly = self.deadly, Counter()
+        return deadly
+
+    def take_served(self) -> dict[str, str]:
+        served, self.served = self.served, {}
+        return served

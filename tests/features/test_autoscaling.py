@@ -159,7 +159,7 @@ def test_a_deploy_with_none_and_with_some(serve: ServedInstance) -> None:
         serve.update_backend_config("b", {"max_concurrent_queries": 3})
         load.more()
     staying = [each for each in serve.status()["backends"]["b"]["replicas"] if each["state"] != "draining"]
-    first = serve.history("e")[0]["revisions"]["b"]
+    first = serve.history("e")[-1]["revisions"]["b"]
     assert {replica["revision"] for replica in staying} == {first + 2}
 
 

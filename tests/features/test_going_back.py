@@ -46,7 +46,7 @@ def test_a_deploy_and_the_way_back(serve: ServedInstance, tmp_path: Path, monkey
     assert said() == "two"
     assert serve.rollback("e")["number"] == 1
     assert said() == "one"
-    first, second, last = (entry["revisions"]["b"] for entry in serve.history("e"))
+    last, second, first = (entry["revisions"]["b"] for entry in serve.history("e"))
     assert (second, last) == (first + 1, first)
     serve.update_backend_config("b", {"num_replicas": 2})
     (tmp_path / "exported.toml").write_text(serve.export())

@@ -502,9 +502,8 @@ RequestAdapterFactory: TypeAlias = Callable[..., RequestAdapter]
 # -- records and events for observers ----------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRecord:
-    """One finished request."""
+class RequestRecord(msgspec.Struct, frozen=True, gc=False):
+    """One finished request. Durations are of the ingress worker's monotonic clock."""
 
     id: str
     endpoint: str
@@ -516,12 +515,32 @@ class RequestRecord:
     status: int
     """499 where the client was gone before it had an answer."""
     latency_s: float
+    """From its coming, with its head and the first part of its body, to the last byte of the answer."""
     ended_at: float = 0.0
     """By ``time.time``."""
     body_bytes: int = 0
     """The part of the answer's body that was given to the client's connection."""
     client: str = ""
     """The client's address, as the handler sees it; empty for a call of a handle."""
+    route: str = ""
+    """The endpoint's route, as it was set."""
+    error: str = ""
+    """The type of the error, as ``docs/errors.md`` lists them, where servekit made the answer; ``handler_failed`` where
+    the replica did, ``broken_off`` where an answer ended early."""
+    sent_s: float = -1.0
+    """When it was sent to its replica, the last one where there were several, after its coming; below 0: it was not."""
+    began_s: float = -1.0
+    """When the answer began to come from the replica, after its coming; below 0: it did not."""
+    service_s: float = -1.0
+    """How long the handler ran; below 0: unknown."""
+    sends: int = 0
+    """How often it was sent to a replica: more than 1 where one died, or left, with it."""
+    ahead: int = 0
+    """How many calls its replica had of this ingress worker when it was sent."""
+    snapshot: int = 0
+    """The version of the snapshot that it was routed by."""
+    trace: str = ""
+    """The ``traceparent`` that it was passed on with; empty: it came with none, and none was made."""
 
 
 @dataclass(frozen=True, slots=True)

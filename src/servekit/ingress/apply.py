@@ -61,6 +61,7 @@ class Applier:
             except Exception as error:
                 _log.exception("endpoint %r could not be set up", name)
                 errors.append(f"endpoint {name!r}: {error}")
+        self._router.shared.snapshot = snapshot.version
         for name, backend_entry in backends.items():
             self._shrink(name, backend_entry, snapshot.leaving if snapshot.base is not None else None)
         if snapshot.base is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
+from time import monotonic
 from typing import Protocol
 
 from servekit.config import BackendConfig
@@ -118,10 +119,12 @@ class Replica:
         which there is room: see `Quarantine`."""
         if not alone and not self.has_room:
             return False
+        exchange.ahead = self.outstanding
         self.outstanding += 1
         exchange.replica = self
         exchange.handler_over = False
         exchange.tries += 1
+        exchange.sent_at = monotonic()
         call = Call(0, int((exchange.expires - exchange.shared.now()) * 1000) + 1, exchange.request())
         rest = exchange.body_rest
         if rest is None:
@@ -172,6 +175,7 @@ class Replica:
 
     def _handler_over(self, call: Exchange, frame: Answer | End) -> None:
         call.handler_over = True
+        call.service_us = frame.service_us
         self.outstanding -= 1
         self.queue_length = frame.queue_length
         self.window.observe(frame.service_us)

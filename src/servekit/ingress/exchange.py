@@ -67,13 +67,16 @@ class Exchange(HttpRequest):
     """
 
     __slots__ = (
+        "ahead",
         "answer_rest",
         "backend",
+        "began_at",
         "body_rest",
         "call_method",
         "deaths",
         "digest",
         "download",
+        "error",
         "expires",
         "handler_over",
         "id",
@@ -81,6 +84,8 @@ class Exchange(HttpRequest):
         "owner",
         "queue",
         "replica",
+        "sent_at",
+        "service_us",
         "shared",
         "timeout_s",
         "tries",
@@ -110,6 +115,16 @@ class Exchange(HttpRequest):
     """The handler has ended, though the rest of the answer may still be to come."""
     tries: int
     """How often the call was sent."""
+    sent_at: float
+    """When the call was sent last, by ``time.monotonic``; 0: it was not."""
+    ahead: int
+    """How many calls the replica had of this ingress worker then."""
+    began_at: float
+    """When the answer began to come; 0: it has not."""
+    service_us: int
+    """How long the handler ran; below 0: it has not ended."""
+    error: str
+    """The type of the error that the request ends with; empty: none so far."""
     deaths: int
     """Deaths of replicas that such a request was suspected of when this one was sent. See `Suspects`."""
     digest: bytes
@@ -242,6 +257,9 @@ class Exchange(HttpRequest):
     def answered(self, answer: Answer) -> None:
         """The replica has answered."""
         if not self.done:
+            self.began_at = monotonic()
+            if answer.failed:
+                self.error = "handler_failed"
             self.finish(answer.status, answer.head, answer.body)
             if self.owner.watches:
                 self.owner.tell_policy(self, Outcome.FAILED if answer.failed else Outcome.ANSWERED)
@@ -252,6 +270,7 @@ class Exchange(HttpRequest):
         if self.done:
             self.download.discard()
             return
+        self.began_at = monotonic()
         self.shared.deadlines.open.discard(self)
         if self.body_rest is not None:
             self.body_rest.release()
@@ -270,6 +289,8 @@ class Exchange(HttpRequest):
         """Nothing more will come from the replica; the client may have some of the answer to take yet."""
         assert self.download is not None
         self.owner.tell_policy(self, outcome)
+        if outcome is not Outcome.ANSWERED:
+            self.error = "broken_off"
         self.download.end(None if outcome is Outcome.ANSWERED else LinkError("the answer was broken off"))
         if self.body_rest is not None and not self.done:
             self.body_rest.stop()
@@ -332,6 +353,8 @@ class Exchange(HttpRequest):
 
     def refuse(self, error: ErrorAnswer) -> None:
         """End the request with an error of the ingress's own."""
+        self.error = error.type
+        self.shared.refused[self.owner.name, error.type] += 1
         self.finish(error.status, *error.render(self.raw_headers, self.id))
 
     def finish(self, status: int, head: bytes, body: bytes) -> None:
@@ -392,23 +415,31 @@ class Exchange(HttpRequest):
             count = shared.finished[key] = RequestCount(*key, 0, 0.0)
         count.requests += 1
         count.latency_s += latency_s
+        began_at, service_us, replica = self.began_at, self.service_us, self.replica
+        record = RequestRecord(
+            self.id,
+            endpoint,
+            backend,
+            "" if replica is None else replica.id,
+            self.method,
+            self.path,
+            status,
+            latency_s,
+            time(),
+            body_bytes,
+            self.client,
+            self.owner.route_text,
+            self.error,
+            self.sent_at - self.received_at if self.sent_at else -1.0,
+            began_at - self.received_at if began_at else -1.0,
+            service_us / 1e6,
+            self.tries,
+            self.ahead,
+            shared.snapshot,
+        )
+        shared.recent.append(record)
         if shared.observe is not None:
-            replica = "" if self.replica is None else self.replica.id
-            shared.observe(
-                RequestRecord(
-                    self.id,
-                    endpoint,
-                    backend,
-                    replica,
-                    self.method,
-                    self.path,
-                    status,
-                    latency_s,
-                    time(),
-                    body_bytes,
-                    self.client,
-                )
-            )
+            shared.observe(record)
 
 
 class HandleExchange(Exchange):

@@ -27,7 +27,7 @@ from servekit.wire.data_frames import Invoke
 _is_id = re.compile(rb"[!-Z\\^-~]{1,128}").fullmatch
 """An id is a word in a line of the log, where brackets are around it."""
 
-_NOWHERE: Any = SimpleNamespace(name="", watches=False)
+_NOWHERE: Any = SimpleNamespace(name="", route_text="", watches=False)
 """Stands for the endpoint of a request that has none."""
 
 
@@ -114,9 +114,10 @@ class Router:
         exchange.upload = exchange.download = exchange.answer_rest = None
         incoming = exchange.incoming
         exchange.body_rest = None if incoming is None else Upload(incoming, exchange.connection)
-        exchange.tries = exchange.deaths = 0
-        exchange.digest = b""
-        exchange.expires = 0.0
+        exchange.tries = exchange.deaths = exchange.ahead = 0
+        exchange.digest, exchange.error = b"", ""
+        exchange.expires = exchange.sent_at = exchange.began_at = 0.0
+        exchange.service_us = -1
         # An id that is too long, or would not be safe in a log line, is replaced.
         if request_id is not None and _is_id(request_id):
             exchange.id = request_id.decode("ascii")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 
 from servekit.ingress.deadlines import Deadlines
@@ -11,6 +11,9 @@ from servekit.ingress.spool import SpoolSpace
 from servekit.ingress.suspects import Suspects
 from servekit.interfaces import RequestRecord
 from servekit.wire.control_frames import RequestCount
+
+RECENT_REQUESTS = 10_000
+"""Requests that are remembered, of one ingress worker."""
 
 
 class Shared:
@@ -43,6 +46,12 @@ class Shared:
         self.suspects = Suspects(secret)
         self.finished: dict[tuple[str, str, int], RequestCount] = {}
         """By endpoint, backend and status."""
+        self.recent: deque[RequestRecord] = deque(maxlen=RECENT_REQUESTS)
+        """The requests that have ended last."""
+        self.snapshot = 0
+        """The version of the snapshot that is applied."""
+        self.refused: Counter[tuple[str, str]] = Counter()
+        """Requests that servekit itself answered with an error, by endpoint and the error's type."""
         self.failovers: Counter[str] = Counter()
         """Requests by endpoint that were dispatched while some of its backends had no live replica."""
         self.deadly: Counter[str] = Counter()
@@ -53,6 +62,11 @@ class Shared:
     def take_finished(self) -> list[RequestCount]:
         finished, self.finished = self.finished, {}
         return list(finished.values())
+
+    def take_refused(self) -> list[tuple[str, str, int]]:
+        """By endpoint and the error's type."""
+        refused, self.refused = self.refused, Counter()
+        return [(*key, count) for key, count in refused.items()]
 
     def take_failovers(self) -> Counter[str]:
         failovers, self.failovers = self.failovers, Counter()

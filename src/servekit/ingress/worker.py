@@ -286,6 +286,7 @@ class IngressWorker:
             suspects=self.router.shared.suspects.take_news(),
             served=self.router.shared.take_served(),
             deadly=self.router.shared.take_deadly(),
+            refused=self.router.shared.take_refused(),
         )
 
     def _replica_wanted(self) -> None:

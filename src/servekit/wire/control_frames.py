@@ -94,6 +94,9 @@ class Report(Frame, tag=23):
     """From an ingress worker: the replicas whose links were lost and that had answered calls, each with its backend."""
     deadly: dict[str, int] = msgspec.field(default_factory=dict)
     """From an ingress worker, by endpoint: requests that were refused, for replicas have died with their like."""
+    refused: list[tuple[str, str, int]] = msgspec.field(default_factory=list)
+    """From an ingress worker: by endpoint and the error's type, how many requests servekit itself answered with an
+    error."""
 
 
 class LinkAddresses(Frame, tag=24):

@@ -541,6 +541,14 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     """The version of the snapshot that it was routed by."""
     trace: str = ""
     """The ``traceparent`` that it was passed on with; empty: it came with none, and none was made."""
+    parent: str = ""
+    """The span id that it came with, in that trace; empty: the trace begins with it."""
+    scheme: str = "http"
+    """``https`` where a trusted proxy says so."""
+    by_handle: bool = False
+    """It is a call of a handle, and no request by HTTP."""
+    batch_size: int = 0
+    """How many requests the handler was called for at a time; 0: it takes no batches."""
 
 
 @dataclass(frozen=True, slots=True)

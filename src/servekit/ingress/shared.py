@@ -48,6 +48,8 @@ class Shared:
         """By endpoint, backend and status."""
         self.recent: deque[RequestRecord] = deque(maxlen=RECENT_REQUESTS)
         """The requests that have ended last."""
+        self.trace_share = 0.0
+        """Of the traces that begin here, how many are sampled; 0: none begins."""
         self.snapshot = 0
         """The version of the snapshot that is applied."""
         self.refused: Counter[tuple[str, str]] = Counter()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servekit.traces import Parent, parse, pass_on, passed_on, text_of, trace_id_of
+from servekit.traces import TraceParent, parse, pass_on, passed_on, text_of, trace_id_of
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN_ID = "00f067aa0ba902b7"
@@ -20,9 +20,9 @@ ids = st.builds(lambda number, digits: f"{number:0{digits}x}", st.integers(1, 2*
 
 
 def test_what_a_traceparent_says() -> None:
-    assert parse(CAME) == Parent(TRACE_ID, SPAN_ID, 1)
-    assert str(Parent(TRACE_ID, SPAN_ID, 1)) == CAME.decode()
-    assert [Parent(TRACE_ID, SPAN_ID, flags).is_sampled for flags in (0, 1, 2, 3)] == [False, True, False, True]
+    assert parse(CAME) == TraceParent(TRACE_ID, SPAN_ID, 1)
+    assert str(TraceParent(TRACE_ID, SPAN_ID, 1)) == CAME.decode()
+    assert [TraceParent(TRACE_ID, SPAN_ID, flags).is_sampled for flags in (0, 1, 2, 3)] == [False, True, False, True]
 
 
 @pytest.mark.parametrize(
@@ -53,12 +53,12 @@ def test_what_is_malformed_stands_for_nothing(value: bytes) -> None:
 
 @pytest.mark.parametrize("more", [b"", b"-", b"-what-comes-then"])
 def test_of_a_later_version_what_is_known_is_taken(more: bytes) -> None:
-    assert parse(b"cc" + CAME[2:-2] + b"ff" + more) == Parent(TRACE_ID, SPAN_ID, 1)
+    assert parse(b"cc" + CAME[2:-2] + b"ff" + more) == TraceParent(TRACE_ID, SPAN_ID, 1)
 
 
 def test_flags_of_later_versions_are_left_out() -> None:
-    assert parse(CAME[:-2] + b"ff") == Parent(TRACE_ID, SPAN_ID, 3)
-    assert parse(CAME[:-2] + b"04") == Parent(TRACE_ID, SPAN_ID, 0)
+    assert parse(CAME[:-2] + b"ff") == TraceParent(TRACE_ID, SPAN_ID, 3)
+    assert parse(CAME[:-2] + b"04") == TraceParent(TRACE_ID, SPAN_ID, 0)
 
 
 @given(st.binary(max_size=80))
@@ -69,7 +69,7 @@ def test_whatever_comes_is_a_parent_or_nothing(value: bytes) -> None:
 
 @given(ids.filter(lambda each: len(each) == 32), ids.filter(lambda each: len(each) == 16), st.integers(0, 3))
 def test_what_is_well_formed_comes_back(trace_id: str, span_id: str, flags: int) -> None:
-    parent = Parent(trace_id, span_id, flags)
+    parent = TraceParent(trace_id, span_id, flags)
     assert parse(str(parent).encode()) == parent
 
 

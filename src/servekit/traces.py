@@ -21,7 +21,7 @@ _match = re.compile(
 _RIGHT_HALF = slice(16, 32)
 
 
-class Parent(NamedTuple):
+class TraceParent(NamedTuple):
     """A ``traceparent``."""
 
     trace_id: str
@@ -47,7 +47,7 @@ class Passage(NamedTuple):
     """Those of the request, as they go on."""
 
 
-def parse(value: bytes) -> Parent | None:
+def parse(value: bytes) -> TraceParent | None:
     """The ``traceparent``; None where it is malformed, and so stands for nothing.
 
     Of a version later than 00, what this version knows is taken, and what follows is left out.
@@ -59,7 +59,7 @@ def parse(value: bytes) -> Parent | None:
     if version == b"00" and more is not None:
         return None
     known = SAMPLED | RANDOM if version == b"00" else SAMPLED
-    return Parent(trace_id.decode(), span_id.decode(), int(flags, 16) & known)
+    return TraceParent(trace_id.decode(), span_id.decode(), int(flags, 16) & known)
 
 
 def pass_on(headers: Headers, share: float = 0.0) -> Passage:
@@ -85,12 +85,12 @@ def pass_on(headers: Headers, share: float = 0.0) -> Passage:
     return Passage(str(own), "", [*rest, (TRACEPARENT, str(own).encode())])
 
 
-def _first(span_id: str, share: float) -> Parent:
+def _first(span_id: str, share: float) -> TraceParent:
     """The beginning of a trace. The right half of its id decides whether it is sampled, as OpenTelemetry has it: who
     is asked for the same share decides alike."""
     trace_id = os.urandom(16).hex()
     is_sampled = int(trace_id[_RIGHT_HALF], 16) < share * 2**64
-    return Parent(trace_id, span_id, RANDOM | SAMPLED if is_sampled else RANDOM)
+    return TraceParent(trace_id, span_id, RANDOM | SAMPLED if is_sampled else RANDOM)
 
 
 def passed_on(headers: Headers) -> tuple[tuple[bytes, bytes], ...]:

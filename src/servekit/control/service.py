@@ -22,6 +22,7 @@ from servekit.errors import StoreError
 from servekit.interfaces import ReplicaRuntime, RuntimeContext
 from servekit.plugins import Registry
 from servekit.wire.bootstrap import IngressBootstrap, WorkerBootstrap, pack
+from servekit.wire.control_frames import PluginRef
 
 _log = logging.getLogger("servekit.control")
 
@@ -56,6 +57,7 @@ class Service:
         self._store = StoreThread(store)
         self._control = ControlServer(setup.token)
         self._controller: Controller | None = None
+        self._observers: list[PluginRef] = []
         self.operations: Operations
         self.kept = ""
         """What an earlier instance of the name had left, for people."""
@@ -81,6 +83,7 @@ class Service:
         runtime = (setup.options.runtime, setup.options.runtime_options)
         self.operations = Operations(controller, self._resolver, self.runtimes, self._store, runtime, self._about)
         self.runtimes.check(*runtime)
+        self._observers = [self._resolver.observer(*each) for each in setup.options.observers.items()]
         # All before a worker can dial: one without a record is told to end.
         for worker in workers:
             if worker.backend in desired.backends:
@@ -154,10 +157,16 @@ class Service:
     async def _launch_ingress(self, worker_id: str) -> IngressProcess:
         setup = self._setup
         bootstrap = self._bootstrap("ingress", worker_id, [self._control_address])
-        observers = [path for _, path, _ in self._registry.observers("servekit_requests_finished")]
+        hooks = [path for _, path, _ in self._registry.observers("servekit_requests_finished")]
         options = setup.options
         bootstrap.http = IngressBootstrap(
-            setup.http_fd, options.limits, setup.sys_path, observers, options.trusted_proxies, options.access_log
+            setup.http_fd,
+            options.limits,
+            setup.sys_path,
+            hooks,
+            options.trusted_proxies,
+            options.access_log,
+            self._observers,
         )
         return await self._launch(bootstrap)
 

@@ -51,6 +51,7 @@ def init(
     log_level: str = "warning",
     log_format: str = "text",
     access_log: bool = False,
+    observers: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Instance:
     """Start an instance, which ends with this process however that ends, and make it the current one. Called without
     arguments, as a notebook calls it again and again, it gives the current one where there is one.
@@ -82,6 +83,8 @@ def init(
         log_level: ``debug``, ``info``, ``warning`` or ``error``: lines of servekit's processes from this level on.
         log_format: ``text``, or ``json``: an object a line.
         access_log: write a line for each request that has ended.
+        observers: what else is told of requests that have ended: the keyword arguments of each request observer that a
+            plugin gives, by its name, ``{"otel": {}}``.
 
     Raises:
         AlreadyRunningError: an instance is current, or this is a replica.
@@ -134,6 +137,7 @@ def instance_options(given: Mapping[str, Any], *, outlives: bool) -> InstanceOpt
     limits = config.http_limits(given["http_limits"])
     rest["runtime_options"] = complete_runtime_options(runtime, given["runtime_options"] or {}, outlives=outlives)
     rest["trusted_proxies"] = tuple(given["trusted_proxies"])
+    rest["observers"] = {name: dict(options) for name, options in (given["observers"] or {}).items()}
     return InstanceOptions(**rest, limits=limits)
 
 

@@ -37,9 +37,9 @@ class LogSetup(msgspec.Struct, frozen=True):
 
 class RequestFilter(logging.Filter):
     """Adds to a record that is logged in a call of a handler what it belongs to: ``request_id``, ``endpoint``,
-    ``backend`` and ``replica``. A user's own logging handler may have it as well."""
+    ``backend``, ``replica`` and ``trace_id``. A user's own logging handler may have it as well."""
 
-    FIELDS = ("request_id", "endpoint", "backend", "replica")
+    FIELDS = ("request_id", "endpoint", "backend", "replica", "trace_id")
 
     def filter(self, record: logging.LogRecord) -> bool:
         context = current_call.get(None)
@@ -62,7 +62,7 @@ class LineFormatter(logging.Formatter):
         head = f"{stamp(record.created)} {record.levelname} {' '.join(self._names.values())} "
         about = request_of(record, self._names)
         if about:
-            words = {"request_id": "request"}
+            words = {"request_id": "request", "trace_id": "trace"}
             head += f"[{', '.join(f'{words.get(key, key)} {value}' for key, value in about.items())}] "
         text = super().format(record)
         return "\n".join(head + line for line in text.split("\n")) if self._each_line else head + text

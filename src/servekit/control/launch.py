@@ -15,6 +15,7 @@ import time
 import msgspec
 
 from servekit import errors, logs
+from servekit.config import check_plain
 from servekit.control.directories import (
     check_spool_directory,
     instance_directory,
@@ -188,6 +189,7 @@ def check_options(options: InstanceOptions) -> None:
         from servekit.http1.proxies import trust
 
         trust(options.trusted_proxies)
+    check_plain("observers", options.observers)
     check_logs(options)
     check_spool_directory(options.limits.spool_directory)
 

@@ -36,7 +36,7 @@ from servekit.control.store import Store, StoreThread
 from servekit.control.tables import backend_table, check_in_file, endpoint_table, in_file
 from servekit.errors import InUseError, InvalidInputError, NotFoundError, StalePlanError
 from servekit.factories import Kind, build, check_options
-from servekit.interfaces import RoutingPolicy
+from servekit.interfaces import RequestObserver, RoutingPolicy
 from servekit.plugins import Registry
 from servekit.wire.control_frames import EndpointRecord, PluginRef
 
@@ -120,6 +120,13 @@ class Resolver:
         """Raises as `policy` does. The adapter is not built: its module may import what only replicas need."""
         provided = self._registry.get(Kind.ADAPTER, name)
         check_options(provided, options)
+        return PluginRef(provided.path, dict(options))
+
+    def observer(self, name: str, options: Mapping[str, Any]) -> PluginRef:
+        """Raises as `policy` does."""
+        provided = self._registry.get(Kind.OBSERVER, name)
+        observer: RequestObserver = build(provided, options)
+        observer.close()
         return PluginRef(provided.path, dict(options))
 
 

@@ -26,6 +26,7 @@ from servekit.interfaces import ReplicaRuntime, RuntimeContext
 from servekit.plugins import Registry
 from servekit.tallies import Tallies
 from servekit.wire.bootstrap import IngressBootstrap, WorkerBootstrap, pack
+from servekit.wire.control_frames import PluginRef
 
 _log = logging.getLogger("servekit.control")
 
@@ -61,6 +62,7 @@ class Service:
         self._control = ControlServer(setup.token)
         self._controller: Controller | None = None
         self._tallies = Tallies(None)
+        self._observers: list[PluginRef] = []
         self.operations: Operations
         self.metrics: Metrics
         self.kept = ""
@@ -91,6 +93,7 @@ class Service:
         self.operations = Operations(controller, self._resolver, self.runtimes, self._store, runtime, self._about)
         self.metrics = Metrics(controller, self._tallies, self._about)
         self.runtimes.check(*runtime)
+        self._observers = [self._resolver.observer(*each) for each in setup.options.observers.items()]
         # All before a worker can dial: one without a record is told to end.
         for worker in workers:
             if worker.backend in desired.backends:
@@ -166,10 +169,16 @@ class Service:
     async def _launch_ingress(self, worker_id: str) -> IngressProcess:
         setup = self._setup
         bootstrap = self._bootstrap("ingress", worker_id, [self._control_address])
-        observers = [path for _, path, _ in self._registry.observers("servekit_requests_finished")]
+        hooks = [path for _, path, _ in self._registry.observers("servekit_requests_finished")]
         options = setup.options
         bootstrap.http = IngressBootstrap(
-            setup.http_fd, options.limits, setup.sys_path, observers, options.trusted_proxies, options.access_log
+            setup.http_fd,
+            options.limits,
+            setup.sys_path,
+            hooks,
+            options.trusted_proxies,
+            options.access_log,
+            self._observers,
         )
         return await self._launch(bootstrap)
 

@@ -36,6 +36,8 @@ class InstanceOptions(msgspec.Struct, frozen=True):
     log_level: str = "warning"
     log_format: str = "text"
     access_log: bool = False
+    observers: dict[str, dict[str, Any]] = {}
+    """The options of each request observer, by its name."""
     gather_output: bool = False
     """What the processes print is gathered in log files, and shown where the controller's output goes."""
     log_file_bytes: int = 10_000_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, time
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -34,6 +34,7 @@ from servekit.tallies import (
     REPLICA_WAIT,
     RESENDS,
 )
+from servekit.traces import pass_on, trace_id_of
 from servekit.wire.data_frames import UNKNOWN, Answer
 from servekit.wire.frames import extended
 from servekit.wire.outgoing_calls import OutgoingCalls
@@ -87,6 +88,7 @@ class Exchange(HttpRequest):
         "ahead",
         "answer_rest",
         "backend",
+        "batch_size",
         "began_at",
         "body_rest",
         "call_method",
@@ -100,12 +102,14 @@ class Exchange(HttpRequest):
         "id",
         "number",
         "owner",
+        "parent",
         "queue",
         "replica",
         "sent_at",
         "service_us",
         "shared",
         "timeout_s",
+        "trace",
         "tries",
         "upload",
         "view_args",
@@ -113,6 +117,8 @@ class Exchange(HttpRequest):
 
     chain: ClassVar[tuple[str, ...] | None] = None
     """The replicas whose handlers wait for a handle's call, outermost first. See `HandleExchange`."""
+    scheme: ClassVar[str] = "http"
+    """See `ForwardedExchange`."""
     shared: Shared
     id: str
     owner: ExchangeOwner
@@ -143,6 +149,12 @@ class Exchange(HttpRequest):
     """When the answer began to come; 0: it has not."""
     service_us: int
     """How long the handler ran; below 0: it has not ended."""
+    batch_size: int
+    """How many requests the handler was called for at a time; 0: it takes no batches."""
+    trace: str
+    """The ``traceparent`` that goes on; empty: the request belongs to no trace."""
+    parent: str
+    """The span id that the request came with; empty: none."""
     error: str
     """The type of the error that the request ends with; empty: none so far."""
     deaths: int
@@ -176,7 +188,19 @@ class Exchange(HttpRequest):
     def log_fields(self) -> dict[str, str]:
         """What a line of the log says of the request, as ``extra``."""
         replica = "" if self.replica is None else self.replica.id
-        return {"request_id": self.id, "endpoint": self.owner.name, "backend": self.backend, "replica": replica}
+        return {
+            "request_id": self.id,
+            "endpoint": self.owner.name,
+            "backend": self.backend,
+            "replica": replica,
+            "trace_id": trace_id_of(self.trace),
+        }
+
+    def pass_trace_on(self, share: float) -> None:
+        """Continue the trace that the request belongs to. ``share``: of the traces that begin here, those that are
+        sampled; 0: none begins."""
+        self.trace, self.parent, self.raw_headers = pass_on(self.raw_headers, share)
+        self.fields = dict(self.raw_headers)
 
     def request(self) -> Request:
         """The request as a replica is sent it."""
@@ -277,6 +301,7 @@ class Exchange(HttpRequest):
         """The replica has answered."""
         if not self.done:
             self.began_at = monotonic()
+            self.batch_size = answer.batch_size
             if answer.failed:
                 self.error = "handler_failed"
             self.finish(answer.status, answer.head, answer.body)
@@ -290,6 +315,7 @@ class Exchange(HttpRequest):
             self.download.discard()
             return
         self.began_at = monotonic()
+        self.batch_size = answer.batch_size
         self.shared.deadlines.open.discard(self)
         if self.body_rest is not None:
             self.body_rest.release()
@@ -469,6 +495,11 @@ class Exchange(HttpRequest):
             self.tries,
             self.ahead,
             shared.snapshot,
+            self.trace,
+            self.parent,
+            self.scheme,
+            self.chain is not None,
+            self.batch_size,
         )
         shared.recent.append(record)
         if shared.observe is not None:
@@ -503,11 +534,14 @@ class HandleExchange(Exchange):
 
     chain: tuple[str, ...]  # type: ignore[misc]  # a slot here, so that a request over HTTP need not have one
 
-    def fill_in(self) -> None:
-        """Fill in the fields that a request over HTTP has, for policies, observers and adapters. ``id`` is set."""
+    def fill_in(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Fill in the fields that a request over HTTP has, for policies, observers and adapters. ``id`` is set.
+
+        ``headers``: those of the call that this one is made in, as far as they go on.
+        """
         self.method, self.query, self.version = "POST", b"", "1.1"
         self.sent_target = None
-        self.raw_headers = [(b"x-request-id", self.id.encode())]
+        self.raw_headers = [(b"x-request-id", self.id.encode()), *headers]
         self.fields = dict(self.raw_headers)
         self.view_args = None
         self.upgrade, self.keep_alive, self.done, self.received_at = False, True, False, monotonic()

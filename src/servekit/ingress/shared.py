@@ -51,6 +51,8 @@ class Shared:
         self.slots = self.tallies.slots
         self.recent: deque[RequestRecord] = deque(maxlen=RECENT_REQUESTS)
         """The requests that have ended last."""
+        self.trace_share = 0.0
+        """Of the traces that begin here, how many are sampled; 0: none begins."""
         self.snapshot = 0
         """The version of the snapshot that is applied."""
         self.refused: Counter[tuple[str, str]] = Counter()

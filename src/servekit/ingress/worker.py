@@ -21,7 +21,7 @@ from servekit.ingress.access_log import AccessLog
 from servekit.ingress.apply import Applier, build_policy
 from servekit.ingress.callers import Callers
 from servekit.ingress.links import ReplicaLinks
-from servekit.ingress.observers import Observers
+from servekit.ingress.observers import Observers, build_observer
 from servekit.ingress.router import Router
 from servekit.ingress.shared import Shared
 from servekit.ingress.spool import SpoolSpace
@@ -105,13 +105,15 @@ class IngressWorker:
             loop.add_signal_handler(signal.SIGINT, lambda: None)
         told = self._bootstrap
         access_log = AccessLog(told.names, told.logs.format) if self._http.access_log else None
-        observers = Observers(self._http.observers, access_log)
+        observers = Observers(self._http.hooks, access_log, [build_observer(each) for each in self._http.observers])
         clock = self._clock or loop
         spools = SpoolSpace(self._http.limits, self._bootstrap.directory, clock)
         observe = observers.add if observers else None
         tallies = self._tallies = Tallies(told.directory, told.worker_id)
         self._lag = LoopLag()
-        self.router = Router(Shared(clock, spools, self._replica_wanted, observe, told.token, tallies))
+        shared = Shared(clock, spools, self._replica_wanted, observe, told.token, tallies)
+        shared.trace_share = observers.trace_share
+        self.router = Router(shared)
         app: HttpApp = self.router
         if self._http.trusted_proxies:
             from servekit.ingress.forwarded import BehindProxies
@@ -156,11 +158,11 @@ class IngressWorker:
             await self._links.close()
             self._stop_listening_for_handles()
             self.callers.calls.abort()
-            observers.flush()
             self.server.close()
             self.router.close()
             self._lag.close()
             tallies.close()
+            await observers.close()
 
     def _listen(self) -> Acceptor | None:
         if self._http.listen_fd is None:

@@ -586,7 +586,7 @@ class Controller(IngressEvents, ReplicaEvents):
             backend=replica.record.name,
             replica=replica.id,
             detail=more.strip(),
-            alike=what.replace(replica.id, ""),
+            alike=what,
             level=logging.ERROR,
             log_detail=not waited_for,
         )

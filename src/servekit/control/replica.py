@@ -513,8 +513,7 @@ class ManagedReplica(LinkedWorker):
             self.state = ReplicaState.READY
             self.ready_at = time.monotonic()
             if self._earlier is None:
-                text = f"is ready, {time.time() - self.started_at:.2f} s after its start"
-                self.add_event("replica_ready", text, alike="is ready")
+                self.add_event("replica_ready", f"is ready, {time.time() - self.started_at:.2f} s after its start")
             else:
                 self.add_event("replica_ready", "is taken over")
             self.tell()

@@ -120,7 +120,8 @@ class Service:
                 _log.warning("%s", error)
                 event_log = EventLog(None, self._save_events)
         if setup.resumed:
-            event_log.add("controller_restarted", f"the controller of instance {name} is there again")
+            text = f"the controller of instance {name} was started again, for the one before ended: {setup.ended}"
+            event_log.add("controller_restarted", text)
         else:
             event_log.add("instance_started", f"instance {name} is started")
         return event_log

@@ -15,6 +15,9 @@ from servekit.wire.control_frames import RequestCount
 RECENT_REQUESTS = 10_000
 """Requests that are remembered, of one ingress worker."""
 
+MOST_EJECTED = 100
+"""Ejections of which the controller is told at a time; those that are the oldest go."""
+
 
 class Shared:
     """The clock, the deadlines, the room for spools, the suspects, and the counts since the last report to the
@@ -56,7 +59,7 @@ class Shared:
         """Requests by endpoint that were dispatched while some of its backends had no live replica."""
         self.deadly: Counter[str] = Counter()
         """Requests by endpoint that were refused, for replicas have died with their like."""
-        self.ejected: list[tuple[str, str, str]] = []
+        self.ejected: deque[tuple[str, str, str]] = deque(maxlen=MOST_EJECTED)
         """The replicas that get no requests for a while, each with its backend and why."""
         self.served: dict[str, str] = {}
         """Replicas that have died, or seem to have, and had answered calls: each with its backend."""
@@ -79,7 +82,8 @@ class Shared:
         return deadly
 
     def take_ejected(self) -> list[tuple[str, str, str]]:
-        ejected, self.ejected = self.ejected, []
+        ejected = [*self.ejected]
+        self.ejected.clear()
         return ejected
 
     def take_served(self) -> dict[str, str]:

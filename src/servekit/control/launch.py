@@ -109,10 +109,10 @@ class Launch:
             self.stop(START_FAILED_TIMEOUT_S)
             raise
 
-    def start_again(self, ending: threading.Event) -> StartReport:
-        """Start a controller in the place of one that crashed. Where it does not come up, or is not to any more, an
-        error is raised, and the workers go on."""
-        self.setup.resumed = True
+    def start_again(self, ending: threading.Event, ended: str) -> StartReport:
+        """Start a controller in the place of one that crashed, which ``ended`` so. Where it does not come up, or is not
+        to any more, an error is raised, and the workers go on."""
+        self.setup.resumed, self.setup.ended = True, ended
         self.begin()
         return self._hear(ending)
 

@@ -66,6 +66,8 @@ class InstanceSetup(msgspec.Struct):
     """Of a standing instance: what it keeps when it ends. Empty: the state is in ``directory``."""
     resumed: bool = False
     """The controller comes after one that has crashed, and whose workers go on."""
+    ended: str = ""
+    """How that one ended."""
     keeper: ProcessIdentity | None = None
     """Of a standing instance: the process that starts the controller again."""
     log_directory: str = ""

@@ -16,6 +16,9 @@ from servekit.tallies import OTHER, Tallies
 RECENT_REQUESTS = 10_000
 """Requests that are remembered, of one ingress worker."""
 
+MOST_EJECTED = 100
+"""Ejections of which the controller is told at a time; those that are the oldest go."""
+
 
 class Shared:
     """The clock, the deadlines, the room for spools, the suspects, and the counts since the last report to the
@@ -59,6 +62,8 @@ class Shared:
         """Requests that servekit itself answered with an error, by endpoint and the error's type."""
         self.failovers: Counter[str] = Counter()
         """Requests by endpoint that were dispatched while some of its backends had no live replica."""
+        self.ejected: deque[tuple[str, str, str]] = deque(maxlen=MOST_EJECTED)
+        """The replicas that get no requests for a while, each with its backend and why."""
         self.served: dict[str, str] = {}
         """Replicas that have died, or seem to have, and had answered calls: each with its backend."""
 
@@ -75,6 +80,11 @@ class Shared:
     def take_failovers(self) -> Counter[str]:
         failovers, self.failovers = self.failovers, Counter()
         return failovers
+
+    def take_ejected(self) -> list[tuple[str, str, str]]:
+        ejected = [*self.ejected]
+        self.ejected.clear()
+        return ejected
 
     def take_served(self) -> dict[str, str]:
         served, self.served = self.served, {}

@@ -291,6 +291,7 @@ class IngressWorker:
             suspects=shared.suspects.take_news(),
             served=shared.take_served(),
             refused=shared.take_refused(),
+            ejected=shared.take_ejected(),
             queued={backend.name: len(backend.waiting) for backend in backends if backend.waiting},
             parked={endpoint.name: len(endpoint.waiting) for endpoint in endpoints if endpoint.waiting},
             connections=len(self.server.connections),

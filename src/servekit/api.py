@@ -282,6 +282,8 @@ history = _on_current(Instance.history)
 rollback = _on_current(Instance.rollback)
 status = _on_current(Instance.status)
 stat = _on_current(Instance.stat)
+explain = _on_current(Instance.explain)
+last_requests = _on_current(Instance.last_requests)
 
 
 @checked

@@ -502,6 +502,25 @@ RequestAdapterFactory: TypeAlias = Callable[..., RequestAdapter]
 # -- records and events for observers ----------------------------------------------------------------
 
 
+class RequestStep(msgspec.Struct, frozen=True, gc=False):
+    """One thing that happened to a request on an unusual way. One that is sent at once, and answered, has none."""
+
+    after_s: float
+    """After its coming."""
+    what: str
+    """``parked``, ``queued``, ``queue_full``, ``overloaded``, ``failed_over``, ``sent``, ``lost``, ``left``, ``held``,
+    ``alone``, ``ejected``, ``gathering`` or ``gathered``: see ``docs/explain.md``."""
+    backend: str = ""
+    replica: str = ""
+    number: int = 0
+    """How many were before it, where it waits; how many bytes, of a body."""
+    text: str = ""
+    """More, for people."""
+    loads: dict[str, tuple[int, int]] = {}
+    """By replica of the backend, for the first 16: how many calls it had, and how many it may have; 0 of these where it
+    was given none then."""
+
+
 class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     """One finished request. Durations are of the ingress worker's monotonic clock."""
 
@@ -541,6 +560,10 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     """The version of the snapshot that it was routed by."""
     trace: str = ""
     """The ``traceparent`` that it was passed on with; empty: it came with none, and none was made."""
+    steps: tuple[RequestStep, ...] = ()
+    """What happened to it on an unusual way, in order: 20 steps at the most, of which the last replaces the others."""
+    chain: tuple[str, ...] = ()
+    """For a call of a handle: the replicas whose handlers waited for it, outermost first."""
 
 
 @dataclass(frozen=True, slots=True)

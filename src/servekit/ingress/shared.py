@@ -9,11 +9,14 @@ from collections.abc import Callable
 from servekit.ingress.deadlines import Deadlines
 from servekit.ingress.spool import SpoolSpace
 from servekit.ingress.suspects import Suspects
+from servekit.ingress.weights import WeightsHistory
 from servekit.interfaces import RequestRecord
 from servekit.wire.control_frames import RequestCount
 
 RECENT_REQUESTS = 10_000
 """Requests that are remembered, of one ingress worker."""
+REMARKABLE_REQUESTS = 2_000
+"""Those that failed are remembered longer, and so are those that were slow: so many of each."""
 
 
 class Shared:
@@ -48,6 +51,11 @@ class Shared:
         """By endpoint, backend and status."""
         self.recent: deque[RequestRecord] = deque(maxlen=RECENT_REQUESTS)
         """The requests that have ended last."""
+        self.failed: deque[RequestRecord] = deque(maxlen=REMARKABLE_REQUESTS)
+        """Those with a 5xx, and those whose answers were broken off."""
+        self.slow: deque[RequestRecord] = deque(maxlen=REMARKABLE_REQUESTS)
+        """Those of the others that were slow for their endpoint: see `servekit.ingress.slowness`."""
+        self.weights = WeightsHistory()
         self.snapshot = 0
         """The version of the snapshot that is applied."""
         self.refused: Counter[tuple[str, str]] = Counter()

@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -25,7 +25,7 @@ from servekit.config import (
     EndpointOptions,
     backend_config,
 )
-from servekit.control import deploys, history, state
+from servekit.control import deploys, explanations, history, state
 from servekit.control.changes import weights
 from servekit.control.controller import Controller
 from servekit.control.deploys import Deploy, Wanted
@@ -40,7 +40,7 @@ from servekit.errors import InUseError, InvalidInputError, NotFoundError, Servek
 from servekit.factories import Kind, build, check_options
 from servekit.interfaces import RequestObserver, RoutingPolicy
 from servekit.plugins import Registry
-from servekit.wire.control_frames import EndpointRecord, PluginRef
+from servekit.wire.control_frames import MOST_RECALLED, EndpointRecord, PluginRef, Recall
 
 READ_ONLY = frozenset(
     {"status", "stat", "history", "list_endpoints", "list_backends", "get_traffic", "get_backend_config"}
@@ -88,6 +88,16 @@ class GoBack(msgspec.Struct, forbid_unknown_fields=True):
 
 class Named(msgspec.Struct, forbid_unknown_fields=True):
     name: str
+
+
+class ExplainRequest(msgspec.Struct, forbid_unknown_fields=True):
+    id: str
+
+
+class LastRequests(msgspec.Struct, forbid_unknown_fields=True):
+    kind: Literal["slow", "failed"]
+    endpoint: str | None = None
+    most: Annotated[int, msgspec.Meta(ge=1, le=MOST_RECALLED)] = MOST_RECALLED
 
 
 class UpdateConfig(msgspec.Struct, forbid_unknown_fields=True):
@@ -191,6 +201,8 @@ class Operations:
             "link_addresses": (Named, self._link_addresses),
             "status": (Nothing, self._status),
             "stat": (Nothing, self._stat),
+            "explain": (ExplainRequest, self._explain),
+            "last_requests": (LastRequests, self._last_requests),
         }
 
     async def call(self, name: str, body: bytes, *, json: bool = False, who: str = "") -> bytes:
@@ -510,6 +522,20 @@ class Operations:
         # What an ingress worker counted before an endpoint was deleted may have come after that.
         self._controller.forget_counts()
         return self._controller.ingresses.counts.stat()
+
+    async def _explain(self, a: ExplainRequest) -> dict[str, Any]:
+        answers = await self._controller.ingresses.recall(Recall(0, request_id=a.id))
+        explained = explanations.explanation(answers)
+        if explained is None:
+            raise NotFoundError(explanations.unknown(a.id, answers))
+        return explained
+
+    async def _last_requests(self, a: LastRequests) -> dict[str, Any]:
+        if a.endpoint is not None:
+            self._controller.desired.endpoint(a.endpoint)  # Raises where there is none of that name.
+        question = Recall(0, kind=a.kind, endpoint=a.endpoint or "", most=a.most)
+        answers = await self._controller.ingresses.recall(question)
+        return {"requests": explanations.last_of(answers, a.most), "silent": explanations.silent(answers)}
 
 
 def _digest_of(data: bytes) -> str:

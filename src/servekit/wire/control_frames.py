@@ -7,11 +7,14 @@ from typing import Any, TypeAlias
 import msgspec
 
 from servekit.config import BackendConfig, EndpointOptions
+from servekit.interfaces import RequestRecord
 from servekit.vitals import Vitals
 from servekit.wire.frames import Codec, Frame
 
 CONTROL_FRAME_BYTES = 64 * 1024 * 1024
 BLOB_PIECE_BYTES = 1024 * 1024
+MOST_RECALLED = 100
+"""Requests in one `Recalled`."""
 
 
 # -- worker to controller -----------------------------------------------------------------
@@ -126,6 +129,31 @@ class Unhealthy(Frame, tag=26):
     reason: str
 
 
+class RecalledRequest(msgspec.Struct, array_like=True):
+    """A request that an ingress worker knows of."""
+
+    record: RequestRecord
+    pending: bool = False
+    """It is under way: the record is of what it has done so far."""
+    policy: str = ""
+    """The endpoint's, when a backend was chosen; empty: not known any more, and neither are the weights."""
+    weights: dict[str, float] = {}
+
+
+class Recalled(Frame, tag=28):
+    """The answer to `Recall`."""
+
+    number: int
+    requests: list[RecalledRequest]
+    """The last first, those that are under way before all."""
+    found: int = 0
+    """How many there are."""
+    known: int = 0
+    """How many requests the ingress worker remembers of those that it has looked at."""
+    oldest: float = 0.0
+    """When the first of all that it remembers ended, by ``time.time``."""
+
+
 class Failed(Frame, tag=27):
     """From a replica: what its handler has raised since it told of that last."""
 
@@ -230,6 +258,18 @@ class ListenOn(Frame, tag=47):
     host: str
 
 
+class Recall(Frame, tag=51):
+    """To an ingress worker: what does it know of the requests of an id? `Recalled` answers, with the same number."""
+
+    number: int
+    request_id: str = ""
+    kind: str = ""
+    """``slow`` or ``failed``, in the place of an id: the last ones."""
+    endpoint: str = ""
+    """Only those of this endpoint; empty: all."""
+    most: int = 0
+
+
 class Suspected(Frame, tag=50):
     """To an ingress worker: the news of another one's `Suspects`."""
 
@@ -280,8 +320,10 @@ class BackendEntry(msgspec.Struct, array_like=True, frozen=True):
     """Whether its replicas have failed to start since one was ready last."""
 
 
-FromWorker: TypeAlias = Ready | StartFailed | Applied | Report | LinkAddresses | Reconfigured | Unhealthy | Failed
-ToWorker: TypeAlias = Assign | Blob | Drain | Stop | Snapshot | Reconfigure | Ingresses | ListenOn | Suspected
+FromWorker: TypeAlias = (
+    Ready | StartFailed | Applied | Report | LinkAddresses | Reconfigured | Unhealthy | Failed | Recalled
+)
+ToWorker: TypeAlias = Assign | Blob | Drain | Stop | Snapshot | Reconfigure | Ingresses | ListenOn | Suspected | Recall
 
 
 def control_codec() -> Codec:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from servekit import metrics
 from servekit.api import (
     apply,
     create_backend,
@@ -55,6 +56,7 @@ __all__ = [
     "init",
     "list_backends",
     "list_endpoints",
+    "metrics",
     "plan",
     "restart_backend",
     "rollback",

@@ -25,6 +25,7 @@ class ReplicaFleet:
 
     def __init__(self, context: ReplicaContext, control: ControlServer) -> None:
         self.replicas: dict[str, ManagedReplica] = {}
+        self.metrics = context.metrics
         self._context = context
         self._control = control
         self._attached: list[ManagedReplica] = []
@@ -68,6 +69,7 @@ class ReplicaFleet:
     ) -> ManagedReplica:
         replica = ManagedReplica(replica_id, record, number, self._context, earlier, rank)
         self._control.workers[replica_id] = replica
+        self.metrics.began(replica_id, record.name)
         replica.tell()
         return replica
 

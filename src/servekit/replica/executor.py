@@ -24,6 +24,7 @@ from servekit.replica.handler_calls import HandlerCalls
 from servekit.replica.open_call import CallState, OpenCall, SharedSlot
 from servekit.replica.render import Rendered
 from servekit.replica.runners import CallRunner
+from servekit.replica.tallies import Tally
 from servekit.replica.target import Entry, Handlers, takes_body_as_it_comes
 from servekit.replica.threads import Threads
 from servekit.wire.data_frames import PIECE_BYTES, Answer, Call, Credit, Load, Refusal
@@ -402,6 +403,16 @@ class Executor:
         """What holds a slot. May be read in any thread."""
         inline = self._inline
         return list(self._holders) if inline is None else [inline, *list(self._holders)]
+
+    @property
+    def running(self) -> int:
+        """How many calls hold a slot, alone or together. May be read in any thread."""
+        return sum(holder.left if isinstance(holder, SharedSlot) else 1 for holder in self._running)
+
+    @property
+    def batch_tallies(self) -> list[Tally]:
+        tallies = self._batches.tallies
+        return [tallies.sizes, tallies.waits]
 
     def overdue(self, at_least_s: float = 0.0) -> dict[OpenCall, float]:
         """The calls that hold a slot beyond their deadlines and have no answer begun, each with how many seconds; those

@@ -232,7 +232,9 @@ def test_what_is_told_is_saved_before_long(stores: Any, monkeypatch: pytest.Monk
         for value in (1, 2):
             tell(first, "r1", words(value))
             await until_async(lambda: first._saved_version == first._version)
-        assert lines(await follow(stores, "r1")) == ['words_total{backend="a",language="en"} 2.0']
+        second = await follow(stores, "r1")
+        assert lines(second) == ['words_total{backend="a",language="en"} 2.0']
+        await second.close()
         tell(first, "r1", words(3))
         await first.close()
         assert lines(await follow(stores)) == ['words_total{backend="a",language="en"} 3.0']

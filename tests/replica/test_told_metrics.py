@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from servekit.metrics import Recorder, counter, gauge, histogram, recorder
-from servekit.replica.tallies import BatchTallies
+from servekit.replica.histograms import BatchHistograms
 from servekit.replica.told_metrics import MetricsTeller
 from servekit.wire.control_frames import MetricFamily, MetricsTold, control_codec
 
@@ -89,12 +89,12 @@ def test_looking_takes_little_of_the_time(recorded: Recorder) -> None:
 
 
 def test_batches_are_told_once_there_was_one(recorded: Recorder) -> None:
-    teller, batches = MetricsTeller(recorded, Clock()), BatchTallies()
-    tallies = [batches.sizes, batches.waits]
-    assert teller.news(tallies) is None
+    teller, batches = MetricsTeller(recorded, Clock()), BatchHistograms()
+    histograms = [batches.sizes, batches.waits]
+    assert teller.news(histograms) is None
     for size in (1, 3, 600):
         batches.sizes.add(size)
-    told = teller.news(tallies)
+    told = teller.news(histograms)
     assert told is not None
     (family,) = told.families
     assert (family.name, family.bounds[:4]) == ("servekit_batch_size", (1, 2, 4, 8))

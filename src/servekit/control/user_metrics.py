@@ -197,10 +197,8 @@ class UserMetrics:
         async with self._saving:
             if self._store is None or self._saved_version >= wanted:
                 return
-            version, saved = (
-                self._version,
-                _SavedMetrics(self._copied_bases(), {**self._found, **self._copied_living()}),
-            )
+            version = self._version
+            saved = _SavedMetrics(self._copied_bases(), {**self._found, **self._copied_living()})
             try:
                 await self._store.call(lambda store: store.save_metrics(msgspec.msgpack.encode(saved)))
             except StoreError as error:

@@ -22,8 +22,8 @@ from servekit.replica.answer_streams import AnswerStreams
 from servekit.replica.batch_plan import BatchPlan
 from servekit.replica.flow import Flow, run, run_async
 from servekit.replica.handler_calls import HandlerCalls, Reply
+from servekit.replica.histograms import BatchHistograms
 from servekit.replica.open_call import CallTransitions, OpenCall, SharedSlot
-from servekit.replica.tallies import BatchTallies
 from servekit.replica.target import Entry
 from servekit.replica.threads import Threads
 
@@ -184,7 +184,7 @@ class BatchRunner:
         """``context``: to be copied for each batch."""
         self.ready: deque[Batch] = deque()
         """Batches to be begun when the handler of a running one has ended."""
-        self.tallies = BatchTallies()
+        self.histograms = BatchHistograms()
         self._executor = executor
         self._calls = streams.calls
         self._streams = streams
@@ -318,8 +318,8 @@ class BatchRunner:
 
     def _answer(self, batch: Batch) -> None:
         batch.group.running -= len(batch.calls)
-        self.tallies.sizes.add(len(batch.calls))
-        self.tallies.waits.add(batch.started - batch.calls[0].joined)
+        self.histograms.sizes.add(len(batch.calls))
+        self.histograms.waits.add(batch.started - batch.calls[0].joined)
         batch.context.run(self._reply, batch)
 
     def _reply(self, batch: Batch) -> None:

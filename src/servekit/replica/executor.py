@@ -21,10 +21,10 @@ from servekit.replica.answer_streams import TURN_S, AnswerStreams
 from servekit.replica.arriving_body import GatheredBody, window_is_here
 from servekit.replica.batches import BatchRunner, Group
 from servekit.replica.handler_calls import HandlerCalls
+from servekit.replica.histograms import ValueHistogram
 from servekit.replica.open_call import CallState, OpenCall, SharedSlot
 from servekit.replica.render import Rendered
 from servekit.replica.runners import CallRunner
-from servekit.replica.tallies import Tally
 from servekit.replica.target import Entry, Handlers, takes_body_as_it_comes
 from servekit.replica.threads import Threads
 from servekit.wire.data_frames import PIECE_BYTES, Answer, Call, Credit, Load, Refusal
@@ -410,9 +410,9 @@ class Executor:
         return sum(holder.left if isinstance(holder, SharedSlot) else 1 for holder in self._running)
 
     @property
-    def batch_tallies(self) -> list[Tally]:
-        tallies = self._batches.tallies
-        return [tallies.sizes, tallies.waits]
+    def batch_histograms(self) -> list[ValueHistogram]:
+        histograms = self._batches.histograms
+        return [histograms.sizes, histograms.waits]
 
     def overdue(self, at_least_s: float = 0.0) -> dict[OpenCall, float]:
         """The calls that hold a slot beyond their deadlines and have no answer begun, each with how many seconds; those

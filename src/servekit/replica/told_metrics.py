@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from servekit.metrics import Definition, Recorder
-from servekit.replica.tallies import Tally
+from servekit.replica.histograms import ValueHistogram
 from servekit.wire.control_frames import MetricFamily, MetricsTold
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ class MetricsTeller:
         self._told.clear()
         self._dropped = self._not_before = 0
 
-    def news(self, tallies: Iterable[Tally] = (), *, last: bool = False) -> MetricsTold | None:
+    def news(self, histograms: Iterable[ValueHistogram] = (), *, last: bool = False) -> MetricsTold | None:
         """What has changed since the last time; None where that is nothing. ``last``: nobody asks again."""
         began = self._clock()
         if began < self._not_before and not last:
             return None
-        families = [*self._families(), *(each.family() for each in tallies if not each.is_empty)]
+        families = [*self._families(), *(each.family() for each in histograms if not each.is_empty)]
         news = [family for family in families if family != self._told.get(family.name)]
         self._told.update({family.name: family for family in news})
         dropped, was_dropped = self._recorder.dropped, self._dropped

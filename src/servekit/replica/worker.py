@@ -33,10 +33,10 @@ from servekit.replica import pools, stacks
 from servekit.replica.executor import Executor
 from servekit.replica.gpus import Gpus
 from servekit.replica.handler_calls import HandlerCalls
+from servekit.replica.histograms import ValueHistogram
 from servekit.replica.life import Life, start_failure
 from servekit.replica.open_call import OpenCall
 from servekit.replica.sigterm import Sigterm
-from servekit.replica.tallies import Tally
 from servekit.replica.target import Handlers, Target, load
 from servekit.replica.told_metrics import MetricsTeller
 from servekit.tasks import TaskSet
@@ -97,7 +97,7 @@ class ReplicaWorker:
         self._code: CodePlace | None = None
         self._recorder = metrics.recorder.get() if own_process else metrics.Recorder()
         self._teller = MetricsTeller(self._recorder)
-        self._tallies: list[Tally] = []
+        self._histograms: list[ValueHistogram] = []
         self._gpus = Gpus()
         self._ended = False
         self.left_behind = False
@@ -196,7 +196,7 @@ class ReplicaWorker:
             self._assign, self._blob = None, bytearray()
 
     def _tell_metrics(self, *, last: bool = False) -> None:
-        news = self._teller.news(self._tallies, last=last)
+        news = self._teller.news(self._histograms, last=last)
         if news is not None:
             self._control.send(news)
 
@@ -332,7 +332,7 @@ class ReplicaWorker:
             max_batch_size=assign.config.max_batch_size or 1,
             batch_wait_s=assign.config.batch_wait_timeout,
         )
-        self._executor, self._tallies = executor, executor.batch_tallies
+        self._executor, self._histograms = executor, executor.batch_histograms
         if self._own_process and threading.current_thread() is threading.main_thread():
             self._sigterm = Sigterm(lambda: self.end("SIGTERM"))
         address = self._listen_address()

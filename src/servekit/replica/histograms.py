@@ -8,7 +8,7 @@ from itertools import accumulate
 from servekit.wire.control_frames import MetricFamily
 
 
-class Tally:
+class ValueHistogram:
     """Counts values by buckets. `family` may be called in any thread."""
 
     def __init__(self, name: str, documentation: str, bounds: tuple[float, ...]) -> None:
@@ -31,12 +31,14 @@ class Tally:
         return MetricFamily("histogram", self._name, self._documentation, (), self._bounds, {(): numbers})
 
 
-class BatchTallies:
+class BatchHistograms:
     """Of the batches of one replica."""
 
     def __init__(self) -> None:
-        self.sizes = Tally("servekit_batch_size", "Calls in each batch", (1, 2, 4, 8, 16, 32, 64, 128, 256, 512))
-        self.waits = Tally(
+        self.sizes = ValueHistogram(
+            "servekit_batch_size", "Calls in each batch", (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+        )
+        self.waits = ValueHistogram(
             "servekit_batch_wait_seconds",
             "How long the first call of each batch waited for others and for a slot",
             (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),

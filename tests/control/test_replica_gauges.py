@@ -37,9 +37,9 @@ def test_each_replica_has_its_own() -> None:
         f"servekit_replica_busy_seconds{own} 1.5",
         f"servekit_replica_calls_running{own} 2.0",
         f"servekit_replica_calls_waiting{own} 3.0",
-        f"servekit_replica_loop_lag_seconds{own} 0.25",
-        f"servekit_replica_memory_bytes{own} 1024.0",
-        f"servekit_replica_open_descriptors{own} 9.0",
+        f"servekit_replica_event_loop_lag_seconds{own} 0.25",
+        f"servekit_replica_resident_memory_bytes{own} 1024.0",
+        f"servekit_replica_open_fds{own} 9.0",
         f"servekit_replica_gpu_busy_ratio{of_gpu} 0.5",
         f"servekit_replica_gpu_used_bytes{of_gpu} 7.0",
         f"servekit_replica_gpu_memory_bytes{of_gpu} 80.0",
@@ -49,4 +49,4 @@ def test_each_replica_has_its_own() -> None:
 def test_one_without_a_link_says_nothing_and_one_in_process_has_no_memory() -> None:
     shown = lines(replica("r1", Report()), replica("r2", Report(), link=None))
     assert all('replica="r1"' in line for line in shown)
-    assert not any("memory" in line or "descriptors" in line for line in shown)
+    assert not any("memory" in line or "fds" in line for line in shown)

@@ -58,7 +58,7 @@ class Opened:
     def lines(self, start: str = "test_") -> list[str]:
         async def collected() -> str:
             registry = CollectorRegistry()
-            registry.register(self._service.metrics)  # type: ignore[arg-type]
+            registry.register(self._service.user_metrics)  # type: ignore[arg-type]
             return generate_latest(registry).decode()
 
         instance: Any = self.served.instance

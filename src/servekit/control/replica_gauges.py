@@ -15,11 +15,11 @@ OF_REPLICA: tuple[tuple[str, str, Callable[[Report], float]], ...] = (
     ("busy_seconds", "How long the call has been running that has run for longest", lambda report: report.busy_s),
     ("calls_running", "Calls that the handler is answering", lambda report: report.running),
     ("calls_waiting", "Calls that have not begun", lambda report: report.calls_waiting),
-    ("loop_lag_seconds", "How long the data loop took to come by", lambda report: report.loop_lag_s),
-    ("memory_bytes", "Resident memory of the process", lambda report: report.memory_bytes),
-    ("open_descriptors", "Descriptors that the process has open", lambda report: report.descriptors),
+    ("event_loop_lag_seconds", "How long the data loop took to come by", lambda report: report.loop_lag_s),
+    ("resident_memory_bytes", "Resident memory of the process", lambda report: report.memory_bytes),
+    ("open_fds", "Descriptors that the process has open", lambda report: report.descriptors),
 )
-OF_PROCESS = {"memory_bytes", "open_descriptors"}
+OF_PROCESS = {"resident_memory_bytes", "open_fds"}
 """Those that a replica without a process of its own has not."""
 OF_GPU: tuple[tuple[str, str, Callable[[GpuUse], float]], ...] = (
     ("gpu_busy_ratio", "The part of the last moments in which the GPU computed", lambda gpu: gpu.busy),

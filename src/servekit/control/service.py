@@ -55,7 +55,7 @@ class Service:
             setup.state_directory or setup.directory, setup.directory, durable=setup.standing, resumed=setup.resumed
         )
         self._store = StoreThread(store)
-        self.metrics = UserMetrics(self._store if setup.standing else None)
+        self.user_metrics = UserMetrics(self._store if setup.standing else None)
         self._control = ControlServer(setup.token)
         self._controller: Controller | None = None
         self.operations: Operations
@@ -83,7 +83,7 @@ class Service:
         runtime = (setup.options.runtime, setup.options.runtime_options)
         self.operations = Operations(controller, self._resolver, self.runtimes, self._store, runtime, self._about)
         self.runtimes.check(*runtime)
-        await self.metrics.load()
+        await self.user_metrics.load()
         # All before a worker can dial: one without a record is told to end.
         for worker in workers:
             if worker.backend in desired.backends:
@@ -93,8 +93,8 @@ class Service:
                     await self._store.call(partial(Store.forget_worker, worker_id=worker.worker_id))
                 except StoreError as error:
                     _log.warning("replica %s %s is in the store yet: %s", worker.backend, worker.worker_id, error)
-        self.metrics.settle()
-        self.metrics.keep_only(desired.backends)
+        self.user_metrics.settle()
+        self.user_metrics.keep_only(desired.backends)
         for host, port in (await self._store.call(Store.addresses)).items():
             try:
                 await self._control.listen_on(host, port)
@@ -116,7 +116,7 @@ class Service:
             await self._controller.stop(timeout_s, delay_s)
         await self.runtimes.close()
         self._control.close()
-        await self.metrics.close()
+        await self.user_metrics.close()
         await self._store.close()
 
     def cut_off(self) -> None:
@@ -135,7 +135,7 @@ class Service:
             setup.directory,
             setup.options.debug,
             setup.log_directory,
-            metrics=self.metrics,
+            metrics=self.user_metrics,
         )
         return ReplicaFleet(context, self._control)
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from servekit import metrics
 from servekit.api import (
     apply,
     create_backend,
@@ -63,6 +64,7 @@ __all__ = [
     "last_requests",
     "list_backends",
     "list_endpoints",
+    "metrics",
     "plan",
     "restart_backend",
     "rollback",

@@ -396,6 +396,7 @@ class Exchange(HttpRequest):
         if self.download is None:
             self._again(sent=sent)
         else:
+            self._note_lost("lost", "its answer had begun")
             self._over(Outcome.LOST)
 
     def _again(self, *, sent: bool) -> None:

@@ -39,7 +39,9 @@ def init(
     http_host: str | None = "127.0.0.1",
     http_port: int = 8000,
     ingress_workers: int = 1,
+    admin_host: str = "127.0.0.1",
     admin_port: int | None = None,
+    open_metrics: bool = False,
     http_limits: HttpLimits | Mapping[str, Any] | None = None,
     busy_poll_s: float = BUSY_POLL_S,
     debug: bool = False,
@@ -65,7 +67,9 @@ def init(
         http_host, http_port: where to answer HTTP; port 0 takes a free one: see `Instance.url`. Host None: no HTTP, and
             handles alone reach the endpoints.
         ingress_workers: processes that answer HTTP.
-        admin_port: also serve the admin API on this port of 127.0.0.1.
+        admin_host, admin_port: also serve the admin API there, with metrics for Prometheus at ``/metrics``; port 0
+            takes a free one: ``status()["admin_url"]``. Who can reach it needs a token: see `Instance.read_token`.
+        open_metrics: ``/metrics`` needs no token.
         http_limits: what the HTTP listener bears: `HttpLimits`, or a dict of some of its fields.
         busy_poll_s: how long an ingress worker and a replica look for more work before they sleep. It takes that much
             CPU after a request, and saves the next one the time of a wake-up; 0 where CPU is what is short.

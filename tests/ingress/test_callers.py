@@ -117,9 +117,7 @@ def test_calls_are_counted_and_observed_like_requests(served: Any, dialled: Dial
     dialled.receive(Invoke(1, "e", b"", request_id="id"))
     served.answer("r1", served.calls("r1")[0], status=500, failed=True)
     assert [(record.id, record.method, record.status) for record in served.records] == [("id", "POST", 500)]
-    assert [(count.endpoint, count.backend, count.status) for count in served.shared.take_finished()] == [
-        ("e", "b", 500)
-    ]
+    assert list(served.counted) == [("e", "b", "POST", 500, "handler_failed")]
     assert served.policy().finished == [("id", "r1", Outcome.FAILED)]
 
 

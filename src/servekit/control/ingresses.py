@@ -125,8 +125,6 @@ class ManagedIngress(LinkedWorker):
     def frame_received(self, link: Link, frame: Any) -> None:
         super().frame_received(link, frame)
         fleet = self._fleet
-        if isinstance(frame, Report):
-            fleet.counts.add(frame.counts, frame.failovers, frame.deadly)
         if link is not self.link:
             return
         if isinstance(frame, Report):
@@ -165,11 +163,15 @@ class IngressFleet:
     """All ingress workers of the instance."""
 
     def __init__(
-        self, launch: Callable[[str], Awaitable[IngressProcess]], control: ControlServer, events: IngressEvents
+        self,
+        launch: Callable[[str], Awaitable[IngressProcess]],
+        control: ControlServer,
+        events: IngressEvents,
+        counts: Counts | None = None,
     ) -> None:
         """``launch`` starts the worker of the id that it is given, or raises ``OSError``."""
         self.workers: dict[str, ManagedIngress] = {}
-        self.counts = Counts()
+        self.counts = counts or Counts()
         self.launch = launch
         self.events = events
         self.content = Content()

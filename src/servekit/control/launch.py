@@ -61,7 +61,7 @@ class Launch:
             if options.http_host is not None:
                 http = bound.enter_context(bind_tcp(options.http_host, options.http_port, "http_port"))
             if options.admin_port is not None:
-                admin = bound.enter_context(bind_tcp("127.0.0.1", options.admin_port, "admin_port"))
+                admin = bound.enter_context(bind_tcp(options.admin_host, options.admin_port, "admin_port"))
             instance_id = f"{options.name}-{secrets.token_hex(4)}"
             directory = standing_directory(options.name, make=True) if standing else instance_directory(instance_id)
             state_directory = make_state_directory(options.name) if standing else ""
@@ -217,8 +217,8 @@ def bind_tcp(host: str, port: int, option: str) -> socket.socket:
     _check_port(option, port)
     if "/" in host or host.count(":") == 1:
         raise InvalidInputError(
-            f"http_host must be a name or address of this machine alone, as in '127.0.0.1', not {host!r}; the port is "
-            "http_port="
+            f"{option.replace('port', 'host')} must be a name or address of this machine alone, as in '127.0.0.1', not "
+            f"{host!r}; the port is {option}="
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)

@@ -40,6 +40,12 @@ from servekit.interfaces import RoutingPolicy
 from servekit.plugins import Registry
 from servekit.wire.control_frames import EndpointRecord, PluginRef
 
+READ_ONLY = frozenset(
+    {"status", "stat", "history", "list_endpoints", "list_backends", "get_traffic", "get_backend_config"}
+)
+"""The operations that the read-only token opens: none that changes anything, shows code, or tells what a deploy would
+have to know (`export` may have secrets in it, as arguments of targets)."""
+
 
 class CreateEndpoint(EndpointOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str

@@ -105,7 +105,14 @@ class ControllerProcess:
         self, service: Service, loop: asyncio.AbstractEventLoop
     ) -> tuple[AdminApp, list[asyncio.Server]]:
         setup = self._setup.instance
-        app = AdminApp(service.operations, setup.token)
+        options = setup.options
+        app = AdminApp(
+            service.operations,
+            setup.token,
+            service.metrics,
+            open_metrics=options.open_metrics,
+            host=options.admin_host,
+        )
         http = HttpServer(app, ADMIN_LIMITS, loop)
         http.start()
         sock = bind_unix(f"{setup.directory}/admin.sock")

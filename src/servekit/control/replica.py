@@ -159,6 +159,11 @@ class ManagedReplica(LinkedWorker):
         return f"{self.label}: {text}"
 
     @property
+    def how_it_went(self) -> str:
+        """Of one that ended unasked: one of `servekit.control.controller.RESTART_REASONS`."""
+        return "lost" if self._lost else "exited"
+
+    @property
     def facts(self) -> ReplicaFacts:
         revision = WORN_REVISION if self.worn else self.record.revision
         return ReplicaFacts(self.id, self.record.name, revision, self.state, self.number)

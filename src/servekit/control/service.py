@@ -9,19 +9,23 @@ from typing import Any
 
 from servekit.config import ORPHAN_TIMEOUT_S
 from servekit.control.controller import Controller
+from servekit.control.counts import Counts
 from servekit.control.ingress_process import check_version
 from servekit.control.ingresses import IngressFleet, IngressProcess
 from servekit.control.links import ControlServer
+from servekit.control.metrics import Metrics
 from servekit.control.operations import Operations, Resolver
 from servekit.control.replica import ReplicaContext, ReplicaEvents
 from servekit.control.replicas import ReplicaFleet
 from servekit.control.runtimes import Runtimes
 from servekit.control.setup import InstanceSetup
 from servekit.control.store import Store, StoreThread, counted
+from servekit.control.totals import Totals
 from servekit.control.user_metrics import UserMetrics
 from servekit.errors import StoreError
 from servekit.interfaces import ReplicaRuntime, RuntimeContext
 from servekit.plugins import Registry
+from servekit.tallies import Tallies
 from servekit.wire.bootstrap import IngressBootstrap, WorkerBootstrap, pack
 
 _log = logging.getLogger("servekit.control")
@@ -58,7 +62,9 @@ class Service:
         self.user_metrics = UserMetrics(self._store if setup.standing else None)
         self._control = ControlServer(setup.token)
         self._controller: Controller | None = None
+        self._tallies = Tallies(None)
         self.operations: Operations
+        self.metrics: Metrics
         self.kept = ""
         """What an earlier instance of the name had left, for people."""
 
@@ -73,15 +79,19 @@ class Service:
         desired, workers = await self._store.call(lambda store: store.load())
         if desired.endpoints or desired.backends:
             self.kept = counted(len(desired.endpoints), len(desired.backends))
+        counts = Counts(Totals(setup.directory, resumed=setup.resumed))
+        self._tallies = Tallies(setup.directory, "controller")
         controller = self._controller = Controller(
             desired,
             store=self._store,
             registry=self._registry,
-            new_ingresses=lambda events: IngressFleet(self._launch_ingress, self._control, events),
+            new_ingresses=lambda events: IngressFleet(self._launch_ingress, self._control, events, counts),
             new_replicas=self._new_replicas,
+            tallies=self._tallies,
         )
         runtime = (setup.options.runtime, setup.options.runtime_options)
         self.operations = Operations(controller, self._resolver, self.runtimes, self._store, runtime, self._about)
+        self.metrics = Metrics(controller, self._tallies, self._about, self.user_metrics)
         self.runtimes.check(*runtime)
         await self.user_metrics.load()
         # All before a worker can dial: one without a record is told to end.
@@ -113,10 +123,12 @@ class Service:
         """End every worker, then the runtimes, then the store. For ``delay_s`` all is served yet; what is in flight has
         ``timeout_s`` after that."""
         if self._controller is not None:
+            self.metrics.close()
             await self._controller.stop(timeout_s, delay_s)
         await self.runtimes.close()
         self._control.close()
         await self.user_metrics.close()
+        self._tallies.close()
         await self._store.close()
 
     def cut_off(self) -> None:

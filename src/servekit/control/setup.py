@@ -20,7 +20,10 @@ class InstanceOptions(msgspec.Struct, frozen=True):
     http_host: str | None = "127.0.0.1"
     http_port: int = 0
     ingress_workers: int = 1
+    admin_host: str = "127.0.0.1"
     admin_port: int | None = None
+    open_metrics: bool = False
+    """Metrics need no token."""
     limits: HttpLimits = HttpLimits()
     busy_poll_s: float = 0.0
     debug: bool = False

@@ -32,7 +32,6 @@ _log = logging.getLogger("servekit.control")
 SAVE_EVERY_S = 5.0
 MOST_DELETED = 20
 """Backends that are remembered after they were deleted."""
-DROPPED = "servekit_metrics_series_dropped"
 
 
 class ToldByReplica(msgspec.Struct, array_like=True):
@@ -130,13 +129,14 @@ class UserMetrics:
                 if name not in metrics:
                     metrics[name] = Metric(name, family.documentation, family.kind)
                 _add_samples(metrics[name], family, labels)
-        dropped = Metric(
-            DROPPED, "Uses of series beyond the limits of a replica, and series beyond those of a backend", "counter"
-        )
-        for backend, base in sorted(self._bases.items()):
-            living = sum(each.dropped for each in self._living.values() if each.backend == backend)
-            dropped.add_sample(f"{DROPPED}_total", {"backend": backend}, base.dropped + living)
-        yield from (*metrics.values(), dropped)
+        yield from metrics.values()
+
+    def dropped(self) -> dict[str, int]:
+        """By backend: how many series were refused here, and how many uses of series in its replicas went nowhere."""
+        counts = {backend: base.dropped for backend, base in sorted(self._bases.items())}
+        for living in self._living.values():
+            counts[living.backend] = counts.get(living.backend, 0) + living.dropped
+        return counts
 
     def _families(self, backend: str) -> Iterator[tuple[MetricFamily, dict[str, str]]]:
         """Those of a backend, each with labels beside its own."""

@@ -115,7 +115,7 @@ class Router:
         incoming = exchange.incoming
         exchange.body_rest = None if incoming is None else Upload(incoming, exchange.connection)
         exchange.tries = exchange.deaths = exchange.ahead = 0
-        exchange.digest, exchange.error = b"", ""
+        exchange.digest, exchange.error, exchange.failed_over = b"", "", False
         exchange.expires = exchange.sent_at = exchange.began_at = 0.0
         exchange.service_us = -1
         # An id that is too long, or would not be safe in a log line, is replaced.

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from servekit.config import BackendConfig, EndpointOptions
+from servekit.vitals import Vitals
 from servekit.wire.frames import Codec, Frame
 
 CONTROL_FRAME_BYTES = 64 * 1024 * 1024
@@ -67,15 +68,12 @@ class Applied(Frame, tag=22):
 
 
 class Report(Frame, tag=23):
-    """Sent about once a second: the worker's load, and its counts since the last report."""
+    """Sent about once a second: the worker's load, and what it has to tell since the last report."""
 
     busy_s: float = 0.0
     """From a replica: how long the call that runs now has been running."""
-    counts: list[RequestCount] = msgspec.field(default_factory=list)
     replica_outstanding: dict[str, int] = msgspec.field(default_factory=dict)
     """From an ingress worker: how many of its requests each replica has."""
-    failovers: dict[str, int] = msgspec.field(default_factory=dict)
-    """From an ingress worker, by endpoint: requests routed while some backend of the endpoint had no live replica."""
     waiting: dict[str, int] = msgspec.field(default_factory=dict)
     """From an ingress worker, by backend: requests that wait for room in a replica, or for a replica; and the load of
     those that were refused because too many do."""
@@ -92,8 +90,6 @@ class Report(Frame, tag=23):
     """From an ingress worker: the news of its `Suspects`, which the other ingress workers are to hear."""
     served: dict[str, str] = msgspec.field(default_factory=dict)
     """From an ingress worker: the replicas whose links were lost and that had answered calls, each with its backend."""
-    deadly: dict[str, int] = msgspec.field(default_factory=dict)
-    """From an ingress worker, by endpoint: requests that were refused, for replicas have died with their like."""
     refused: list[tuple[str, str, int]] = msgspec.field(default_factory=list)
     """From an ingress worker: by endpoint and the error's type, how many requests servekit itself answered with an
     error."""
@@ -101,12 +97,18 @@ class Report(Frame, tag=23):
     """From a replica: how many calls its handler is answering now."""
     calls_waiting: int = 0
     """From a replica: how many calls it has that have not begun."""
-    loop_lag_s: float = 0.0
-    """From a replica: how long its data loop took to come by when it was last asked to."""
-    descriptors: int = 0
-    """From a replica: how many its process has open; 0 where it has no process of its own."""
     gpus: list[GpuUse] = msgspec.field(default_factory=list)
     """From a replica whose handler uses CUDA: the devices that its process sees."""
+    queued: dict[str, int] = msgspec.field(default_factory=dict)
+    """From an ingress worker, by backend: requests that wait for room in a replica now."""
+    parked: dict[str, int] = msgspec.field(default_factory=dict)
+    """From an ingress worker, by endpoint: requests that wait for a backend that can serve."""
+    connections: int = 0
+    """Of an ingress worker, over HTTP."""
+    snapshot: int = 0
+    """From an ingress worker: the version that it routes by."""
+    vitals: Vitals = Vitals()
+    """The lag is that of the ingress worker's loop, or of a replica's data loop."""
 
 
 class LinkAddresses(Frame, tag=24):
@@ -161,17 +163,6 @@ class GpuUse(msgspec.Struct, array_like=True, gc=False):
     """The part of the last moments in which it computed, from 0 to 1."""
     used_bytes: int
     memory_bytes: int
-
-
-class RequestCount(msgspec.Struct, array_like=True, gc=False):
-    """Requests that ended with one status."""
-
-    endpoint: str
-    backend: str
-    status: int
-    requests: int
-    latency_s: float
-    """Summed."""
 
 
 # -- controller to worker -----------------------------------------------------------------

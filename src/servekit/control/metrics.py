@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 _DROPPED: tuple[str | int, ...] = ("dropped",)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("servekit")
+    except metadata.PackageNotFoundError:  # It runs from a checkout.
+        return "unknown"
 
 
 class Metrics:
@@ -48,6 +56,7 @@ class Metrics:
         self._user_metrics = user_metrics
         self._replica_gauges = ReplicaGauges(controller.replicas.replicas.values)
         self._most_series = most_series
+        self._version = _version()
         self._lag = LoopLag()
         self.sources: list[Callable[[Sums], Iterable[Family]]] = []
         """Of further families, by what was counted."""
@@ -93,10 +102,8 @@ class Metrics:
             yield from source(sums)
 
     def _info(self) -> Family:
-        from servekit import __version__
-
         about = self._about()
-        labels = {"version": __version__, "instance": str(about["name"]), "runtime": str(about["runtime"])}
+        labels = {"version": self._version, "instance": str(about["name"]), "runtime": str(about["runtime"])}
         return Family("servekit_info", "gauge", "The instance; always 1.", tuple(labels), [(tuple(labels.values()), 1)])
 
     def _processes(self, sums: Sums) -> Iterator[Family]:

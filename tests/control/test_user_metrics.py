@@ -290,7 +290,7 @@ def test_no_counter_goes_back_whatever_dies(stores: Any, seed: int) -> None:
                 await metrics.ended(replica)
             elif event == "controller":
                 metrics._version += 1
-                await metrics._save()
+                await metrics.save()
                 metrics = await follow(stores, *counted)
                 for replica in chance.sample(list(counted), len(counted) // 2):
                     tell(metrics, replica, words(counted[replica]))

@@ -67,6 +67,7 @@ class Metrics:
     async def scraped(self, accept: str) -> tuple[bytes, str]:
         """All of it as text, and the Content-Type of that."""
         families, told = self.families()
+        await self._user_metrics.save()  # Who has seen it will see no less from the next controller.
         # Much text takes its time, and the controller has others to answer.
         return await asyncio.to_thread(render, families, accept, told)
 

@@ -106,7 +106,7 @@ class UserMetrics:
         if living is not None and (living.families or living.dropped):
             self._add_to_base(living)
             self._limit(living.backend).forget_replica(replica)
-            await self._save()
+            await self.save()
 
     def keep_only(self, backends: Collection[str]) -> None:
         """All others were deleted: forget the first of them, where they are too many."""
@@ -175,24 +175,8 @@ class UserMetrics:
             self._add_to_base(living)
         self._found = {}
 
-    async def close(self) -> None:
-        await self._tasks.close()
-        await self._save()
-
-    def _save_soon(self) -> None:
-        self._version += 1
-        if self._store is not None and not self._saves_later:
-            self._saves_later = True
-            self._tasks.spawn(self._save_later())
-
-    async def _save_later(self) -> None:
-        while self._saved_version < self._version:
-            await asyncio.sleep(SAVE_EVERY_S)
-            await self._save()
-        self._saves_later = False
-
-    async def _save(self) -> None:
-        """Return when all that was there is saved. A save that began meanwhile may be of several calls."""
+    async def save(self) -> None:
+        """Return when a controller that comes after this one would have no less. Of several calls, one may save."""
         wanted = self._version
         async with self._saving:
             if self._store is None or self._saved_version >= wanted:
@@ -207,6 +191,22 @@ class UserMetrics:
                 self._failed = True
             else:
                 self._saved_version, self._failed = version, False
+
+    async def close(self) -> None:
+        await self._tasks.close()
+        await self.save()
+
+    def _save_soon(self) -> None:
+        self._version += 1
+        if self._store is not None and not self._saves_later:
+            self._saves_later = True
+            self._tasks.spawn(self._save_later())
+
+    async def _save_later(self) -> None:
+        while self._saved_version < self._version:
+            await asyncio.sleep(SAVE_EVERY_S)
+            await self.save()
+        self._saves_later = False
 
     def _copied_bases(self) -> dict[str, BackendBase]:
         """To be encoded in another thread. Families are never changed, but replaced."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from instance_handlers import Named
-from instance_tools import controller, pids, started_standing
+from instance_tools import controller, fresh_get, pids, started_standing
 from prometheus_client.parser import text_string_to_metric_families
 from tests.support.waiting import until
 
@@ -159,3 +159,18 @@ def test_what_was_answered_is_counted_whoever_is_killed(
     assert stat["latency_s"]["hour"]["p50"] > 0
     assert not [name for name in os.listdir(attached.directory) if name.endswith(".new")]
     assert sum(name.endswith(".tally") for name in os.listdir(attached.directory)) == 3
+
+
+def test_metrics_for_all_at_a_host_of_ones_own():
+    with serve.init(
+        runtime="process", http_port=0, admin_host="127.0.0.2", admin_port=0, open_metrics=True
+    ) as instance:
+        url = instance.status()["admin_url"]
+        assert url.startswith("http://127.0.0.2:")
+        answer = fresh_get(f"{url}/metrics")
+        assert answer.status_code == 200
+        assert 'servekit_info{instance="default"' in answer.text
+        assert fresh_get(f"{url}/v1/status").status_code == 401
+        reader = {"authorization": f"Bearer {instance.read_token}"}
+        assert httpx.get(f"{url}/v1/status", headers=reader).json()["name"] == "default"
+        assert httpx.get(f"{url}/v1/get_code", headers=reader).status_code == 403

@@ -104,7 +104,7 @@ class Metrics:
 
     def _info(self) -> Family:
         about = self._about()
-        labels = {"version": self._version, "instance": str(about["name"]), "runtime": str(about["runtime"])}
+        labels = {"version": self._version, "name": str(about["name"]), "runtime": str(about["runtime"])}
         return Family("servekit_info", "gauge", "The instance; always 1.", tuple(labels), [(tuple(labels.values()), 1)])
 
     def _processes(self, sums: Sums) -> Iterator[Family]:

@@ -63,28 +63,30 @@ class Metrics:
 
     async def scraped(self, accept: str) -> tuple[bytes, str]:
         """All of it as text, and the Content-Type of that."""
-        self._tallies.add(("cpu", "controller"))[COUNT] = cpu_us()
-        sums = self._controller.ingresses.counts.totals.read()
-        found, dropped = bounded(self._families(sums), self._most_series)
-        left = self._most_series - sum(len(family.rows) * family.series_per_row for family in found)
+        families = self.families()
+        left = self._most_series - sum(len(family.rows) * family.series_per_row for family in families)
         of_replicas = chain(list(self._replica_gauges.collect()), self._user_metrics.collect())
         await self._user_metrics.save()  # Who has seen it will see no less from the next controller.
         # Many series take their time, and the controller has others to answer.
-        told, more_dropped = await asyncio.to_thread(bounded_metrics, of_replicas, left)
-        found.append(self._dropped(sums, dropped + more_dropped))
-        return await asyncio.to_thread(render, found, accept, told)
+        told, dropped = await asyncio.to_thread(bounded_metrics, of_replicas, left)
+        self._tallies.add(_DROPPED)[COUNT] += dropped  # The next answer has it.
+        return await asyncio.to_thread(render, families, accept, told)
 
-    def _dropped(self, sums: Sums, more: int) -> Family:
-        self._tallies.add(_DROPPED)[COUNT] += more
+    def families(self) -> list[Family]:
+        """Those that are counted in the controller and in ingress workers."""
+        self._tallies.add(("cpu", "controller"))[COUNT] = cpu_us()
+        sums = self._controller.ingresses.counts.totals.read()
+        found, dropped = bounded(self._families(sums), self._most_series)
+        self._tallies.add(_DROPPED)[COUNT] += dropped
         text = (
             "Series that were left out of an answer, summed, for there would have been more than its bound; or, with a "
             "backend, of what its replicas tell, beyond their bounds."
         )
         family = Family(DROPPED, "counter", text, ("backend",))
-        family.add(sums.get(_DROPPED, [0])[COUNT] + more, "")
+        family.add(sums.get(_DROPPED, [0])[COUNT] + dropped, "")
         for backend, count in self._user_metrics.dropped().items():
             family.add(count, backend)
-        return family
+        return [*found, family]
 
     def _families(self, sums: Sums) -> Iterator[Family]:
         """The few first: what is beyond the bound is left out."""
@@ -98,7 +100,7 @@ class Metrics:
 
     def _info(self) -> Family:
         about = self._about()
-        labels = {"version": self._version, "instance": str(about["name"]), "runtime": str(about["runtime"])}
+        labels = {"version": self._version, "name": str(about["name"]), "runtime": str(about["runtime"])}
         return Family("servekit_info", "gauge", "The instance; always 1.", tuple(labels), [(tuple(labels.values()), 1)])
 
     def _processes(self, sums: Sums) -> Iterator[Family]:

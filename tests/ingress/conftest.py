@@ -248,7 +248,7 @@ class World:
     @property
     def counted(self) -> dict[tuple[str, str, str, int, str], list[int]]:
         """By endpoint, backend, method, status and error, the slots of the requests that have ended so."""
-        return {key[1:]: spread(slots.tolist()) for key, slots in self.shared.slots.items()}  # type: ignore[misc]
+        return {key[1:]: spread(slots.tolist()) for key, slots in self.shared.tallies.slots.items()}  # type: ignore[misc]
 
     def ask(
         self,

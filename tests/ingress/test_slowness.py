@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from servekit.ingress.recent import RecentRequests
 from servekit.ingress.slowness import FEWEST, MOST_AT_A_TIME, WINDOW, Slowness, slow_above_s
 from servekit.interfaces import RequestRecord
 
@@ -35,7 +35,7 @@ def test_at_most_one_of_100_is_slow(latencies: list[float]) -> None:
 
 @pytest.fixture
 def learning() -> Any:
-    recent: deque[RequestRecord] = deque(maxlen=10_000)
+    recent = RecentRequests(10_000)
     endpoints = {name: SimpleNamespace(slow_s=math.inf) for name in "ef"}
     return SimpleNamespace(recent=recent, endpoints=endpoints, slowness=Slowness(recent))
 
@@ -74,7 +74,7 @@ def test_what_an_endpoint_took_is_forgotten_with_the_endpoint(learning: Any) -> 
 
 @given(st.lists(st.tuples(st.sampled_from("ef"), st.integers(0, 3000)), max_size=8))
 def test_it_keeps_no_more_than_its_windows(bursts: list[tuple[str, int]]) -> None:
-    recent: deque[RequestRecord] = deque(maxlen=10_000)
+    recent = RecentRequests(10_000)
     slowness = Slowness(recent)
     for endpoint, number in bursts:
         recent.extend(record(float(each), endpoint) for each in range(number))

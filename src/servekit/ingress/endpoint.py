@@ -105,7 +105,6 @@ class Endpoint:
         exchange.backend = backend.name
         if len(choices) < len(self.targets):
             self._shared.failovers[self.name] += 1
-            exchange.failed_over = True
             note(exchange, "failed_over", text=", ".join(target.name for target in self.targets if not target.replicas))
         if (
             exchange.call_method is not None

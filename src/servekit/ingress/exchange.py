@@ -14,6 +14,7 @@ from servekit.errors import LinkError
 from servekit.http1.request import HttpRequest
 from servekit.ingress import refusals
 from servekit.ingress.bodies import Download, Upload, WholeUpload
+from servekit.ingress.recent import PACKED, PACKED_BYTES
 from servekit.ingress.shared import Shared
 from servekit.ingress.steps import note
 from servekit.ingress.suspects import REFUSED_S
@@ -48,6 +49,8 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 _MOST_TRIES = 2
 _HEAD = b"x-request-id: %b\r\n%b"
 """An answer's header lines, with the request's id before them."""
+
+_pack = PACKED.pack_into
 
 T = TypeVar("T")
 
@@ -100,7 +103,6 @@ class Exchange(HttpRequest):
         "download",
         "error",
         "expires",
-        "failed_over",
         "handler_over",
         "id",
         "number",
@@ -116,6 +118,7 @@ class Exchange(HttpRequest):
         "timeout_s",
         "trace",
         "tries",
+        "unusual",
         "upload",
         "view_args",
     )
@@ -134,8 +137,8 @@ class Exchange(HttpRequest):
     """How long the request may take."""
     expires: float
     """The deadline, in the loop's time."""
-    failed_over: bool
-    """Some backend of the endpoint had no live replica when the request was dispatched."""
+    unusual: bool
+    """It has a long body, steps or a trace, or is a handle's call: more is counted of it, and remembered."""
     backend: str
     """The name of the chosen backend; empty while none is chosen."""
     replica: ExchangeReplica | None
@@ -208,6 +211,7 @@ class Exchange(HttpRequest):
     def pass_trace_on(self, share: float) -> None:
         """Continue the trace that the request belongs to. ``share``: of the traces that begin here, those that are
         sampled; 0: none begins."""
+        self.unusual = True
         self.trace, self.parent, self.raw_headers = pass_on(self.raw_headers, share)
         self.fields = dict(self.raw_headers)
 
@@ -329,6 +333,7 @@ class Exchange(HttpRequest):
             self.download.discard()
             return
         self.began_at = monotonic()
+        self.unusual = True
         self.batch_size = answer.batch_size
         self.shared.deadlines.open.discard(self)
         if self.body_rest is not None:
@@ -481,19 +486,19 @@ class Exchange(HttpRequest):
         if self.answer_rest is not None:
             self.answer_rest.stop()
         # Not the loop's time, which stands still within a turn and would make quick answers end before they began.
-        received_at, sent_at, began_at = self.received_at, self.sent_at, self.began_at
-        service_us, replica = self.service_us, self.replica
+        received_at, sent_at, service_us = self.received_at, self.sent_at, self.service_us
         ended_at = monotonic()
         latency_s = ended_at - received_at
-        endpoint, backend, method, error = self.owner.name, self.backend, self.method, self.error
-        slots = shared.slots.get(("request", endpoint, backend, method, status, error))
-        if slots is None:
-            slots = shared.new_slots(endpoint, backend, method, status, error)
-        total_us, wait_us = int(latency_s * 1e6), int((sent_at - received_at) * 1e6)
-        there_us = total_us - wait_us - service_us
-        if total_us <= QUICK_US and service_us >= 0 and there_us >= 0 and self.answer_rest is None:
-            # In few steps, for this is on the road of every request.
-            slots[QUICK_SLOT[total_us]] += 1
+        backend, replica, method, error = self.backend, self.replica, self.method, self.error
+        kind = shared.kinds.get((self.owner, backend, replica, method, status, error))
+        if kind is None:
+            kind = shared.new_kind(self.owner, backend, replica, method, status, error)
+        slots, number = kind
+        took_us, wait_us = int(latency_s * 1e6), int((sent_at - received_at) * 1e6) if sent_at else 0
+        there_us = took_us - wait_us - service_us
+        # In few steps, for this is on the road of every request.
+        if took_us <= QUICK_US and service_us >= 0 and there_us >= 0 and self.answer_rest is None:
+            slots[QUICK_SLOT[took_us]] += 1
             slots[QUICK_WAIT_US] += wait_us
             slots[QUICK_THERE_US] += there_us
             slots[QUICK_HANDLER_US] += service_us
@@ -502,14 +507,41 @@ class Exchange(HttpRequest):
         slots[BYTES_OUT] += body_bytes
         if self.body:
             slots[BYTES_IN] += len(self.body)
-        if self.incoming is not None or self.tries > 1 or self.failed_over:
+        if self.unusual:
             self._count_more(slots)
+        if self.unusual or status >= 500 or latency_s > self.owner.slow_s or shared.observe is not None:
+            self._remember(status, latency_s, ended_at, body_bytes)
+            return
+        recent = shared.recent
+        at = recent.added % recent.most
+        recent.added += 1
+        if recent.whole:
+            recent.whole.pop(at, None)
+        _pack(
+            recent.memory,
+            at * PACKED_BYTES,
+            hash(self.id),
+            ended_at + shared.epoch_s,
+            took_us,
+            wait_us,
+            service_us,
+            self.snapshot,
+            body_bytes,
+            number,
+            self.tries,
+            self.ahead,
+            self.batch_size,
+        )
+
+    def _remember(self, status: int, latency_s: float, ended_at: float, body_bytes: int) -> None:
+        """Keep, and hand on, all that is known of the request."""
+        shared, came, began_at, replica = self.shared, self.received_at, self.began_at, self.replica
         record = RequestRecord(
             self.id,
-            endpoint,
-            backend,
+            self.owner.name,
+            self.backend,
             "" if replica is None else replica.id,
-            method,
+            self.method,
             self.path,
             status,
             latency_s,
@@ -517,10 +549,10 @@ class Exchange(HttpRequest):
             body_bytes,
             self.client,
             self.owner.route_text,
-            error,
-            sent_at - received_at if sent_at else -1.0,
-            began_at - received_at if began_at else latency_s if service_us >= 0 else -1.0,
-            service_us / 1e6,
+            self.error,
+            self.sent_at - came if self.sent_at else -1.0,
+            began_at - came if began_at else latency_s if self.service_us >= 0 else -1.0,
+            self.service_us / 1e6,
             self.tries,
             self.ahead,
             self.snapshot or shared.snapshot,
@@ -559,7 +591,7 @@ class Exchange(HttpRequest):
         if self.incoming is not None:
             slots[BYTES_IN] += self.incoming.received_bytes
         slots[RESENDS] += max(0, self.tries - 1)
-        slots[FAILOVERS] += self.failed_over
+        slots[FAILOVERS] += any(step.what == "failed_over" for step in self.steps or ())
 
 
 class HandleExchange(Exchange):
@@ -579,6 +611,7 @@ class HandleExchange(Exchange):
         self.raw_headers = [(b"x-request-id", self.id.encode()), *headers]
         self.fields = dict(self.raw_headers)
         self.view_args = None
+        self.unusual = True
         self.upgrade, self.keep_alive, self.done, self.received_at = False, True, False, monotonic()
 
     def request(self) -> Request:

@@ -20,7 +20,7 @@ def recalled(shared: Shared, under_way: Iterable[Exchange], question: Recall) ->
     Args:
         under_way: requests that have not ended; others among them are left out.
     """
-    oldest = shared.recent[0].ended_at if shared.recent else 0.0
+    oldest = shared.recent.began_at
     if question.kind:
         ring = shared.slow if question.kind == "slow" else shared.failed
         wanted = (each for each in reversed(ring) if question.endpoint in ("", each.endpoint))
@@ -37,7 +37,11 @@ def recalled(shared: Shared, under_way: Iterable[Exchange], question: Recall) ->
 def find(shared: Shared, request_id: str) -> list[RequestRecord]:
     """The requests of this id that are remembered, the last first: what a handler calls by handles has the id of its
     own request, and a client may send its own, again and again."""
-    found = {id(each): each for each in (*shared.recent, *shared.failed, *shared.slow) if each.id == request_id}
+    found = {
+        id(each): each
+        for each in (*shared.recent.of(request_id), *shared.failed, *shared.slow)
+        if each.id == request_id
+    }
     return sorted(found.values(), key=lambda record: record.ended_at, reverse=True)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import re
-from types import SimpleNamespace
 from typing import Any
 
 from servekit.config import nearest
@@ -29,8 +28,16 @@ from servekit.wire.data_frames import Invoke
 _is_id = re.compile(rb"[!-Z\\^-~]{1,128}").fullmatch
 """An id is a word in a line of the log, where brackets are around it."""
 
-_NOWHERE: Any = SimpleNamespace(name="", route_text="", watches=False, slow_s=math.inf)
-"""Stands for the endpoint of a request that has none."""
+
+class _Nowhere:
+    """Stands for the endpoint of a request that has none."""
+
+    name = route_text = ""
+    watches = False
+    slow_s = math.inf
+
+
+_NOWHERE: Any = _Nowhere()
 
 
 class Router:
@@ -124,7 +131,7 @@ class Router:
         incoming = exchange.incoming
         exchange.body_rest = None if incoming is None else Upload(incoming, exchange.connection)
         exchange.tries = exchange.deaths = exchange.ahead = exchange.batch_size = exchange.snapshot = 0
-        exchange.digest, exchange.failed_over = b"", False
+        exchange.digest, exchange.unusual = b"", incoming is not None
         exchange.trace = exchange.parent = exchange.error = ""
         exchange.expires = exchange.sent_at = exchange.began_at = 0.0
         exchange.service_us = -1

@@ -6,13 +6,15 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from typing import Any
 
 from servekit.config import COMMON_METHODS
 from servekit.ingress.deadlines import Deadlines
+from servekit.ingress.recent import Kind, RecentRequests
 from servekit.ingress.spool import SpoolSpace
 from servekit.ingress.suspects import Suspects
 from servekit.ingress.weights import WeightsHistory
-from servekit.interfaces import RequestRecord
+from servekit.interfaces import ReplicaView, RequestRecord
 from servekit.tallies import OTHER, Tallies
 
 RECENT_REQUESTS = 10_000
@@ -55,8 +57,10 @@ class Shared:
         self.observe = observe
         self.suspects = Suspects(secret)
         self.tallies = tallies or Tallies(None)
-        self.slots = self.tallies.slots
-        self.recent: deque[RequestRecord] = deque(maxlen=RECENT_REQUESTS)
+        self.kinds: dict[tuple[Any, str, ReplicaView | None, str, int, str], tuple[memoryview, int]] = {}
+        """Found again in one step: by endpoint, backend, replica, method, status and error, the tallies' slots, and
+        the number of the `Kind`. Emptied once a second, so that it holds on to nothing that is gone."""
+        self.recent = RecentRequests(RECENT_REQUESTS)
         """The requests that have ended last."""
         self.trace_share = 0.0
         """Of the traces that begin here, how many are sampled; 0: none begins."""
@@ -82,10 +86,25 @@ class Shared:
     def set_clocks(self) -> None:
         self.epoch_s = time.time() - time.monotonic()
 
-    def new_slots(self, endpoint: str, backend: str, method: str, status: int, error: str) -> memoryview:
-        """The slots for requests that ended so, of which there are none yet."""
+    def new_kind(
+        self, owner: Any, backend: str, replica: ReplicaView | None, method: str, status: int, error: str
+    ) -> tuple[memoryview, int]:
+        """Where requests are counted, and how they are remembered, that ended so; none has, or not for long.
+
+        ``owner``: the endpoint, with a ``name`` and a ``route_text``.
+        """
+        replica_id = "" if replica is None else replica.id
+        alike = Kind(owner.name, owner.route_text, backend, replica_id, method, status, error)
+        number = self.recent.number_of(alike)
+        if number is None:
+            self.recent.forget()
+            self.kinds.clear()
+            number = self.recent.number_of(alike)
+            assert number is not None
         named = method if method in COMMON_METHODS else OTHER
-        return self.tallies.add(("request", endpoint, backend, named, status, error))
+        slots = self.tallies.add(("request", owner.name, backend, named, status, error))
+        kind = self.kinds[owner, backend, replica, method, status, error] = slots, number
+        return kind
 
     def take_refused(self) -> list[tuple[str, str, int]]:
         """By endpoint and the error's type."""

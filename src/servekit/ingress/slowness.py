@@ -10,10 +10,9 @@ import logging
 import math
 from collections import defaultdict, deque
 from collections.abc import Collection, Mapping
-from itertools import islice
 from typing import Protocol
 
-from servekit.interfaces import RequestRecord
+from servekit.ingress.recent import RecentRequests
 
 _log = logging.getLogger("servekit.ingress")
 
@@ -42,10 +41,10 @@ class HasSlow(Protocol):
 class Slowness:
     """Learns from the records of requests, for each endpoint, when a request is slow."""
 
-    def __init__(self, recent: deque[RequestRecord]) -> None:
+    def __init__(self, recent: RecentRequests) -> None:
         self._recent = recent
-        self._seen: RequestRecord | None = None
-        """The last record that was looked at."""
+        self._seen = 0
+        """How many had been added when they were looked at last."""
         self._latencies: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
 
     async def run(self, endpoints: Mapping[str, HasSlow]) -> None:
@@ -69,14 +68,11 @@ class Slowness:
     def _look(self) -> set[str]:
         """Take over the latencies of the new records; returns the endpoints that have any. An answer that is an error
         of the server's says nothing of how long answers take."""
-        fresh: list[RequestRecord] = []
-        for record in islice(reversed(self._recent), MOST_AT_A_TIME):
-            if record is self._seen:
-                break
-            fresh.append(record)
-        if fresh:
-            self._seen = fresh[0]
-        counted = [record for record in reversed(fresh) if record.endpoint and record.status < 500]
-        for record in counted:
-            self._latencies[record.endpoint].append(record.latency_s)
-        return {record.endpoint for record in counted}
+        fresh = min(self._recent.added - self._seen, MOST_AT_A_TIME)
+        self._seen = self._recent.added
+        changed = set()
+        for endpoint, status, latency_s in self._recent.last(fresh):
+            if endpoint and status < 500:
+                self._latencies[endpoint].append(latency_s)
+                changed.add(endpoint)
+        return changed

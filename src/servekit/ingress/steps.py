@@ -22,6 +22,7 @@ class Noted(Protocol):
     backend: str
     received_at: float
     steps: list[RequestStep] | None
+    unusual: bool
 
 
 def note(
@@ -36,6 +37,7 @@ def note(
     """Note a step of a request; ``at``: when, by ``time.monotonic``; 0: now. The rest is as in `RequestStep`."""
     after_s = (at or monotonic()) - exchange.received_at
     step = RequestStep(after_s, what, exchange.backend, replica, number, text, dict(loads))
+    exchange.unusual = True
     if exchange.steps is None:
         exchange.steps = [step]
     elif len(exchange.steps) < MOST_STEPS:

@@ -319,6 +319,7 @@ class IngressWorker:
             self._looked_at = now
             self.router.shared.set_clocks()
             self._tallies.settle()
+            self.router.shared.kinds.clear()  # Counters may be elsewhere now.
             self._vitals = own_vitals(self._lag)
             if self._own_process:
                 self._tallies.add(("cpu", self._bootstrap.worker_id))[COUNT] = cpu_us()

@@ -1,0 +1,139 @@
+"""The requests of one ingress worker that have ended last.
+
+A usual request is kept packed, in one piece of memory that is written from its beginning to its end, again and again.
+Ten thousand objects would be in no cache of the CPU when their turn comes to be replaced, and each request would wait
+for memory: that cost more than all else that is counted of a request.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from servekit.interfaces import RequestRecord
+
+PACKED = struct.Struct("=qdQQqQQIIII")
+"""The hash of its id; when it ended; how long it took, waited until it was sent, and was in the handler (below 0:
+unknown), in microseconds; the snapshot; the answer's length; its `Kind`; sends, ahead, the batch's size."""
+PACKED_BYTES = PACKED.size
+_hash = struct.Struct("=q")
+MOST_KINDS = 20_000
+
+
+class Kind(NamedTuple):
+    """What many requests have in common."""
+
+    endpoint: str
+    route: str
+    backend: str
+    replica: str
+    method: str
+    status: int
+    error: str
+
+
+class RecentRequests:
+    """A ring of records, of fixed size. Of those that are packed neither path nor client is kept."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.memory = bytearray(most * PACKED_BYTES)
+        """The request of the number N is at ``N % most * PACKED_BYTES``. Whoever packs one there raises ``added``, and
+        looks whether there is one in ``whole``."""
+        self.added = 0
+        """How many there have been."""
+        self.whole: dict[int, RequestRecord] = {}
+        """Records that are not packed, by number modulo ``most``."""
+        self._first = 0
+        """The number of the first one that is not forgotten, where the ring is not full."""
+        self._kinds: list[Kind] = []
+        self._numbers: dict[Kind, int] = {}
+
+    def number_of(self, kind: Kind) -> int | None:
+        """The number by which requests of the kind are packed. None: there are `MOST_KINDS` others; see `forget`."""
+        number = self._numbers.get(kind)
+        if number is None and len(self._kinds) < MOST_KINDS:
+            number = self._numbers[kind] = len(self._kinds)
+            self._kinds.append(kind)
+        return number
+
+    def forget(self) -> None:
+        """Begin anew. The numbers of kinds are those of others from now on."""
+        self._numbers.clear()
+        self._kinds.clear()
+        self.whole.clear()
+        self._first = self.added
+
+    def append(self, record: RequestRecord) -> None:
+        """Keep a record as it is."""
+        self.whole[self.added % self.most] = record
+        self.added += 1
+
+    def extend(self, records: Iterable[RequestRecord]) -> None:
+        for record in records:
+            self.append(record)
+
+    def of(self, request_id: str) -> list[RequestRecord]:
+        """Those with this id, the first one first."""
+        found = {at for at, record in self.whole.items() if record.id == request_id}
+        at, sought = -1, _hash.pack(hash(request_id))
+        while (at := self.memory.find(sought, at + 1)) >= 0:
+            number, behind = divmod(at, PACKED_BYTES)
+            if not behind and number not in self.whole:
+                found.add(number)
+        first = self.added % self.most
+        order = sorted(found, key=lambda number: (number - first) % self.most)
+        return [self._record(number, request_id) for number in order if (first - 1 - number) % self.most < len(self)]
+
+    def last(self, count: int) -> Iterator[tuple[str, int, float]]:
+        """Of so many of the last ones, the first of those first: endpoint, status, and how long it took."""
+        for number in range(self.added - min(count, len(self)), self.added):
+            at = number % self.most
+            whole = self.whole.get(at)
+            if whole is not None:
+                yield whole.endpoint, whole.status, whole.latency_s
+                continue
+            _, _, took_us, _, _, _, _, place, *_ = PACKED.unpack_from(self.memory, at * PACKED_BYTES)
+            yield self._kinds[place].endpoint, self._kinds[place].status, took_us / 1e6
+
+    @property
+    def began_at(self) -> float:
+        """When the first of them ended, by ``time.time``; 0: there are none."""
+        return next(iter(self)).ended_at if len(self) else 0.0
+
+    def __len__(self) -> int:
+        return min(self.most, self.added - self._first)
+
+    def __iter__(self) -> Iterator[RequestRecord]:
+        """The first one first. The ids of those that are packed are not known."""
+        return (self._record(number % self.most) for number in range(self.added - len(self), self.added))
+
+    def _record(self, number: int, request_id: str = "") -> RequestRecord:
+        whole = self.whole.get(number)
+        if whole is not None:
+            return whole
+        packed = PACKED.unpack_from(self.memory, number * PACKED_BYTES)
+        _, ended_at, took_us, wait_us, service_us, snapshot, body_bytes, place, sends, ahead, batch = packed
+        kind = self._kinds[place]
+        return RequestRecord(
+            request_id,
+            kind.endpoint,
+            kind.backend,
+            kind.replica,
+            kind.method,
+            kind.route,
+            kind.status,
+            took_us / 1e6,
+            ended_at,
+            body_bytes,
+            route=kind.route,
+            error=kind.error,
+            sent_s=wait_us / 1e6 if sends else -1.0,
+            began_s=took_us / 1e6 if service_us >= 0 else -1.0,
+            service_s=service_us / 1e6,
+            sends=sends,
+            ahead=ahead,
+            snapshot=snapshot,
+            batch_size=batch,
+        )

@@ -60,19 +60,19 @@ INIT: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--name", {"help": "Of the instance ({})."}),
     ("--runtime", {"metavar": "NAME", "help": "Where replicas live ({})."}),
     ("--runtime-options", {"callback": json_object, "metavar": "JSON", "help": "Arguments of the runtime."}),
-    ("--http-host", {"metavar": "HOST", "help": "Where to answer HTTP; none: nowhere ({})."}),
+    ("--http-host", {"metavar": "HOST", "help": "none: no HTTP ({})."}),
     ("--http-port", {"type": int, "metavar": "PORT", "envvar": "PORT", "help": "Or $PORT; 0: a free one ({})."}),
     ("--http-limits", {"multiple": True, "callback": limit, "metavar": "NAME=N", "help": "Of HTTP; may be repeated."}),
     ("--ingress-workers", {"type": int, "metavar": "N", "help": "Processes that answer HTTP ({})."}),
     ("--admin-port", {"type": int, "metavar": "PORT", "help": "Of the admin API, on 127.0.0.1."}),
-    ("--busy-poll-s", {"type": float, "metavar": "S", "help": "How long workers look for work ({})."}),
-    ("--drain-delay-s", {"type": float, "metavar": "S", "help": "How long it serves on, not ready, at its end ({})."}),
-    ("--drain-timeout-s", {"type": float, "metavar": "S", "help": "How long requests in flight have then ({})."}),
+    ("--busy-poll-s", {"type": float, "metavar": "S", "help": "Workers poll so long ({})."}),
+    ("--drain-delay-s", {"type": float, "metavar": "S", "help": "Serving, but not ready ({})."}),
+    ("--drain-timeout-s", {"type": float, "metavar": "S", "help": "Then: for what is in flight ({})."}),
     (
         "--trusted-proxies",
         {"multiple": True, "callback": several, "metavar": "NET", "help": "In front; may be repeated."},
     ),
-    ("--log-level", {"type": click.Choice(LEVELS), "metavar": "LEVEL", "help": f"{', '.join(LEVELS)} ({{}})."}),
+    ("--log-level", {"type": click.Choice(LEVELS), "metavar": "LEVEL", "help": "debug … error ({})."}),
     ("--log-format", {"type": click.Choice(FORMATS), "metavar": "FORMAT", "help": f"{' or '.join(FORMATS)} ({{}})."}),
     ("--access-log/--no-access-log", {"help": "A line for each request."}),
     ("--debug/--no-debug", {"help": "Tracebacks in answers to failed requests."}),
@@ -105,8 +105,8 @@ def init_options(**defaults: Any) -> Callable[[F], F]:
 def log_file_options(command: F) -> F:
     """The options of the commands that gather what their instance prints."""
     for declaration, text in (
-        ("--log-files", "How many files there are of it (default: 5)."),
-        ("--log-file-bytes", "How long a file of what is printed gets (default: 10000000)."),
+        ("--log-files", "Log files that are kept (default: 5)."),
+        ("--log-file-bytes", "Length of a log file (default: 10000000)."),
     ):
         command = click.option(declaration, type=int, metavar="N", help=text)(command)
     return command

@@ -42,8 +42,9 @@ def whole(instance: serve.Instance) -> dict[str, Any]:
     """`status()` without what changes by itself, and the targets that are kept."""
     status = instance.status()
     for backend in status["backends"].values():
+        del backend["waiting"]
         for replica in backend["replicas"]:
-            del replica["outstanding"], replica["busy_s"]
+            del replica["outstanding"], replica["busy_s"], replica["memory_bytes"]
     return {**status, "targets": sorted(os.listdir(f"{instance.directory}/targets"))}
 
 

@@ -29,6 +29,7 @@ from servekit.control import deploys, history, state
 from servekit.control.controller import Controller
 from servekit.control.deploys import Deploy, Wanted
 from servekit.control.history import Author
+from servekit.control.log_lines import Which, last_lines
 from servekit.control.nesting import LEVELS, is_too_deep
 from servekit.control.runtimes import Runtimes
 from servekit.control.state import BackendRecord, BackendSource, Desired
@@ -39,6 +40,8 @@ from servekit.factories import Kind, build, check_options
 from servekit.interfaces import RoutingPolicy
 from servekit.plugins import Registry
 from servekit.wire.control_frames import EndpointRecord, PluginRef
+
+MOST_LOG_LINES = 1000
 
 
 class CreateEndpoint(EndpointOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,6 +83,13 @@ class GoBack(msgspec.Struct, forbid_unknown_fields=True):
 
 class Named(msgspec.Struct, forbid_unknown_fields=True):
     name: str
+
+
+class LogTail(msgspec.Struct, forbid_unknown_fields=True):
+    backend: str | None = None
+    """None: all lines."""
+    replica: str | None = None
+    lines: int = 200
 
 
 class UpdateConfig(msgspec.Struct, forbid_unknown_fields=True):
@@ -128,13 +138,16 @@ class Operations:
         store: StoreThread,
         default_runtime: tuple[str, dict[str, Any]],
         about: Callable[[], dict[str, Any]],
+        log_path: str = "",
     ) -> None:
+        """``log_path``: of the log that the instance gathers; empty where it gathers none."""
         self._controller = controller
         self._resolver = resolver
         self._runtimes = runtimes
         self._store = store
         self._default_runtime = default_runtime
         self._about = about
+        self._log_path = log_path
         self._pending: list[BackendRecord] = []
         """Backends that are being created, and those that they take the place of."""
         self._under_way = ""
@@ -160,6 +173,7 @@ class Operations:
             "history": (Named, self._history),
             "rollback": (GoBack, self._rollback),
             "cancel_deploy": (Nothing, self._cancel_deploy),
+            "log_tail": (LogTail, self._log_tail),
             "link_addresses": (Named, self._link_addresses),
             "status": (Nothing, self._status),
             "stat": (Nothing, self._stat),
@@ -442,6 +456,7 @@ class Operations:
             backend["replicas"] = [r.status(ingresses.outstanding(r.id)) for r in replicas]
             backend["wanted_replicas"] = autoscalers.replicas(self._controller.desired.backends[name])
             backend["load"] = round(autoscalers.load(name), 3)
+            backend["waiting"] = ingresses.waiting(name)
             failures = self._controller.failures[name]
             backend["last_start_error"] = str(failures.start_error or "")
             backend["last_failure"] = str(failures.last or "")
@@ -458,6 +473,18 @@ class Operations:
         # What an ingress worker counted before an endpoint was deleted may have come after that.
         self._controller.forget_counts()
         return self._controller.ingresses.counts.stat()
+
+    async def _log_tail(self, a: LogTail) -> list[str]:
+        """The last lines that the processes of the instance have logged and printed, or those of a backend's
+        replicas."""
+        if not self._log_path:
+            raise NotFoundError(
+                "this instance gathers no log: its processes print where it was started; `servekit start` gathers one"
+            )
+        if not 1 <= a.lines <= MOST_LOG_LINES:
+            raise InvalidInputError(f"log_tail: lines must be from 1 to {MOST_LOG_LINES}, not {a.lines}")
+        which = Which(a.backend, a.replica)
+        return await asyncio.to_thread(last_lines, self._log_path, which, a.lines)
 
 
 def _digest_of(data: bytes) -> str:

@@ -23,6 +23,7 @@ from servekit.control.admin import AdminApp
 from servekit.control.log_files import LogFiles
 from servekit.control.service import Service
 from servekit.control.setup import InstanceSetup, ProcessSetup, StartReport
+from servekit.dashboard.app import Dashboard
 from servekit.errors import ServekitError, StoreError
 from servekit.forks import forks
 from servekit.http1.server import HttpServer
@@ -79,11 +80,12 @@ class ControllerProcess:
             await asyncio.wait([starting])
             if not starting.cancelled():
                 starting.result()
-                app, servers = await self._open_admin(service, loop)
+                pages, app, servers = await self._open_admin(service, loop)
                 found, runtimes = self._registry, service.runtimes.lines()
                 self._say(StartReport("", "", found.loaded, runtimes, [*found.problems], service.kept))
                 delay_s = setup.instance.options.drain_delay_s
                 await self._ending.wait()
+                await pages.close()
                 await app.close()
         except ServekitError as error:
             self._say(StartReport(type(error).__name__, str(error)))
@@ -103,9 +105,10 @@ class ControllerProcess:
 
     async def _open_admin(
         self, service: Service, loop: asyncio.AbstractEventLoop
-    ) -> tuple[AdminApp, list[asyncio.Server]]:
+    ) -> tuple[Dashboard, AdminApp, list[asyncio.Server]]:
         setup = self._setup.instance
-        app = AdminApp(service.operations, setup.token)
+        pages = Dashboard(service.operations, setup.token)
+        app = AdminApp(service.operations, setup.token, pages)
         http = HttpServer(app, ADMIN_LIMITS, loop)
         http.start()
         sock = bind_unix(f"{setup.directory}/admin.sock")
@@ -115,7 +118,7 @@ class ControllerProcess:
             servers.append(await loop.create_server(http.protocol_factory, sock=tcp))
         self._listening = forks.hold(*filter(None, [setup.http_fd]))
         forks.hold(*(each for server in servers for each in server.sockets))
-        return app, servers
+        return pages, app, servers
 
     def _watch_owner(self, loop: asyncio.AbstractEventLoop, service: Service) -> int | None:
         """Watch the owner by a pidfd: a pipe would stay open in a child that the owner forked."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from servekit.control.controller import Controller
 from servekit.control.ingress_process import check_version
 from servekit.control.ingresses import IngressFleet, IngressProcess
 from servekit.control.links import ControlServer
+from servekit.control.log_files import LOG
 from servekit.control.operations import Operations, Resolver
 from servekit.control.replica import ReplicaContext, ReplicaEvents
 from servekit.control.replicas import ReplicaFleet
@@ -79,7 +81,10 @@ class Service:
             new_replicas=self._new_replicas,
         )
         runtime = (setup.options.runtime, setup.options.runtime_options)
-        self.operations = Operations(controller, self._resolver, self.runtimes, self._store, runtime, self._about)
+        log_path = os.path.join(setup.log_directory, LOG) if setup.log_directory else ""
+        self.operations = Operations(
+            controller, self._resolver, self.runtimes, self._store, runtime, self._about, log_path
+        )
         self.runtimes.check(*runtime)
         # All before a worker can dial: one without a record is told to end.
         for worker in workers:

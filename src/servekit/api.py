@@ -282,6 +282,8 @@ history = _on_current(Instance.history)
 rollback = _on_current(Instance.rollback)
 status = _on_current(Instance.status)
 stat = _on_current(Instance.stat)
+events = _on_current(Instance.events)
+failures = _on_current(Instance.failures)
 
 
 @checked

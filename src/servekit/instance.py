@@ -549,6 +549,37 @@ class Instance:
         return stat
 
     @checked
+    def events(
+        self, since: int = 0, *, endpoint: str | None = None, backend: str | None = None, kind: str | None = None
+    ) -> list[dict[str, Any]]:
+        """What has happened to the instance, the oldest first; the last 2,000. Each has a ``number``, ``at`` and
+        ``time``, a ``kind``, a ``text``, ``who`` made a change, the ``endpoint``, ``backend`` and ``replica`` that are
+        meant, and ``detail``. Many that are alike are one, which has been ``count`` times since ``first_at``.
+
+        Args:
+            since: a number; only what has happened, or was counted again, after the event of that number.
+            endpoint, backend: only what is about these.
+            kind: only events of this kind; ``docs/events.md`` says what there is.
+        """
+        found: list[dict[str, Any]] = self._client.call(
+            "events", since=since, endpoint=endpoint, backend=backend, kind=kind
+        )
+        return found
+
+    @checked
+    def failures(self, backend: str | None = None) -> list[dict[str, Any]]:
+        """What handlers have raised, by where it was raised, the last one last; the last 200 such places. Each has the
+        ``type`` of the exception, the ``file``, ``line`` and ``function`` of the user's code, ``what`` was being done
+        (``call``, ``build``, ``reconfigure`` or ``check_health``), the ``backend``, a ``count``, ``first_at`` and
+        ``last_at``, and of the last one the ``endpoint``, the ``request_id`` and the ``traceback``.
+
+        Args:
+            backend: only what is raised there.
+        """
+        found: list[dict[str, Any]] = self._client.call("failures", backend=backend)
+        return found
+
+    @checked
     def shutdown(self) -> None:
         """End the instance, with all its processes, once what is in flight has been answered. Again: nothing.
 

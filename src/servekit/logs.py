@@ -158,3 +158,11 @@ class _SteadyLogger(logging.Logger):
         super().removeHandler(hdlr)
         if not self.handlers:
             self.propagate = True
+
+
+def shortened(text: str, longest: int) -> str:
+    """A text of this length at most: of one that is longer, the middle is left out, for the cause is at an end."""
+    if len(text) <= longest:
+        return text
+    head, mark = longest // 4, "\n[…]\n"
+    return f"{text[:head]}{mark}{text[len(text) - (longest - head - len(mark)) :]}"

@@ -12,6 +12,7 @@ from tests.support.links import FakeLink
 from servekit.config import BackendConfig, EndpointOptions, config_digest
 from servekit.control import replica as replica_module
 from servekit.control.controller import Controller
+from servekit.control.events import EventLog
 from servekit.control.ingresses import IngressEvents, IngressFleet, ManagedIngress
 from servekit.control.links import ControlServer
 from servekit.control.plan import ReplicaState
@@ -269,6 +270,7 @@ class Control:
         parts: dict[str, Any] = {
             "store": self.store_thread,
             "registry": self,
+            "event_log": EventLog(),
             "new_ingresses": FakeIngresses,
             "new_replicas": self._new_replicas,
         }

@@ -11,8 +11,9 @@ from tests.support.waiting import until_async
 from servekit.config import Autoscaling
 from servekit.control import autoscalers, state
 from servekit.control import controller as module
+from servekit.control.events import EventLog
 from servekit.control.plan import ReplicaState
-from servekit.errors import BackendStartError, DeadlineError, InUseError, InvalidInputError, NotFoundError
+from servekit.errors import BackendStartError, DeadlineError, InUseError, InvalidInputError, NotFoundError, StoreError
 from servekit.interfaces import TrafficEvent
 from servekit.wire.control_frames import Report
 
@@ -46,6 +47,29 @@ def test_a_change_is_saved_published_and_told(run: Any, make: Any) -> None:
         assert control.store_thread.store.saved[-1] == control.controller.desired
         assert control.ingresses.contents[-1].endpoints["e"].traffic == {"b": 0.5, "c": 0.5}
         assert control.told == [TrafficEvent("e", {"b": 0.5, "c": 0.5})]
+
+    run(test)
+
+
+def test_an_event_that_cannot_be_saved_fails_no_change(run: Any, make: Any) -> None:
+    async def never(*_: Any) -> None:
+        raise StoreError("no room")
+
+    async def test(control: Any) -> None:
+        events = control.controller.event_log = EventLog((), never)
+        await control.controller.change(state.add_endpoint, make.endpoint("f"))
+        assert control.controller.desired.endpoints.keys() == {"e", "f"}
+        assert [event["kind"] for event in events.told()] == ["endpoint_created"]
+
+    run(test)
+
+
+def test_ejections_are_told_and_not_logged_twice(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def test(control: Any) -> None:
+        control.controller.replicas_ejected([("b", "r1-aaaaaa", "gets no requests for 30 s")])
+        (event,) = control.controller.event_log.told(kind="replica_ejected")
+        assert (event["text"], event["replica"]) == ("replica b r1-aaaaaa gets no requests for 30 s", "r1-aaaaaa")
+        assert "gets no requests" not in caplog.text
 
     run(test)
 

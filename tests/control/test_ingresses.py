@@ -9,6 +9,7 @@ import pytest
 from tests.support.waiting import until_async
 
 from servekit.control import ingresses as module
+from servekit.control.events import EventLog
 from servekit.control.ingresses import IngressFleet
 from servekit.control.links import ControlServer
 from servekit.control.snapshot import Content, content_of
@@ -47,6 +48,7 @@ class Events:
     """In the place of the controller."""
 
     def __init__(self) -> None:
+        self.event_log = EventLog()
         self.addresses_told = 0
         self.had_served: dict[str, str] = {}
 

@@ -12,6 +12,7 @@ from tests.support.waiting import until_async
 
 from servekit.config import config_digest
 from servekit.control import replica as module
+from servekit.control.events import EventLog
 from servekit.control.links import ControlServer
 from servekit.control.plan import WORN_REVISION, ReplicaState
 from servekit.control.replica import ManagedReplica, ReplicaContext
@@ -110,6 +111,7 @@ class Bench:
     def __init__(self, make: Any, new_link: Any, store_thread: Any) -> None:
         self.runtime = Runtime()
         self.ingresses = FakeIngresses()
+        self.event_log = EventLog()
         self.events: list[tuple[str, str]] = []
         self.saved: list[WorkerRecord] = []
         self.forgotten: list[str] = []

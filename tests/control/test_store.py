@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from servekit.control.event_ring import Event
 from servekit.control.state import Desired, Kept, TrafficEntry, Written
 from servekit.control.store import Store, StoreThread, WorkerRecord, restore
 from servekit.errors import InternalError, InvalidInputError, NotFoundError, StoreError
@@ -94,6 +95,39 @@ def test_workers_are_forgotten(store: Store, tmp_path: Path) -> None:
     store.forget_worker("r1")
     store.forget_worker("r1")
     assert again(tmp_path)[1] == []
+
+
+def test_events_are_beside_the_state(store: Store, make: Any, tmp_path: Path) -> None:
+    events = [Event(number=n, at=float(n), kind="traffic_set", text=f"é {n}", count=n) for n in range(1, 6)]
+    store.save_events(events[:3], [])
+    store.save(Desired(), make.desired(make.backend()))
+    store.save_events(events[3:], [1, 77])
+    other = Store(str(tmp_path))
+    assert other.events() == events[1:]
+    other.save_events(events[:1], None)
+    other.close()
+    assert store.events() == events[:1]
+    assert again(tmp_path)[0].backends.keys() == {"b"}
+
+
+def test_a_state_of_before_there_were_events_has_none(store: Store, make: Any, tmp_path: Path) -> None:
+    store.save(Desired(), make.desired(make.backend()))
+    with sqlite3.connect(tmp_path / "state.db") as db:
+        db.execute("DROP TABLE events")
+        db.execute("PRAGMA user_version=2")
+    db.close()
+    later = Store(str(tmp_path))
+    assert later.events() == []
+    assert later.load()[0].backends.keys() == {"b"}
+    later.save_events([Event(number=1, at=0.0, kind="traffic_set", text="")], [])
+    assert len(later.events()) == 1
+    later.close()
+
+
+def test_events_that_cannot_be_read_are_an_error_of_their_own(store: Store) -> None:
+    store._db.execute("INSERT INTO events VALUES (1, X'FF')")
+    with pytest.raises(StoreError, match="events of an earlier controller"):
+        store.events()
 
 
 def test_the_ports_that_workers_on_other_machines_dial_are_beside_all_that(store: Store, tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ VALID: dict[str, dict[str, Any]] = {
     "apply": {"plan": None},
     "history": {"endpoint": "e"},
     "rollback": {"endpoint": "e"},
+    "events": {},
+    "failures": {},
 }
 ARGUMENTLESS = {
     *("current", "get_context", "list_backends", "list_endpoints", "shutdown", "stat", "status", "wait"),

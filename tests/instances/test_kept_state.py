@@ -242,6 +242,9 @@ def test_a_full_disk_refuses_changes_by_name_and_nothing_that_is_served_is_lost(
         until(lambda: pids(instance, "named"))
         assert instance.get_backend_config("named")["max_queued_requests"] == 78
         assert set(instance.list_backends()) == {"named", "other"}
+        # The events since there is room are there; an earlier controller's, which found none, are lost with it.
+        assert len(instance.events(backend="other", kind="backend_created")) == 1
+        assert instance.events(kind="controller_restarted")[-1]["count"] >= 1
         assert "restore" not in capfd.readouterr().err
 
 

@@ -30,18 +30,24 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _REPLICA = re.compile(r"\breplica (\S+) (r\d+-[0-9a-f]{6})\b")
 
 
-def since_text(ctx: click.Context, param: click.Parameter, text: str | None) -> str:
-    """The moment that ``--since`` was given, as lines have it."""
+def moment(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:
+    """The moment that ``--since`` was given, in seconds since 1970."""
     if text is None:
-        return ""
+        return None
     span = re.fullmatch(r"(\d+)([smhd])", text)
     if span:
-        return stamp(time.time() - int(span[1]) * UNITS_S[span[2]])
+        return time.time() - int(span[1]) * UNITS_S[span[2]]
     try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        found = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
         raise click.BadParameter(f"{text!r} is neither a span, as 10m, nor a moment, as 2026-11-30T12:00:00Z") from None
-    return stamp(moment.astimezone(timezone.utc).timestamp())
+    return found.astimezone(timezone.utc).timestamp()
+
+
+def since_text(ctx: click.Context, param: click.Parameter, text: str | None) -> str:
+    """The same, as lines have it."""
+    found = moment(ctx, param, text)
+    return "" if found is None else stamp(found)
 
 
 @click.command()

@@ -24,6 +24,8 @@ COMMANDS = {
     "restore": ("standing", "Put back the last good state of an instance"),
     "status": ("status", "Show what a standing instance serves"),
     "logs": ("logs", "Show what a standing instance has logged"),
+    "events": ("events", "Show what has happened to a standing instance"),
+    "failures": ("events", "Show what handlers have raised, and where"),
     "deploy": ("deploying", "Serve what configuration files say, and nothing else"),
     "apply": ("deploying", "Do what a plan says that deploy has written"),
     "export": ("deploying", "Write what is served as a configuration file"),

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Mapping
 
+from servekit.control.events import EventLog
 from servekit.control.ingresses import IngressFleet
 from servekit.control.plan import ReplicaState
 from servekit.control.replica import ManagedReplica
 from servekit.control.replicas import ReplicaFleet
 from servekit.control.scaling import Scaling, begin, decide, within
 from servekit.control.state import BackendRecord
-
-_log = logging.getLogger("servekit.control")
 
 DECIDE_EVERY_S = 1.0
 
@@ -30,6 +28,7 @@ class Autoscalers:
         *,
         is_failing: Callable[[str], bool],
         changed: Callable[[], None],
+        event_log: EventLog,
     ) -> None:
         """
         Args:
@@ -40,6 +39,7 @@ class Autoscalers:
         self._replicas = replicas
         self._is_failing = is_failing
         self._changed = changed
+        self._event_log = event_log
         self._records: dict[str, BackendRecord] = {}
         self._states: dict[str, Scaling] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -110,7 +110,8 @@ class Autoscalers:
         past = self._states.get(record.name) or begin(config, before, now)
         state = self._states[record.name] = decide(config, past, load, now, starting=starting)
         if state.replicas != before:
-            _log.info("backend %s goes from %d to %d replicas (load %d)", record.name, before, state.replicas, load)
+            text = f"backend {record.name} goes from {before} to {state.replicas} replicas (load {load})"
+            self._event_log.add("backend_scaled", text, backend=record.name)
         return state.replicas != before
 
     def _decide_again(self) -> None:

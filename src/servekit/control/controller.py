@@ -22,9 +22,14 @@ from servekit.backoff import Backoff
 from servekit.config import backend_config
 from servekit.control import state
 from servekit.control.autoscalers import Autoscalers
-from servekit.control.history import recorded, with_replaced
+from servekit.control.changes import changes_of
+from servekit.control.events import EventLog
+from servekit.control.failure_groups import FailureGroups
+from servekit.control.history import author, recorded, with_replaced
 from servekit.control.ingresses import IngressEvents, IngressFleet
 from servekit.control.plan import ReplicaState, make_plan
+from servekit.control.refusals import QUIET_S as REFUSALS_QUIET_S
+from servekit.control.refusals import RefusalWatch
 from servekit.control.replica import WATCH_S, ManagedReplica, ReplicaEvents
 from servekit.control.replicas import ReplicaFleet
 from servekit.control.snapshot import Content, content_of
@@ -35,7 +40,7 @@ from servekit.errors import BackendStartError, DeadlineError, InUseError, Servek
 from servekit.interfaces import ReplicaEvent, TrafficEvent
 from servekit.plugins import Registry
 from servekit.tasks import TaskSet, came_within, done_before, first_failure
-from servekit.wire.control_frames import Capabilities, ReplicaEntry
+from servekit.wire.control_frames import Capabilities, FailureGroup, ReplicaEntry
 
 _log = logging.getLogger("servekit.control")
 
@@ -106,16 +111,20 @@ class Controller(IngressEvents, ReplicaEvents):
         *,
         store: StoreThread,
         registry: Registry,
+        event_log: EventLog,
         new_ingresses: Callable[[IngressEvents], IngressFleet],
         new_replicas: Callable[[ReplicaEvents, IngressFleet], ReplicaFleet],
     ) -> None:
         """``new_ingresses`` and ``new_replicas`` make the fleets, whose workers call this controller."""
         self.desired = desired
         self.registry = registry
+        self.event_log = event_log
         self.ingresses = new_ingresses(self)
         self.replicas = new_replicas(self, self.ingresses)
         self.failures: defaultdict[str, Failures] = defaultdict(Failures)
-        self.autoscalers = Autoscalers(self.ingresses, self.replicas, is_failing=self._is_failing, changed=self.changed)
+        self.autoscalers = Autoscalers(
+            self.ingresses, self.replicas, is_failing=self._is_failing, changed=self.changed, event_log=event_log
+        )
         self._store = store
         self._lock = asyncio.Lock()
         self._progress = asyncio.Event()
@@ -123,6 +132,8 @@ class Controller(IngressEvents, ReplicaEvents):
         self._capabilities: dict[str, Capabilities] = {}
         """What the replicas of each backend said of their handlers last."""
         self._watchdogs: defaultdict[str, Watchdog] = defaultdict(Watchdog)
+        self._refusals = RefusalWatch()
+        self.failure_groups = FailureGroups()
         self._rolling: set[str] = set()
         """Backends of roll-outs under way: their older replicas stay until all is ready, so that they need not start
         again where something fails."""
@@ -140,19 +151,33 @@ class Controller(IngressEvents, ReplicaEvents):
         worker has applied it. Raises the errors of the change."""
         await self._change(lambda desired: recorded(desired, change(desired, *arguments, **named)))
 
-    async def _change(self, change: Callable[[Desired], Desired]) -> None:
-        """`change`, of which nothing is kept and no history is told, but for what ``change`` itself does."""
+    async def _change(self, change: Callable[[Desired], Desired], failure: ServekitError | None = None) -> None:
+        """`change`, of which nothing is kept and no history is told, but for what ``change`` itself does.
+
+        ``failure``: that of another change, for which this one puts back what there was.
+        """
         async with self._lock:
             before, after = await self._save(change)
+            self._tell_changes(before, after, failure)
             self.forget_counts()
             version = self._reconcile()
         await self.ingresses.wait_applied(version)
         for name in state.traffic_set(before, after):
             if name in self.desired.endpoints:
                 event = TrafficEvent(name, dict(self.desired.endpoints[name].traffic))
-                weights = ", ".join(f"{backend} {weight:g}" for backend, weight in event.weights.items())
-                _log.info("endpoint %s has traffic: %s", name, weights or "none")
                 self.registry.notify("servekit_traffic_changed", event=event)
+
+    def _tell_changes(self, before: Desired, after: Desired, failure: ServekitError | None) -> None:
+        who = author.get().who
+        for each in changes_of(before, after, put_back=failure is not None):
+            self.event_log.add(
+                each.kind,
+                each.text,
+                who=who,
+                endpoint=each.endpoint,
+                backend=each.backend,
+                detail=each.detail or str(failure or ""),
+            )
 
     async def _save(self, change: Callable[[Desired], Desired]) -> tuple[Desired, Desired]:
         """Make the change in the store, and desire it; what there was, and what there is. The caller has the lock."""
@@ -181,8 +206,8 @@ class Controller(IngressEvents, ReplicaEvents):
             return
         try:
             await self._wait_ready(record)
-        except ServekitError:
-            await self._put_back(before, {record.name: record})
+        except ServekitError as error:
+            await self._put_back(before, {record.name: record}, error)
             raise
 
     async def delete_backend(self, name: str) -> None:
@@ -270,8 +295,8 @@ class Controller(IngressEvents, ReplicaEvents):
             finally:
                 self._rolling.difference_update(new)
             await self._change(finish)
-        except ServekitError:
-            await self._put_back(before, new)
+        except ServekitError as error:
+            await self._put_back(before, new, error)
             raise
         await self._wait_gone(before.backends.keys() - self.desired.backends.keys())
 
@@ -282,9 +307,9 @@ class Controller(IngressEvents, ReplicaEvents):
         left = (replica.record.revision for replica in self.replicas.of(record.name))
         return msgspec.structs.replace(record, revision=max(state.newest_revision(desired, record.name), *left, 0) + 1)
 
-    async def _put_back(self, before: Desired, new: Mapping[str, BackendRecord]) -> None:
+    async def _put_back(self, before: Desired, new: Mapping[str, BackendRecord], failure: ServekitError) -> None:
         """Have the backends as they were before, but for those that were changed again meanwhile."""
-        await self._change(lambda desired: state.put_back(desired, before, new))
+        await self._change(lambda desired: state.put_back(desired, before, new), failure)
         for name in new:
             if name in before.backends:
                 with contextlib.suppress(ServekitError):  # The first error is the one to raise.
@@ -463,19 +488,22 @@ class Controller(IngressEvents, ReplicaEvents):
         if replica.record.name in self.desired.backends and self._running:
             self._failed(replica)
 
+    def handler_failed(self, replica: ManagedReplica, groups: list[FailureGroup]) -> None:
+        self.failure_groups.add(replica.record.name, replica.id, groups)
+
     def replica_unhealthy(self, replica: ManagedReplica, reason: str) -> None:
         """The replica gets no more requests, and another takes its place."""
         # Its requests are given as long to end as its next check would have had.
         config = replica.record.config
         timeout_s = config.health_check_timeout_s
-        self._replace(replica, reason, timeout_s, config.hang_grace_s or timeout_s)
+        self._replace("replica_unhealthy", replica, reason, timeout_s, config.hang_grace_s or timeout_s)
 
-    def _replace(self, replica: ManagedReplica, reason: str, drain_timeout_s: float, hung_s: float) -> None:
+    def _replace(self, kind: str, replica: ManagedReplica, reason: str, drain_timeout_s: float, hung_s: float) -> None:
         name = replica.record.name
         if name not in self.desired.backends or not self._running:
             return
         replica.fail(BackendStartError(f"a replica of backend {name!r} was replaced: {reason}"))
-        self._failed(replica)
+        self._failed(replica, kind)
         replica.mark_draining()
         version = self._reconcile()
         self._tasks.spawn(self._let_go([replica], version, drain_timeout_s, hung_s))
@@ -483,6 +511,7 @@ class Controller(IngressEvents, ReplicaEvents):
     async def _watch_replicas(self) -> None:
         while True:
             await asyncio.sleep(WATCH_S)
+            self._tell_refusals_ended()
             replicas: defaultdict[str, list[ManagedReplica]] = defaultdict(list)
             for replica in self.replicas.replicas.values():
                 replica.looks += 1
@@ -503,11 +532,11 @@ class Controller(IngressEvents, ReplicaEvents):
             reason = f"a call held a slot for more than {grace_s:g} s beyond its deadline (hang_grace_s)"
             if hung.silent_s:
                 reason += f", and the replica said nothing for {hung.silent_s:g} s: C code may hold the GIL"
-            self._replace(hung, reason, 0.0 if hung.silent_s else math.inf, grace_s)
+            self._replace("replica_replaced", hung, reason, 0.0 if hung.silent_s else math.inf, grace_s)
             return  # None is worn while another is on its way out.
         worn_id, why = watchdog.worn(now, config, wanted, watched)
         if worn := by_id.get(worn_id):
-            _log.info("%s is recycled: %s", worn.label, why)
+            worn.add_event("replica_recycled", f"is recycled: {why}")
             worn.worn = f"recycled: {why}"
             self._reconcile()
 
@@ -520,6 +549,22 @@ class Controller(IngressEvents, ReplicaEvents):
                 self.failures[backend].forget_pause()
                 self.changed()
 
+    def requests_refused(self, refused: list[tuple[str, str, int]]) -> None:
+        for each in self._refusals.reported(refused, time.time()):
+            text = f"endpoint {each.endpoint} refuses requests: {each.type}"
+            self.event_log.add("refusals_began", text, endpoint=each.endpoint, detail=each.type)
+
+    def _tell_refusals_ended(self) -> None:
+        for each in self._refusals.ended(time.time()):
+            took = f"in {each.last_at - each.began_at:.0f} s, and none for {REFUSALS_QUIET_S:g} s"
+            text = f"endpoint {each.endpoint} has refused {each.requests} requests, {took}: {each.type}"
+            self.event_log.add("refusals_ended", text, endpoint=each.endpoint, detail=each.type, alike=each.type)
+
+    def replicas_ejected(self, ejected: list[tuple[str, str, str]]) -> None:
+        for backend, replica_id, why in ejected:
+            text = f"replica {backend} {replica_id} {why}"
+            self.event_log.add("replica_ejected", text, backend=backend, replica=replica_id, level=None)
+
     def requests_wait(self) -> None:
         self.autoscalers.decide()
 
@@ -527,16 +572,24 @@ class Controller(IngressEvents, ReplicaEvents):
         for replica in self.replicas.replicas.values():
             replica.tell_ingresses()
 
-    def _failed(self, replica: ManagedReplica) -> None:
+    def _failed(self, replica: ManagedReplica, kind: str = "replica_failed") -> None:
         failures = self.failures[replica.record.name]
         newest = max([replica.number, *(other.number for other in self.replicas.of(replica.record.name))])
         pause_s = failures.add(replica, newest, time.monotonic())
         what, _, more = replica.what_happened().partition("\n")
-        if failures.waiters:  # Who waits for it raises all of it, and the user is not to read that twice.
-            _log.error("%s", what)
-        else:
-            follows = f"another is started{f' in {pause_s:.2g} s' if pause_s else ''}"
-            _log.error("%s; %s%s", what, follows, more and f"\n{more}")
+        # Who waits for it raises all of it, and the user is not to read that twice.
+        waited_for = failures.waiters > 0
+        follows = "" if waited_for else f"; another is started{f' in {pause_s:.2g} s' if pause_s else ''}"
+        self.event_log.add(
+            kind,
+            what + follows,
+            backend=replica.record.name,
+            replica=replica.id,
+            detail=more.strip(),
+            alike=what.replace(replica.id, ""),
+            level=logging.ERROR,
+            log_detail=not waited_for,
+        )
         asyncio.get_running_loop().call_later(pause_s + 0.001, self.changed)
 
     def _is_failing(self, backend: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from servekit.config import nearest
+from servekit.control.event_ring import clock
 from servekit.control.state import BackendRecord, Desired, Kept, TrafficEntry
 from servekit.errors import InvalidInputError, NotFoundError
 from servekit.wire.control_frames import EndpointRecord
@@ -151,10 +152,6 @@ def told(desired: Desired, endpoint: str) -> list[dict[str, Any]]:
     return [{**msgspec.structs.asdict(entry), "time": clock(entry.at)} for entry in desired.history.get(endpoint, ())][
         ::-1
     ]
-
-
-def clock(at: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
 
 
 def undone(desired: Desired, endpoint: str) -> str:

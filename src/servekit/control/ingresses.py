@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from servekit.backoff import FIRST_RESTART_S, LONGEST_RESTART_S, Backoff
 from servekit.config import DRAIN_TIMEOUT_S, SNAPSHOT_TIMEOUT_S
 from servekit.control.counts import Counts
+from servekit.control.events import EventLog
 from servekit.control.links import ControlServer, LinkedWorker
 from servekit.control.snapshot import Content, difference
 from servekit.errors import DeadlineError, InternalError
@@ -39,11 +40,19 @@ class IngressProcess(Protocol):
 class IngressEvents(Protocol):
     """The controller, as ingress workers tell it of what happened; called on the controller's loop."""
 
+    event_log: EventLog
+
     def requests_wait(self) -> None:
         """An ingress worker has requests that wait for a replica."""
 
     def replicas_had_served(self, replicas: Mapping[str, str]) -> None:
         """These replicas have died, or seem to have, and had answered calls: each with its backend."""
+
+    def requests_refused(self, refused: list[tuple[str, str, int]]) -> None:
+        """An ingress worker has answered so many requests with an error, by endpoint and the error's type."""
+
+    def replicas_ejected(self, ejected: list[tuple[str, str, str]]) -> None:
+        """These replicas, each with its backend and why, get no requests of an ingress worker for a while."""
 
     def addresses_changed(self) -> None:
         """Handles are to dial the ingress workers at other addresses than before."""
@@ -83,7 +92,9 @@ class ManagedIngress(LinkedWorker):
             self.process_ended()
             if not fleet.stopping:
                 pause_s = pauses.next(time.monotonic() - began)
-                _log.error("ingress %s ended: %s; another is started in %g s", self.id, ended, pause_s)
+                what = f"ingress {self.id} ended: {ended}"
+                text = f"{what}; another is started in {pause_s:g} s"
+                fleet.events.event_log.add("ingress_ended", text, alike=what, level=logging.ERROR)
                 await asyncio.sleep(pause_s)
 
     @property
@@ -92,7 +103,8 @@ class ManagedIngress(LinkedWorker):
 
     def found_silent(self, why: str) -> None:
         """`keep` starts another."""
-        _log.warning("ingress %s is killed: %s", self.id, why)
+        text = f"ingress {self.id} is killed: {why}"
+        self._fleet.events.event_log.add("ingress_killed", text, level=logging.WARNING)
         self.kill()
 
     def kill(self) -> None:
@@ -126,7 +138,7 @@ class ManagedIngress(LinkedWorker):
         super().frame_received(link, frame)
         fleet = self._fleet
         if isinstance(frame, Report):
-            fleet.counts.add(frame.counts, frame.failovers, frame.deadly)
+            self._take_counts(frame)
         if link is not self.link:
             return
         if isinstance(frame, Report):
@@ -148,6 +160,13 @@ class ManagedIngress(LinkedWorker):
                 if len(self.errors) > _ERRORS_KEPT:
                     del self.errors[min(self.errors)]
             fleet.moved.set()
+
+    def _take_counts(self, report: Report) -> None:
+        self._fleet.counts.add(report.counts, report.failovers, report.deadly)
+        if report.refused:
+            self._fleet.events.requests_refused(report.refused)
+        if report.ejected:
+            self._fleet.events.replicas_ejected(report.ejected)
 
     def link_lost(self, link: Link, error: Exception | None) -> None:
         if link is self.link:

@@ -26,8 +26,10 @@ from servekit.config import (
     backend_config,
 )
 from servekit.control import deploys, history, state
+from servekit.control.changes import weights
 from servekit.control.controller import Controller
 from servekit.control.deploys import Deploy, Wanted
+from servekit.control.event_ring import clock
 from servekit.control.history import Author
 from servekit.control.log_lines import Which, last_lines
 from servekit.control.nesting import LEVELS, is_too_deep
@@ -35,7 +37,7 @@ from servekit.control.runtimes import Runtimes
 from servekit.control.state import BackendRecord, BackendSource, Desired
 from servekit.control.store import Store, StoreThread
 from servekit.control.tables import backend_table, check_in_file, endpoint_table, in_file
-from servekit.errors import InUseError, InvalidInputError, NotFoundError, StalePlanError
+from servekit.errors import InUseError, InvalidInputError, NotFoundError, ServekitError, StalePlanError
 from servekit.factories import Kind, build, check_options
 from servekit.interfaces import RoutingPolicy
 from servekit.plugins import Registry
@@ -100,6 +102,17 @@ class UpdateConfig(msgspec.Struct, forbid_unknown_fields=True):
 class SetTraffic(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     shares: dict[str, Any]
+
+
+class WhichEvents(msgspec.Struct, forbid_unknown_fields=True):
+    since: int = 0
+    endpoint: str | None = None
+    backend: str | None = None
+    kind: str | None = None
+
+
+class WhichFailures(msgspec.Struct, forbid_unknown_fields=True):
+    backend: str | None = None
 
 
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):
@@ -174,6 +187,8 @@ class Operations:
             "rollback": (GoBack, self._rollback),
             "cancel_deploy": (Nothing, self._cancel_deploy),
             "log_tail": (LogTail, self._log_tail),
+            "events": (WhichEvents, self._events),
+            "failures": (WhichFailures, self._failures),
             "link_addresses": (Named, self._link_addresses),
             "status": (Nothing, self._status),
             "stat": (Nothing, self._stat),
@@ -364,7 +379,8 @@ class Operations:
             history.author.set(msgspec.structs.replace(history.author.get(), why=a.why or "deploy"))
 
             given = [each for each in a.backends if each.name in deploy.backends]
-            await self._roll_out(desired, deploy.backends, given, deploy.finish)
+            with self._told("deploy", "; ".join(f"{each.action} {each.kind} {each.name}" for each in deploy.steps)):
+                await self._roll_out(desired, deploy.backends, given, deploy.finish)
             return {"number": self._controller.desired.number, "steps": deploy.steps}
 
     async def _roll_out(
@@ -397,13 +413,29 @@ class Operations:
         """Raises `InUseError` while another deploy, or rollback, is under way."""
         self._refuse_beside()
         by = history.author.get().who
-        self._under_way = f"a {what}{f' by {by}' if by else ''} is under way since {history.clock(time.time())}"
+        self._under_way = f"a {what}{f' by {by}' if by else ''} is under way since {clock(time.time())}"
         self._cancelled, self._ended = asyncio.Event(), asyncio.Event()
         try:
             yield
         finally:
             self._under_way = ""
             self._ended.set()
+
+    @contextlib.contextmanager
+    def _told(self, what: str, steps: str, endpoint: str = "") -> Iterator[None]:
+        """Tell of the beginning and the end of a deploy, or rollback."""
+        author, add = history.author.get(), partial(self._controller.event_log.add, endpoint=endpoint)
+        why = author.why if author.why.startswith(what) else f"{what} ({author.why})"
+        add(f"{what}_began", f"{why} is begun", who=author.who, detail=steps)
+        try:
+            yield
+        except (ServekitError, asyncio.CancelledError) as error:
+            problem = str(error) or "the instance ends"
+            first = problem.partition("\n")[0]
+            text = f"{why} has failed, and what was served before is back: {first}"
+            add(f"{what}_failed", text, who=author.who, detail=problem)
+            raise
+        add(f"{what}_done", f"{why} is done", who=author.who, detail=steps)
 
     async def _cancel_deploy(self, _: Nothing) -> str:
         """End the deploy, or rollback, that is under way, whoever began it; return once it has ended."""
@@ -442,7 +474,8 @@ class Operations:
                 deploys.check_unchanged(now, a.name, desired.endpoints[a.name])
                 return state.set_traffic(now, a.name, entry.traffic) if entry.traffic else now
 
-            await self._roll_out(desired, history.revisions_of(desired, entry), [], then)
+            with self._told("rollback", f"to {weights(entry.traffic)}", a.name):
+                await self._roll_out(desired, history.revisions_of(desired, entry), [], then)
         return msgspec.structs.asdict(entry)
 
     # -- the whole ---------------------------------------------------------------------------------------------------
@@ -468,6 +501,12 @@ class Operations:
             "backends": backends,
             "ingress": [{"id": w.id, "pid": w.pid, "ready": w.applied > 0} for w in ingresses.workers.values()],
         }
+
+    async def _events(self, a: WhichEvents) -> list[dict[str, Any]]:
+        return self._controller.event_log.told(a.since, a.endpoint, a.backend, a.kind)
+
+    async def _failures(self, a: WhichFailures) -> list[dict[str, Any]]:
+        return self._controller.failure_groups.told(a.backend)
 
     async def _stat(self, _: Nothing) -> dict[str, Any]:
         # What an ingress worker counted before an endpoint was deleted may have come after that.

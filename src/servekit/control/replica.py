@@ -16,6 +16,7 @@ import msgspec
 from servekit.backoff import Backoff
 from servekit.code import place
 from servekit.config import STOP_GRACE_S, config_digest
+from servekit.control.events import EventLog
 from servekit.control.ingresses import IngressFleet
 from servekit.control.links import LinkedWorker
 from servekit.control.plan import WORN_REVISION, ReplicaFacts, ReplicaState
@@ -28,7 +29,7 @@ from servekit.errors import BackendStartError, DeadlineError, ServekitError, Sto
 from servekit.interfaces import Exit, ReplicaEvent, ReplicaRuntime, WorkerHandle, WorkerSpec
 from servekit.tasks import came_within
 from servekit.wire import control_frames as frames
-from servekit.wire.control_frames import Capabilities, ReplicaEntry, Report, WorkerHello
+from servekit.wire.control_frames import Capabilities, FailureGroup, ReplicaEntry, Report, WorkerHello
 from servekit.wire.link import Link
 
 _log = logging.getLogger("servekit.control")
@@ -46,6 +47,8 @@ REDIAL_S = 3.0
 class ReplicaEvents(Protocol):
     """The controller, as replicas tell it of what happened; called on the controller's loop."""
 
+    event_log: EventLog
+
     def changed(self) -> None:
         """A replica is in another state: the controller may have to do something."""
 
@@ -54,6 +57,9 @@ class ReplicaEvents(Protocol):
 
     def replica_ended(self, replica: ManagedReplica) -> None:
         """The replica ended without having been told to end; its ``failure`` says why."""
+
+    def handler_failed(self, replica: ManagedReplica, groups: list[FailureGroup]) -> None:
+        """The replica's handler has raised these."""
 
     def replica_unhealthy(self, replica: ManagedReplica, reason: str) -> None:
         """The replica serves, and its health check has failed."""
@@ -206,6 +212,11 @@ class ManagedReplica(LinkedWorker):
         """Tell plugins that the replica is in another state."""
         event = ReplicaEvent(self.record.name, self.id, state or self.state.value, reason)
         self._context.events.replica_state_changed(event)
+
+    def add_event(self, kind: str, text: str, **more: Any) -> None:
+        """`EventLog.add` of what has happened to the replica; ``text`` goes on after its name."""
+        whole = f"{self.label} {text}"
+        self._context.events.event_log.add(kind, whole, backend=self.record.name, replica=self.id, **more)
 
     # -- what the controller asks of it -----------------------------------------------------------------------------
 
@@ -369,7 +380,7 @@ class ManagedReplica(LinkedWorker):
         assert self.handle is not None
         ended, doom = await self._context.runtimes.look(self.runtime, self.handle)
         if doom and not self.worn:
-            _log.warning("%s is replaced: %s", self.label, doom)
+            self.add_event("replica_replaced", f"is replaced: {doom}", level=logging.WARNING)
             self.worn = f"replaced: {doom}"
             self._context.events.changed()
         return ended
@@ -425,6 +436,8 @@ class ManagedReplica(LinkedWorker):
         elif isinstance(frame, frames.StartFailed) and self.failure is None:  # Otherwise it is being stopped.
             problem = f"its handler {self.record.target_text} could not be built: {frame.message}"
             self.fail(BackendStartError(f"backend {self.record.name!r}: {problem}"))
+        elif isinstance(frame, frames.Failed):
+            self._context.events.handler_failed(self, frame.groups)
         elif isinstance(frame, frames.Unhealthy) and self.state is ReplicaState.READY:
             self._context.events.replica_unhealthy(self, frame.reason)
 
@@ -501,9 +514,10 @@ class ManagedReplica(LinkedWorker):
             self.state = ReplicaState.READY
             self.ready_at = time.monotonic()
             if self._earlier is None:
-                _log.info("%s is ready, %.2f s after its start", self.label, time.time() - self.started_at)
+                text = f"is ready, {time.time() - self.started_at:.2f} s after its start"
+                self.add_event("replica_ready", text, alike="is ready")
             else:
-                _log.info("%s is taken over", self.label)
+                self.add_event("replica_ready", "is taken over")
             self.tell()
             self._context.events.changed()
         self.moved.set()

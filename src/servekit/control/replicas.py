@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 
 import msgspec
@@ -16,8 +15,6 @@ from servekit.control.state import BackendRecord
 from servekit.control.store import WorkerRecord
 from servekit.errors import BackendStartError
 from servekit.tasks import TaskSet
-
-_log = logging.getLogger("servekit.control")
 
 
 class ReplicaFleet:
@@ -36,7 +33,9 @@ class ReplicaFleet:
         self._numbers += 1
         taken = {replica.rank for replica in self.of(record.name)}
         rank = next(rank for rank in itertools.count() if rank not in taken)
-        self._follow(self._new(f"r{self._numbers}-{os.urandom(3).hex()}", record, self._numbers, rank))
+        replica = self._new(f"r{self._numbers}-{os.urandom(3).hex()}", record, self._numbers, rank)
+        replica.add_event("replica_started", "is started")
+        self._follow(replica)
 
     def attach(self, record: BackendRecord, worker: WorkerRecord) -> None:
         """Let a replica of the backend dial that an earlier controller started; `resume` takes it over."""
@@ -81,9 +80,10 @@ class ReplicaFleet:
             how = await replica.live()
         finally:
             del self.replicas[replica.id], self._control.workers[replica.id]
+            why = str(replica.failure or replica.worn or how)
             if not replica.ended_unasked:
-                _log.info("%s has ended", replica.label)
-            replica.tell("gone", str(replica.failure or replica.worn or how))
+                replica.add_event("replica_ended", "has ended", detail=why)
+            replica.tell("gone", why)
             if replica.ended_unasked:
                 if replica.failure is None:
                     replica.fail(BackendStartError(f"a replica of backend {replica.record.name!r} ended: {how}"))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import Any
 
 from servekit.config import ORPHAN_TIMEOUT_S
 from servekit.control.controller import Controller
+from servekit.control.event_ring import Event
+from servekit.control.events import EventLog
 from servekit.control.ingress_process import check_version
 from servekit.control.ingresses import IngressFleet, IngressProcess
 from servekit.control.links import ControlServer
@@ -58,6 +60,7 @@ class Service:
         self._store = StoreThread(store)
         self._control = ControlServer(setup.token)
         self._controller: Controller | None = None
+        self.event_log = EventLog()
         self.operations: Operations
         self.kept = ""
         """What an earlier instance of the name had left, for people."""
@@ -71,12 +74,14 @@ class Service:
         else:
             await self._store.call(lambda store: store.forget_workers())
         desired, workers = await self._store.call(lambda store: store.load())
+        self.event_log = await self._open_event_log()
         if desired.endpoints or desired.backends:
             self.kept = counted(len(desired.endpoints), len(desired.backends))
         controller = self._controller = Controller(
             desired,
             store=self._store,
             registry=self._registry,
+            event_log=self.event_log,
             new_ingresses=lambda events: IngressFleet(self._launch_ingress, self._control, events),
             new_replicas=self._new_replicas,
         )
@@ -109,13 +114,34 @@ class Service:
         await controller.begin()
         await controller.ingresses.wait_linked(INGRESS_START_TIMEOUT_S)
 
+    async def _open_event_log(self) -> EventLog:
+        """That of the instance, with its first event. A standing one's events outlive the controller."""
+        setup, name = self._setup, self._setup.options.name
+        event_log = EventLog()
+        if setup.standing:
+            try:
+                event_log = EventLog(await self._store.call(Store.events), self._save_events)
+            except StoreError as error:  # What is served must not wait for that.
+                _log.warning("%s", error)
+                event_log = EventLog(None, self._save_events)
+        if setup.resumed:
+            event_log.add("controller_restarted", f"the controller of instance {name} is there again")
+        else:
+            event_log.add("instance_started", f"instance {name} is started")
+        return event_log
+
+    async def _save_events(self, events: Collection[Event], gone: Collection[int] | None) -> None:
+        await self._store.call(lambda store: store.save_events(events, gone))
+
     async def stop(self, timeout_s: float, delay_s: float = 0.0) -> None:
         """End every worker, then the runtimes, then the store. For ``delay_s`` all is served yet; what is in flight has
         ``timeout_s`` after that."""
         if self._controller is not None:
+            self.event_log.add("instance_ended", f"instance {self._setup.options.name} is told to end")
             await self._controller.stop(timeout_s, delay_s)
         await self.runtimes.close()
         self._control.close()
+        await self.event_log.close()
         await self._store.close()
 
     def cut_off(self) -> None:

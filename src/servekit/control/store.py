@@ -10,7 +10,7 @@ import logging
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from servekit.code import bundle, place
+from servekit.control.event_ring import Event
 from servekit.control.state import BackendRecord, Desired, Kept, TrafficEntry, Written
 from servekit.errors import InternalError, InvalidInputError, NotFoundError, ServekitError, StoreError
 from servekit.private_folders import write_private
@@ -35,6 +36,8 @@ _STEPS = (
     # Kept revisions and histories are records as well. A servekit that does not know of them would delete the code of
     # the former as unused, so it refuses this version.
     "DELETE FROM records WHERE kind IN ('kept', 'history', 'written', 'state')",
+    # Not records: `_keep_copy` writes all of those with each change.
+    "CREATE TABLE events (number INTEGER PRIMARY KEY, body BLOB)",
 )
 """The statements that make the schema of each version of the one before, beginning with that of an empty file. The
 version of a database is its ``user_version`` (https://www.sqlite.org/pragma.html#pragma_user_version)."""
@@ -133,6 +136,25 @@ class Store:
 
     def save_address(self, host: str, port: int) -> None:
         self._put("address", host, port)
+
+    def events(self) -> list[Event]:
+        """The events that were saved, the oldest first. Raises `StoreError`."""
+        try:
+            rows = self._db.execute("SELECT body FROM events ORDER BY number").fetchall()
+            return [_decode(body, Event) for (body,) in rows]
+        except (sqlite3.Error, msgspec.MsgspecError) as error:
+            raise StoreError(f"the events of an earlier controller cannot be read: {error}") from error
+
+    def save_events(self, events: Iterable[Event], gone: Collection[int] | None) -> None:
+        """Save these events, and forget those of the numbers ``gone``; None: all others."""
+        rows = [(event.number, msgspec.msgpack.encode(event)) for event in events]
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            if gone is None:
+                self._db.execute("DELETE FROM events")
+            else:
+                self._db.executemany("DELETE FROM events WHERE number = ?", [(number,) for number in gone])
+            self._db.executemany("INSERT OR REPLACE INTO events VALUES (?, ?)", rows)
 
     def put_blob(self, data: bytes, digest: str) -> None:
         """Keep the bytes of a target or of its code, whose SHA-256 is ``digest``."""

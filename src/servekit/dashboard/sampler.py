@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
 from typing import Any, Protocol
 
 import msgspec
 
 from servekit.dashboard.differences import changes
+from servekit.dashboard.looks import LOOKS
 from servekit.dashboard.sessions import Session, Sessions
 from servekit.errors import UnavailableError
 from servekit.http1.request import HttpRequest
@@ -23,8 +23,6 @@ MOST_STREAMS = 32
 """Tabs at a time, of all browsers."""
 SLOW_LOOKS = 5
 """A tab that has not read for so many looks is cut; what it had not read by then is bounded by the connection."""
-LOOKED_AT: Mapping[str, bytes] = {"status": b"{}", "stat": b"{}"}
-"""The operations whose results the tabs are told, with their arguments."""
 
 
 class AdminApi(Protocol):
@@ -121,12 +119,12 @@ class Sampler:
     async def _look(self) -> bytes:
         """Bring the state up to date; the event of what has changed of it."""
         state: dict[str, Any] = {"at": round(time.time(), 3)}
-        for name, arguments in LOOKED_AT.items():
-            result = await self._result(name, arguments)
+        for name, look in LOOKS.items():
+            result = await self._result(name, msgspec.json.encode(look.arguments(self._state.get(name))))
             if result == self._results.get(name):
                 state[name] = self._state[name]
             elif result:
-                state[name], self._results[name] = msgspec.json.decode(result), result
+                state[name], self._results[name] = look.told(msgspec.json.decode(result)), result
         state["failing"] = self._failing
         told = changes(self._state, state)
         self._state, self._whole = state, b""

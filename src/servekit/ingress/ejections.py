@@ -115,14 +115,12 @@ class Ejections(Generic[R]):
         is_relapse = record.ejections and now - record.back_at < record.ejected_s
         record.ejections = record.ejections + 1 if is_relapse else 1
         record.ejected_s = ejection_s(record.ejections)
-        _log.warning(
-            "replica %s %s gets no requests for %g s: its last %d answers were 5xx, of its siblings' %s",
-            self._backend,
-            replica.id,
-            record.ejected_s,
-            record.streak,
-            of_siblings,
+        why = (
+            f"gets no requests for {record.ejected_s:g} s: its last {record.streak} answers were 5xx, of its siblings' "
+            f"{of_siblings}"
         )
+        _log.warning("replica %s %s %s", self._backend, replica.id, why)
+        self._shared.ejected.append((self._backend, replica.id, why))
         self._ready.remove(replica)
         self._out[replica] = self._shared.later(record.ejected_s, self._back, replica)
         self._left(replica)

@@ -56,6 +56,8 @@ class Shared:
         """Requests by endpoint that were dispatched while some of its backends had no live replica."""
         self.deadly: Counter[str] = Counter()
         """Requests by endpoint that were refused, for replicas have died with their like."""
+        self.ejected: list[tuple[str, str, str]] = []
+        """The replicas that get no requests for a while, each with its backend and why."""
         self.served: dict[str, str] = {}
         """Replicas that have died, or seem to have, and had answered calls: each with its backend."""
 
@@ -75,6 +77,10 @@ class Shared:
     def take_deadly(self) -> Counter[str]:
         deadly, self.deadly = self.deadly, Counter()
         return deadly
+
+    def take_ejected(self) -> list[tuple[str, str, str]]:
+        ejected, self.ejected = self.ejected, []
+        return ejected
 
     def take_served(self) -> dict[str, str]:
         served, self.served = self.served, {}

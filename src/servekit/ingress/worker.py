@@ -287,6 +287,7 @@ class IngressWorker:
             served=self.router.shared.take_served(),
             deadly=self.router.shared.take_deadly(),
             refused=self.router.shared.take_refused(),
+            ejected=self.router.shared.take_ejected(),
         )
 
     def _replica_wanted(self) -> None:

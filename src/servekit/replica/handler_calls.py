@@ -19,6 +19,7 @@ from servekit.error_answers import ErrorAnswer
 from servekit.errors import InvalidInputError, ResultError
 from servekit.interfaces import Request, RequestAdapter, Response
 from servekit.replica import invocations
+from servekit.replica.failures import FailureCollector
 from servekit.replica.flow import Flow, run
 from servekit.replica.open_call import OpenCall
 from servekit.replica.render import Rendered, close_body, render
@@ -40,8 +41,9 @@ class HandlerCalls:
         debug: bool,
         clock: Callable[[], float] = time.perf_counter,
         rank: int = 0,
+        failures: FailureCollector | None = None,
     ) -> None:
-        """``debug``: clients are sent the tracebacks of errors."""
+        """``debug``: clients are sent the tracebacks of errors. ``failures`` hears of each."""
         self.backend = backend
         self._replica = replica
         self._alone = (replica,)
@@ -49,6 +51,7 @@ class HandlerCalls:
         self._debug = debug
         self.clock = clock
         self._rank = rank
+        self._failures = failures or FailureCollector()
 
     def answer(self, call: OpenCall) -> Reply:
         """Answer one request by a ``def``. An error is part of the reply.
@@ -142,6 +145,7 @@ class HandlerCalls:
         trace = trace_of(error)
         # Not `exc_info`: whoever keeps the record, as a test may, would keep what the handler's frames refer to.
         _log.error("%s failed\n%s", what, trace, extra={**about, "traceback": trace})
+        self._failures.add("call", error, trace, endpoint=request.endpoint, request_id=request.id)
         return self._apology(call, error, trace)
 
     def batch_failure(self, calls: Sequence[OpenCall], error: BaseException) -> Iterator[tuple[OpenCall, Reply]]:
@@ -152,6 +156,9 @@ class HandlerCalls:
         else:
             ids = ", ".join(call.request.id for call in calls)
             _log.error("a batch failed, of the requests %s\n%s", ids, trace, extra={"traceback": trace})
+            last = calls[-1].request
+            count = len(calls)
+            self._failures.add("call", error, trace, endpoint=last.endpoint, request_id=last.id, count=count)
         for call in calls:
             yield call, (self._apology(call, error, trace), True)
 

@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 import traceback
-import types
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -24,6 +23,7 @@ from servekit.errors import InvalidInputError, ServekitError, UnknownPluginError
 from servekit.forks import came_back, forks
 from servekit.interfaces import RequestAdapter
 from servekit.loopless import call_loopless
+from servekit.replica.failures import FailureCollector, is_servekits
 from servekit.replica.handler_calls import trace_of
 from servekit.replica.target import Handlers
 
@@ -39,7 +39,15 @@ LATE_S = 0.5
 class Life:
     """The life of one handler. Made in the data loop's thread; `is_hung` and `taken` may be read in other threads."""
 
-    def __init__(self, handlers: Handlers, adapter: RequestAdapter, config: BackendConfig) -> None:
+    def __init__(
+        self,
+        handlers: Handlers,
+        adapter: RequestAdapter,
+        config: BackendConfig,
+        failures: FailureCollector | None = None,
+    ) -> None:
+        """``failures`` hears of what the handler raises once it is built."""
+        self._failures = failures or FailureCollector()
         self._handlers = handlers
         self._adapter = adapter
         self._config = config
@@ -77,7 +85,9 @@ class Life:
             try:
                 await self._reconfigure(user_config)
             except (Exception, SystemExit) as error:
-                return trace_of(error)
+                trace = trace_of(error)
+                self._failures.add("reconfigure", error, trace)
+                return trace
             self.taken = digest
             return ""
 
@@ -135,7 +145,9 @@ class Life:
             if time.perf_counter() - began > timeout_s or not await _in_time(result, timeout_s):
                 return self.hung_reason
         except (Exception, SystemExit) as error:
-            return f"its check_health() failed; in the replica:\n\n{trace_of(error)}"
+            trace = trace_of(error)
+            self._failures.add("check_health", error, trace)
+            return f"its check_health() failed; in the replica:\n\n{trace}"
         return ""
 
     @property
@@ -182,7 +194,7 @@ def start_failure(error: BaseException) -> str:
     if isinstance(error, UnknownPluginError) and error.__cause__ is not None:  # Of a target that is a path.
         error = error.__cause__
     trace = error.__traceback__
-    while trace is not None and _is_own(trace):
+    while trace is not None and is_servekits(trace.tb_frame):
         trace = trace.tb_next
     if trace is None and isinstance(error, ServekitError):
         return str(error)
@@ -205,10 +217,6 @@ def start_failure(error: BaseException) -> str:
     else:
         where = f"Traceback in the replica (most recent call last):\n{''.join(traceback.format_tb(trace))}"
     return f"{cause}\n\n{where.rstrip()}"
-
-
-def _is_own(trace: types.TracebackType) -> bool:
-    return str(trace.tb_frame.f_globals.get("__name__")).startswith(("servekit.", "servekit_"))
 
 
 async def _finish(result: Any) -> None:

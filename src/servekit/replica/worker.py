@@ -30,6 +30,7 @@ from servekit.interfaces import RequestAdapter
 from servekit.processes import extend_sys_path, resident_bytes, set_title
 from servekit.replica import pools, stacks
 from servekit.replica.executor import Executor
+from servekit.replica.failures import FailureCollector
 from servekit.replica.handler_calls import HandlerCalls
 from servekit.replica.life import Life, start_failure
 from servekit.replica.open_call import OpenCall
@@ -43,6 +44,7 @@ from servekit.wire.control_frames import (
     Assign,
     Blob,
     Drain,
+    Failed,
     Ingresses,
     Ready,
     Reconfigure,
@@ -85,6 +87,7 @@ class ReplicaWorker:
         self._control: ControlClient
         self._executor: Executor | None = None
         self._life: Life | None = None
+        self._failures = FailureCollector()
         self._sigterm: Sigterm | None = None
         self._caller: Caller | None = None
         """The caller of the handles in this process; in process, the instance has one."""
@@ -149,6 +152,7 @@ class ReplicaWorker:
 
     def _close_control(self) -> None:
         if hasattr(self, "_control"):
+            self._tell_failures()
             self._control.close()
 
     def _received(self, frame: object) -> None:
@@ -186,6 +190,7 @@ class ReplicaWorker:
 
     def _report(self) -> Report:
         executor, life = self._executor, self._life
+        self._tell_failures()
         if executor is None:
             return Report()
         if life is not None and life.is_hung:
@@ -199,6 +204,18 @@ class ReplicaWorker:
             requests=executor.requests,
             memory_bytes=resident_bytes() if self._own_process else 0,
         )
+
+    def _tell_failures(self) -> None:
+        groups = self._failures.take()
+        if groups:
+            self._control.send(Failed(groups))
+
+    def _start_failed(self, error: BaseException, message: str) -> str:
+        """Tell the controller; returns why the replica ends."""
+        self._failures.add("build", error, message)
+        self._tell_failures()  # Before the other frame, by which the controller ends this replica.
+        self._control.send(StartFailed(message))
+        return "the handler could not be built"
 
     def _look_for_hang(self, hung_s: float, logged: bool = False) -> None:
         """Log what hangs, once, and do not wait for it; where that is the data loop, end the replica without it. Looks
@@ -246,8 +263,7 @@ class ReplicaWorker:
             handlers = Handlers(self._load_target(target))
             handlers.check(adapter, assign.config)
         except (Exception, SystemExit) as error:
-            self._control.send(StartFailed(start_failure(error) + self._differences()))
-            return "the handler could not be built"
+            return self._start_failed(error, start_failure(error) + self._differences())
         try:
             return self._run_loop(assign, handlers, adapter)
         finally:
@@ -278,13 +294,12 @@ class ReplicaWorker:
 
     async def _live(self, assign: Assign, handlers: Handlers, adapter: RequestAdapter) -> str:
         """The life of the handler between its building and its release."""
-        life = self._life = Life(handlers, adapter, assign.config)
+        life = self._life = Life(handlers, adapter, assign.config, self._failures)
         try:
             try:
                 await life.begin()
             except (Exception, SystemExit) as error:
-                self._control.send(StartFailed(start_failure(error)))
-                return "the handler could not be built"
+                return self._start_failed(error, start_failure(error))
             self._tasks.spawn(life.watch(lambda reason: self._control.send(Unhealthy(reason))))
             await self._serve_data(assign, handlers, adapter)
             return "drained"
@@ -304,7 +319,9 @@ class ReplicaWorker:
         polling = BusyPoll.on(asyncio.get_running_loop(), told.busy_poll_s)
         executor = Executor(
             handlers,
-            HandlerCalls(assign.backend, told.worker_id, adapter, assign.debug, rank=assign.rank),
+            HandlerCalls(
+                assign.backend, told.worker_id, adapter, assign.debug, rank=assign.rank, failures=self._failures
+            ),
             DataLinks(told.token, told.worker_id, polling),
             slots=capabilities.slots,
             max_batch_size=assign.config.max_batch_size or 1,

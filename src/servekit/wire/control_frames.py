@@ -97,6 +97,9 @@ class Report(Frame, tag=23):
     refused: list[tuple[str, str, int]] = msgspec.field(default_factory=list)
     """From an ingress worker: by endpoint and the error's type, how many requests servekit itself answered with an
     error."""
+    ejected: list[tuple[str, str, str]] = msgspec.field(default_factory=list)
+    """From an ingress worker: the replicas to which it sends no requests for a while, each with its backend and
+    why."""
 
 
 class LinkAddresses(Frame, tag=24):
@@ -115,6 +118,30 @@ class Unhealthy(Frame, tag=26):
     """From a replica: its handler's ``check_health()`` raised, or took too long."""
 
     reason: str
+
+
+class Failed(Frame, tag=27):
+    """From a replica: what its handler has raised since it told of that last."""
+
+    groups: list[FailureGroup]
+
+
+class FailureGroup(msgspec.Struct, array_like=True):
+    """Errors of one type that were raised at one place."""
+
+    what: str
+    """What was being done: ``call``, ``build``, ``reconfigure`` or ``check_health``."""
+    type: str
+    file: str
+    line: int
+    function: str
+    first_at: float = 0.0
+    last_at: float = 0.0
+    count: int = 0
+    endpoint: str = ""
+    """Of the last one, as are the next two."""
+    request_id: str = ""
+    traceback: str = ""
 
 
 class RequestCount(msgspec.Struct, array_like=True, gc=False):
@@ -258,7 +285,7 @@ class BackendEntry(msgspec.Struct, array_like=True, frozen=True):
     """Whether its replicas have failed to start since one was ready last."""
 
 
-FromWorker: TypeAlias = Ready | StartFailed | Applied | Report | LinkAddresses | Reconfigured | Unhealthy
+FromWorker: TypeAlias = Ready | StartFailed | Applied | Report | LinkAddresses | Reconfigured | Unhealthy | Failed
 ToWorker: TypeAlias = Assign | Blob | Drain | Stop | Snapshot | Reconfigure | Ingresses | ListenOn | Suspected
 
 

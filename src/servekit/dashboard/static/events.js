@@ -18,11 +18,13 @@ class Group {
   }
 
   update([, group]) {
-    setText(this.title, group.message ? `${group.type}: ${group.message.split("\n")[0]}` : group.type);
+    setText(this.title, group.traceback.trim().split("\n").at(-1) || group.type);
     setText(this.count, `${count(group.count)} ×`);
-    setText(this.where, `${group.backend}, ${group.file}:${group.line}, in ${group.function}`);
-    const request = group.request_id ? `; last in request ${group.request_id}` : "";
-    setText(this.when, `First ${clock(group.first_at)}, last ${clock(group.last_at)}${request}`);
+    const during = group.what === "call" ? "" : `, in ${group.what}`;
+    setText(this.where, `${group.backend}, ${group.file}:${group.line}, ${group.function}${during}`);
+    const request = group.request_id ? `; the last in request ${group.request_id}` : "";
+    const endpoint = group.endpoint ? ` to ${group.endpoint}` : "";
+    setText(this.when, `First ${clock(group.first_at)}, last ${clock(group.last_at)}${request}${endpoint}`);
     setText(this.traceback, group.traceback);
   }
 }

@@ -26,7 +26,11 @@ class FakeOperations:
     """Each operation has the result that the test has given it, and remembers its calls."""
 
     def __init__(self) -> None:
-        self.results: dict[str, Any] = {"events": [], "failures": []}
+        self.results: dict[str, Any] = {
+            "events": [],
+            "failures": [],
+            "recent": {"endpoints": {}, "backends": {}},
+        }
         self.calls: list[tuple[str, Any, str]] = []
 
     async def call(self, name: str, body: bytes, *, json: bool = False, who: str = "") -> bytes:

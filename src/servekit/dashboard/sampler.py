@@ -120,11 +120,12 @@ class Sampler:
         """Bring the state up to date; the event of what has changed of it."""
         state: dict[str, Any] = {"at": round(time.time(), 3)}
         for name, look in LOOKS.items():
-            result = await self._result(name, msgspec.json.encode(look.arguments(self._state.get(name))))
+            before = self._state.get(name)
+            result = await self._result(name, msgspec.json.encode(look.arguments(before)))
             if result == self._results.get(name):
-                state[name] = self._state[name]
+                state[name] = before
             elif result:
-                state[name], self._results[name] = look.told(msgspec.json.decode(result)), result
+                state[name], self._results[name] = look.told(before, msgspec.json.decode(result)), result
         state["failing"] = self._failing
         told = changes(self._state, state)
         self._state, self._whole = state, b""

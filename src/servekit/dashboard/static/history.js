@@ -1,7 +1,7 @@
 // What each endpoint's traffic has been, by whom and why, and the way back.
 
 import { h, Keyed, setText, show } from "./dom.js";
-import { clock, percent, split } from "./format.js";
+import { clock, split } from "./format.js";
 
 class Entry {
   constructor(endpoint, context) {
@@ -58,7 +58,7 @@ class EndpointHistory {
       h("header", {}, h("h2", {}, name)), this.error, this.table, this.none);
   }
 
-  /** `shown`: what the endpoint serves now. Where that has changed, so has the history. */
+  /** `shown`: what may have changed the history. */
   update([, shown]) {
     if (shown !== this.asked) this.ask(shown);
   }
@@ -88,15 +88,17 @@ export class HistoryView {
   }
 
   update(state) {
-    const { endpoints, backends } = state.status;
+    const { endpoints } = state.status;
     show(this.empty, Object.keys(endpoints).length === 0);
-    const served = ({ traffic }) => Object.entries(traffic).map(([name, share]) => [name, percent(share), revisionsOf(backends, name)]);
-    const items = Object.entries(endpoints).map(([name, endpoint]) => [name, JSON.stringify(served(endpoint))]);
+    // What was changed and changed back between two looks is told by the events alone.
+    const changed = newestChange(state.events ?? {});
+    const items = Object.entries(endpoints).map(([name, { traffic }]) => [name, JSON.stringify([changed, traffic])]);
     this.endpoints.update(items, ([name]) => name);
   }
 }
 
-function revisionsOf(backends, name) {
-  const replicas = Object.hasOwn(backends, name) ? backends[name].replicas : [];
-  return [...new Set(replicas.map(({ revision }) => revision))].sort();
+/** The number of the newest event that people have brought about. */
+function newestChange(events) {
+  const made = Object.values(events).filter(({ kind }) => !/^(replica|ingress|refusals)_/.test(kind));
+  return Math.max(0, ...made.map(({ number }) => number));
 }

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -102,6 +102,77 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
     listener = Listener()
     yield listener
     listener.close()
+
+
+class Cable:
+    """A port that leads to another; while it is cut, nothing comes through, and nobody is told."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self.port = self._run(self._begin())
+
+    def _run(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    async def _begin(self) -> int:
+        self._whole = asyncio.Event()
+        self._whole.set()
+        self._ends: set[asyncio.Task[None]] = set()
+        server = await asyncio.start_server(self._lead, "127.0.0.1", 0)
+        self._server = server
+        return int(server.sockets[0].getsockname()[1])
+
+    async def _lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        ways = [asyncio.ensure_future(self._pass(*way)) for way in ((reader, back), (there, writer))]
+        self._ends.update(ways)
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for way in ways:
+            way.cancel()
+        for each in (writer, back):
+            each.close()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                await self._whole.wait()
+                writer.write(data)
+
+    def cut(self) -> None:
+        self._loop.call_soon_threadsafe(self._whole.clear)
+
+    def mend(self) -> None:
+        self._loop.call_soon_threadsafe(self._whole.set)
+
+    async def _end(self) -> None:
+        self._server.close()
+        for way in self._ends:
+            way.cancel()
+        await asyncio.gather(*self._ends, return_exceptions=True)
+        await asyncio.sleep(0)
+
+    def close(self) -> None:
+        self._run(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@pytest.fixture
+def lead_to() -> Iterator[Callable[[int], Cable]]:
+    """Makes a cable to a port."""
+    cables: list[Cable] = []
+
+    def make(port: int) -> Cable:
+        cables.append(Cable(port))
+        return cables[-1]
+
+    yield make
+    for cable in cables:
+        cable.close()
 
 
 @pytest.fixture

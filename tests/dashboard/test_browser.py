@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -274,13 +275,20 @@ def test_it_lives_through_a_controller_that_is_started_again(
     said.clear()
 
 
-def test_it_lives_through_a_lost_connection(opened: Any, served: serve.Instance, said: list[str]) -> None:
-    opened.context.set_offline(True)
-    shows(opened, "Reconnecting…")
+def test_it_lives_through_a_lost_connection(
+    lead_to: Any, page: Any, served: serve.Instance, link: str, said: list[str]
+) -> None:
+    port = urlsplit(link).port
+    cable = lead_to(port)
+    page.goto(link.replace(f":{port}/", f":{cable.port}/"))
+    shows(page, "Live")
+    cable.cut()
+    shows(page, "Reconnecting…")
     served.set_traffic("split", {"one": 0.5, "two": 0.5})
-    opened.context.set_offline(False)
-    shows(opened, "Live")
-    until(lambda: cells(opened, "two")["Share"] == "50 %")
+    assert cells(page, "two")["Share"] == "10 %"
+    cable.mend()
+    shows(page, "Live")
+    until(lambda: cells(page, "two")["Share"] == "50 %")
     assert [text for text in said if "ERR_" not in text] == []
     said.clear()
 

@@ -211,11 +211,20 @@ def controller(keeper: subprocess.Popen[str]) -> int:
     return process.pid
 
 
+START = [sys.executable, "-m", "servekit.cli.main", "start", "--runtime", "process", "--http-port", "0"]
+
+
+def refused_start() -> str:
+    """What ``servekit start`` says that cannot; in a process of its own, whose logging it sets up."""
+    done = subprocess.run(START, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    return done.stderr
+
+
 @contextlib.contextmanager
 def started_standing(*options: str) -> Iterator[subprocess.Popen[str]]:
     """``servekit start``, which is up; killed at the end, where it is there yet."""
-    command = [sys.executable, "-m", "servekit.cli.main", "start", "--runtime", "process", "--http-port", "0", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as keeper:
+    with subprocess.Popen([*START, *options], stdout=subprocess.PIPE, text=True) as keeper:
         assert keeper.stdout is not None
         try:
             assert "answers at http://127.0.0.1:" in keeper.stdout.readline()

@@ -137,10 +137,18 @@ def test_an_owner_that_is_killed_while_its_instance_ends_is_not_waited_for(scrip
     text = SCRIPT.replace("http_port=0", "http_port=0, drain_delay_s=100.0")
     script = scripts.start(scripts.write("main.py", text))
     url = told(script)["url"]
+    until(lambda: handles(script.pid, signal.SIGTERM))
     script.send_signal(signal.SIGTERM)
     until(lambda: fresh_get(f"{url}/-/readyz").status_code == 503)
     script.kill()
     until(lambda: not scripts.processes(), 30)
+
+
+def handles(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler for the signal (proc_pid_status(5), SigCgt)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 from instance_handlers import Named
-from instance_tools import Load, controller, descendants, marked, pids, started_standing
+from instance_tools import Load, controller, descendants, marked, pids, refused_start, started_standing
 from tests.support.waiting import until
 
 import servekit as serve
@@ -162,7 +162,7 @@ def test_a_damaged_state_is_refused_and_what_was_served_goes_on(
 
         until(is_refused)
         assert answers(instance)
-        assert main(["start", "--runtime", "process", "--http-port", "0"]) == 1, "its keeper is there"
+        assert "running already" in refused_start(), "its keeper is there"
         assert main(["restore"]) == 0
         assert "with 1 endpoint and 1 backend" in capfd.readouterr().out
         until(lambda: pids(instance, "named") == replicas)
@@ -172,15 +172,12 @@ def test_a_damaged_state_is_refused_and_what_was_served_goes_on(
         assert ended(keeper)
 
 
-def test_a_damaged_state_is_no_reason_to_begin_with_an_empty_one(
-    state: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_state_is_no_reason_to_begin_with_an_empty_one(state: Path) -> None:
     with started_standing() as keeper:
         deploy(attach())
         assert ended(keeper)
     damage_database(state)
-    assert main(["start", "--runtime", "process", "--http-port", "0"]) == 1
-    said = capfd.readouterr().err
+    said = refused_start()
     assert f"the state in {state}/state.db cannot be read" in said
     assert "servekit restore --name default puts back the state of" in said
     assert main(["restore"]) == 0

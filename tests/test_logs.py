@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from servekit.context import Context, current_call
 from servekit.control.launch import Launch
@@ -79,6 +80,22 @@ def test_what_a_record_says_of_its_request_comes_before_the_call_that_is_answere
     logger.writes({"role": "ingress", "worker": "ingress1"}, "text")
     logger.log.error("no", extra={"request_id": "other", "endpoint": "e", "backend": "", "replica": ""})
     assert " ERROR ingress ingress1 [request other, endpoint e] no\n" in logger.text
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_a_line_of_a_call_has_the_trace_that_the_call_belongs_to(logger: Logger, format: str) -> None:
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = [(b"traceparent", f"00-{trace_id}-00f067aa0ba902b7-01".encode())]
+    logger.writes(NAMES, format)
+    token = current_call.set(structs.replace(CONTEXT, headers=headers))
+    try:
+        logger.log.error("no")
+    finally:
+        current_call.reset(token)
+    if format == "json":
+        assert json.loads(logger.text)["trace_id"] == trace_id
+    else:
+        assert f"[request 6b1d-7, endpoint digits, trace {trace_id}] no\n" in logger.text
 
 
 def test_each_line_of_a_traceback_can_have_what_is_before_the_first(logger: Logger, in_call: None) -> None:

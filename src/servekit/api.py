@@ -39,7 +39,9 @@ def init(
     http_host: str | None = "127.0.0.1",
     http_port: int = 8000,
     ingress_workers: int = 1,
+    admin_host: str = "127.0.0.1",
     admin_port: int | None = None,
+    open_metrics: bool = False,
     http_limits: HttpLimits | Mapping[str, Any] | None = None,
     busy_poll_s: float = BUSY_POLL_S,
     debug: bool = False,
@@ -49,6 +51,7 @@ def init(
     log_level: str = "warning",
     log_format: str = "text",
     access_log: bool = False,
+    observers: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Instance:
     """Start an instance, which ends with this process however that ends, and make it the current one. Called without
     arguments, as a notebook calls it again and again, it gives the current one where there is one.
@@ -65,7 +68,9 @@ def init(
         http_host, http_port: where to answer HTTP; port 0 takes a free one: see `Instance.url`. Host None: no HTTP, and
             handles alone reach the endpoints.
         ingress_workers: processes that answer HTTP.
-        admin_port: also serve the admin API on this port of 127.0.0.1.
+        admin_host, admin_port: also serve the admin API there, with metrics for Prometheus at ``/metrics``; port 0
+            takes a free one: ``status()["admin_url"]``. Who can reach it needs a token: see `Instance.read_token`.
+        open_metrics: ``/metrics`` needs no token.
         http_limits: what the HTTP listener bears: `HttpLimits`, or a dict of some of its fields.
         busy_poll_s: how long an ingress worker and a replica look for more work before they sleep. It takes that much
             CPU after a request, and saves the next one the time of a wake-up; 0 where CPU is what is short.
@@ -78,6 +83,8 @@ def init(
         log_level: ``debug``, ``info``, ``warning`` or ``error``: lines of servekit's processes from this level on.
         log_format: ``text``, or ``json``: an object a line.
         access_log: write a line for each request that has ended.
+        observers: what else is told of requests that have ended: the keyword arguments of each request observer that a
+            plugin gives, by its name, ``{"otel": {}}``.
 
     Raises:
         AlreadyRunningError: an instance is current, or this is a replica.
@@ -130,6 +137,7 @@ def instance_options(given: Mapping[str, Any], *, outlives: bool) -> InstanceOpt
     limits = config.http_limits(given["http_limits"])
     rest["runtime_options"] = complete_runtime_options(runtime, given["runtime_options"] or {}, outlives=outlives)
     rest["trusted_proxies"] = tuple(given["trusted_proxies"])
+    rest["observers"] = {name: dict(options) for name, options in (given["observers"] or {}).items()}
     return InstanceOptions(**rest, limits=limits)
 
 

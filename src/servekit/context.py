@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -10,6 +11,7 @@ import msgspec
 
 from servekit.arguments import checked
 from servekit.errors import NotRunningError
+from servekit.traces import BAGGAGE, TRACEPARENT, TRACESTATE, text_of, trace_id_of
 
 
 class Context(msgspec.Struct, frozen=True, gc=False):
@@ -28,11 +30,35 @@ class Context(msgspec.Struct, frozen=True, gc=False):
     """The replicas whose handlers wait for this call, outermost first, and this replica."""
     replica_rank: int = 0
     """The replica's number among the living ones of its backend, from 0: a new replica has the lowest that is free."""
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    """The request's headers, with lower-case names."""
 
     @property
     def remaining_s(self) -> float:
         """Seconds to the deadline; 0.0 when the deadline has passed."""
         return max(0.0, self.expires - time.perf_counter())
+
+    @property
+    def traceparent(self) -> str:
+        """The trace that the request belongs to, and the span id that servekit has given the request: what is to be
+        passed on with requests to others. Empty where the request belongs to no trace."""
+        return text_of(self.headers, TRACEPARENT)
+
+    @property
+    def tracestate(self) -> str:
+        """What belongs beside `traceparent`; empty where there is none."""
+        return text_of(self.headers, TRACESTATE)
+
+    @property
+    def baggage(self) -> str:
+        """What the request's sender wants passed on to all that work on the request (W3C Baggage); empty where there
+        is none."""
+        return text_of(self.headers, BAGGAGE)
+
+    @property
+    def trace_id(self) -> str:
+        """The trace id in `traceparent`; empty where there is none."""
+        return trace_id_of(self.traceparent)
 
 
 current_call: ContextVar[Context] = ContextVar("servekit_current_call")

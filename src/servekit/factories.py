@@ -17,7 +17,7 @@ from typing import Any, Literal, Union
 from servekit.arguments import kinds_of
 from servekit.config import fits, misfit, nearest
 from servekit.errors import InternalError, InvalidInputError, PluginOptionsError, ServekitError, UnknownPluginError
-from servekit.interfaces import ReplicaRuntime, RequestAdapter, RoutingPolicy
+from servekit.interfaces import ReplicaRuntime, RequestAdapter, RequestObserver, RoutingPolicy
 
 _SCALARS: tuple[Any, ...] = (str, bytes, int, float, bool, type(None), Any)
 _PLAIN = (*_SCALARS, Union, types.UnionType, list, tuple, dict, Iterable, Collection, Sequence, Mapping)
@@ -40,6 +40,7 @@ class Kind(enum.Enum):
     POLICY = ("routing policy", "routing policies", RoutingPolicy)
     RUNTIME = ("replica runtime", "replica runtimes", ReplicaRuntime)
     ADAPTER = ("request adapter", "request adapters", RequestAdapter)
+    OBSERVER = ("request observer", "request observers", RequestObserver)
 
     @property
     def hook(self) -> str:

@@ -18,6 +18,7 @@ from servekit.interfaces import (
     ReplicaEvent,
     ReplicaRuntimeFactory,
     RequestAdapterFactory,
+    RequestObserverFactory,
     RequestRecord,
     RoutingPolicyFactory,
     TrafficEvent,
@@ -47,6 +48,15 @@ def servekit_register_request_adapters() -> Mapping[str, RequestAdapterFactory]:
     """Request adapters by name. A factory takes ``adapter_options`` as keyword arguments; it runs in the replica.
 
     The replicas load a factory by its import path, so it must be a class or function at the top of a module.
+    """
+
+
+@hookspec
+def servekit_register_request_observers() -> Mapping[str, RequestObserverFactory]:  # type: ignore[empty-body]
+    """Request observers by name. A factory takes the options in `init(observers={name: options})` as keyword arguments;
+    it runs in the ingress workers, and once in the controller, to see whether it takes the options.
+
+    The ingress workers load a factory by its import path, so it must be a class or function at the top of a module.
     """
 
 

@@ -177,11 +177,13 @@ class InProcessInstance(Instance):
         debug: bool = False,
         around_policy: Callable[[PluginRef, BuildPolicy], RoutingPolicy] | None = None,
         clock: Any = None,
+        observers: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """
         Args:
             around_policy: builds a routing policy, with what is handed to it, and may put something around it.
             clock: what requests' deadlines run on: the `time` and `call_later` of a loop; default, the loop's own.
+            observers: as of `servekit.init`.
         """
         forks.guard(worker=False)
         self._pid = os.getpid()
@@ -204,7 +206,11 @@ class InProcessInstance(Instance):
             closing.callback(self._loop_thread.close)
             setup = InstanceSetup(
                 options=InstanceOptions(
-                    name="in-process", runtime="process", limits=http_limits or HttpLimits(), debug=debug
+                    name="in-process",
+                    runtime="process",
+                    limits=http_limits or HttpLimits(),
+                    debug=debug,
+                    observers={name: dict(options) for name, options in (observers or {}).items()},
                 ),
                 instance_id="in-process",
                 directory=short,

@@ -28,6 +28,7 @@ from servekit.config import (
 )
 from servekit.errors import ArgumentError, BackendStartError, InvalidInputError, NotFoundError, NotRunningError
 from servekit.forks import PerProcess, forks
+from servekit.tokens import read_only
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,6 +79,12 @@ class Instance:
         """For handles; made with the first of them."""
         self._ingresses: list[list[str]] = []
         """Where the last of them was to dial."""
+
+    @property
+    def read_token(self) -> str:
+        """What will do, likewise, for those who only look: it opens ``/metrics``, and the operations that tell what is
+        served. Who has it can change nothing, nor see code."""
+        return read_only(bytes.fromhex(self.token)).hex()
 
     def __repr__(self) -> str:
         where = f"at {self.url}" if self.url else "without HTTP"

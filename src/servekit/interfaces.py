@@ -1,7 +1,8 @@
 """The classes that a plugin implements, and the types of the objects that the core hands to plugins.
 
-A plugin implements one of three abstract classes: `RoutingPolicy`, `ReplicaRuntime`, `RequestAdapter`. The views are
-read-only: the core's own objects satisfy them, and a type checker refuses a plugin that writes to a view.
+A plugin implements one of four abstract classes: `RoutingPolicy`, `ReplicaRuntime`, `RequestAdapter`,
+`RequestObserver`. The views are read-only: the core's own objects satisfy them, and a type checker refuses a plugin
+that writes to a view.
 """
 
 from __future__ import annotations
@@ -541,6 +542,36 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     """The version of the snapshot that it was routed by."""
     trace: str = ""
     """The ``traceparent`` that it was passed on with; empty: it came with none, and none was made."""
+    parent: str = ""
+    """The span id that it came with, in that trace; empty: the trace begins with it."""
+    scheme: str = "http"
+    """``https`` where a trusted proxy says so."""
+    by_handle: bool = False
+    """It is a call of a handle, and no request by HTTP."""
+    batch_size: int = 0
+    """How many requests the handler was called for at a time; 0: it takes no batches."""
+
+
+class RequestObserver(ABC):
+    """Is told of the requests that have ended. Each ingress worker has one, which is made when the worker starts.
+
+    Its methods are called in a thread, one at a time: they may block, and meanwhile records are kept, up to a bound.
+    """
+
+    trace_share: float = 0.0
+    """Of the traces that begin with a request here, how many are sampled, from 0 to 1: read once, when the worker
+    starts. Above 0, a request that comes without a ``traceparent`` begins a trace. Of several observers the largest
+    share counts."""
+
+    @abstractmethod
+    def requests_finished(self, records: Sequence[RequestRecord]) -> None:
+        """Requests that ended since the last call, about once a second."""
+
+    def close(self) -> None:
+        """The worker ends. It waits for that for two seconds, at most."""
+
+
+RequestObserverFactory: TypeAlias = Callable[..., RequestObserver]
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,9 +37,9 @@ class LogSetup(msgspec.Struct, frozen=True):
 
 class RequestFilter(logging.Filter):
     """Adds to a record that is logged in a call of a handler what it belongs to: ``request_id``, ``endpoint``,
-    ``backend`` and ``replica``. A user's own logging handler may have it as well."""
+    ``backend``, ``replica`` and ``trace_id``. A user's own logging handler may have it as well."""
 
-    FIELDS = ("request_id", "endpoint", "backend", "replica")
+    FIELDS = ("request_id", "endpoint", "backend", "replica", "trace_id")
 
     def filter(self, record: logging.LogRecord) -> bool:
         context = current_call.get(None)
@@ -62,7 +62,7 @@ class LineFormatter(logging.Formatter):
         head = f"{stamp(record.created)} {record.levelname} {' '.join(self._names.values())} "
         about = request_of(record, self._names)
         if about:
-            words = {"request_id": "request"}
+            words = {"request_id": "request", "trace_id": "trace"}
             head += f"[{', '.join(f'{words.get(key, key)} {value}' for key, value in about.items())}] "
         text = super().format(record)
         return "\n".join(head + line for line in text.split("\n")) if self._each_line else head + text
@@ -161,7 +161,9 @@ class _SteadyLogger(logging.Logger):
 
 
 def shortened(text: str, longest: int) -> str:
-    """A text of this length at most: of one that is longer, the middle is left out, for the cause is at an end."""
+    """A text of this length at most: of one that is longer, the middle is left out, for the cause is at an end. What no
+    UTF-8 has, half of a surrogate pair, is escaped: the text is to travel."""
+    text = text.encode(errors="backslashreplace").decode()
     if len(text) <= longest:
         return text
     head, mark = longest // 4, "\n[…]\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
 import pytest
 
 from servekit.cli.main import main
@@ -46,6 +47,15 @@ def test_what_the_command_is_told_comes_before_what_the_script_asks_for(
     whole = merged({**DEFAULTS, **asked}, told, "process")
     assert whole.keys() == DEFAULTS.keys()
     assert {name: whole[name] for name in found} == found
+
+
+def test_observers_are_named_with_their_options() -> None:
+    (option,) = (parameter for parameter in start.params if parameter.name == "observers")
+    context = click.Context(start)
+    assert option.process_value(context, ("otel", 'm:f={"sample": 0.1}')) == {"otel": {}, "m:f": {"sample": 0.1}}
+    assert option.process_value(context, ()) is None
+    with pytest.raises(click.BadParameter, match="not a JSON object"):
+        option.process_value(context, ("otel=1",))
 
 
 @pytest.mark.parametrize("asked", [HttpLimits(body_bytes=5, connections=7), {"body_bytes": 5, "connections": 7}])

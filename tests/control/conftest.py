@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +20,10 @@ from servekit.control.plan import ReplicaState
 from servekit.control.replica import ManagedReplica, ReplicaContext, ReplicaEvents
 from servekit.control.replicas import ReplicaFleet
 from servekit.control.state import BackendRecord, Desired
+from servekit.control.totals import Sums, Totals
 from servekit.errors import ServekitError
 from servekit.interfaces import Exit, ReplicaEvent, WorkerHandle, WorkerSpec
+from servekit.tallies import DURATION_US, FAILOVERS, FINE_BOUNDS, Tallies
 from servekit.wire.control_frames import (
     Drain,
     EndpointRecord,
@@ -98,6 +101,41 @@ def new_link() -> type[WorkerLink]:
         """One test's."""
 
     return Link
+
+
+class Counted(Totals):
+    """Totals of what a test says."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self._tallies = Tallies(None)
+
+    def count(
+        self,
+        endpoint: str,
+        backend: str,
+        status: int,
+        requests: int,
+        sum_s: float,
+        *,
+        failovers: int = 0,
+        error: str = "",
+        method: str = "GET",
+    ) -> memoryview:
+        """Count requests that took equally long; returns the slots of their record."""
+        slots = self._tallies.add(("request", endpoint, backend, method, status, error))
+        slots[bisect_left(FINE_BOUNDS, sum_s / requests)] += requests
+        slots[DURATION_US] += int(sum_s * 1e6)
+        slots[FAILOVERS] += failovers
+        return slots
+
+    def read(self) -> Sums:
+        return {key: slots.tolist() for key, slots in self._tallies.slots.items()}
+
+
+@pytest.fixture
+def new_totals() -> type[Counted]:
+    return Counted
 
 
 class FakeStore:

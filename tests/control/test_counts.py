@@ -1,24 +1,61 @@
-"""What ingress workers counted, added up."""
+"""What ingress workers counted, by endpoint and by backend."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from servekit.control.counts import Counts
-from servekit.wire.control_frames import RequestCount
 
 
-def test_what_was_deleted_is_forgotten() -> None:
-    counts = Counts()
-    counts.add(
-        [RequestCount("e", "b", 200, 3, 0.3), RequestCount("old", "gone", 200, 1, 0.1)],
-        {"e": 1, "old": 2},
-        {"e": 4, "old": 3},
-    )
+@pytest.fixture
+def totals(new_totals: Any) -> Any:
+    return new_totals()
+
+
+def requests(stat: dict[str, Any], side: str = "endpoints") -> dict[str, int]:
+    return {name: entry["requests"] for name, entry in stat[side].items()}
+
+
+def test_what_was_deleted_is_forgotten(totals: Any) -> None:
+    counts = Counts(totals)
+    totals.count("e", "b", 200, 3, 0.3, failovers=1)
+    totals.count("e", "b", 502, 4, 0.0, error="deadly_request")
+    old = totals.count("old", "gone", 200, 1, 0.1, failovers=2)
     counts.keep_only({"e"}, {"b"})
     stat = counts.stat()
-    assert {name: entry["requests"] for name, entry in stat["endpoints"].items()} == {"e": 3}
-    assert stat["endpoints"]["e"]["failovers"] == 1
-    assert stat["endpoints"]["e"]["deadly"] == 4
+    assert requests(stat) == {"e": 7}
+    assert (stat["endpoints"]["e"]["failovers"], stat["endpoints"]["e"]["deadly"]) == (1, 4)
     assert list(stat["backends"]) == ["b"]
-    counts.add([RequestCount("old", "b", 500, 1, 0.1)], {}, {})
+    old[3] += 5  # Another one has its name.
+    assert requests(counts.stat()) == {"e": 7, "old": 5}
     assert counts.stat()["endpoints"]["old"]["failovers"] == 0
-    assert counts.stat()["endpoints"]["old"]["deadly"] == 0
+
+
+def test_a_backend_that_was_deleted_is_of_its_endpoint_yet(totals: Any) -> None:
+    counts = Counts(totals)
+    totals.count("e", "a", 200, 1, 0.1)
+    totals.count("e", "b", 200, 2, 0.1)
+    counts.keep_only({"e"}, {"b"})
+    assert requests(counts.stat()) == {"e": 3}
+    assert requests(counts.stat(), "backends") == {"b": 2}
+
+
+def test_the_percentiles_are_of_what_came_since_the_controller_began(totals: Any) -> None:
+    totals.count("e", "b", 200, 100, 300.0)
+    counts = Counts(totals)
+    counts.sample()
+    nothing = {"p50": None, "p90": None, "p99": None}
+    assert counts.stat()["endpoints"]["e"]["latency_s"] == {"minute": nothing, "hour": nothing}
+    totals.count("e", "b", 200, 10, 0.02)  # Each in 2 ms.
+    for _ in range(2):
+        told = counts.stat()["backends"]["b"]["latency_s"]
+        assert 0.0015 <= told["minute"]["p50"] <= told["minute"]["p99"] <= 0.002
+        counts.sample()
+    totals.count("e", "b", 503, 1, 0.5)
+    counts.sample()
+    first, second, third, last = counts.history("endpoint", "e")
+    assert (first.requests, first.p50, second.requests, third.requests) == (0, None, 10, 0)
+    assert (last.requests, last.errors, last.mean_s) == (1, 1, 0.5)
+    assert counts.history("endpoint", "other") == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from servekit.control.event_ring import APART, KINDS, MOST_EVENTS, NEAR, NEAR_S, Event, EventRing
+from servekit.control.event_ring import APART, KINDS, MOST_EVENTS, NEAR, NEAR_S, Event, EventRing, alike
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,6 +88,12 @@ def test_changes_of_people_are_never_counted() -> None:
     for _ in range(10):
         ring.add(Event(at=1.0, kind="traffic_set", text="endpoint e has traffic: a 1", endpoint="e"))
     assert [event.count for event in ring] == [1] * 10
+
+
+def test_what_texts_have_in_common() -> None:
+    text = "replica b r7-92fbe6 ended, pid 4711, after 0.84 s, at 0x7fed: MemoryError"
+    assert alike(text, "r7-92fbe6") == "replica b  ended, pid #, after # s, at #: MemoryError"
+    assert alike("ingress ingress1 ended", "") == "ingress ingress1 ended"
 
 
 def test_a_later_controller_goes_on_with_the_numbers() -> None:

@@ -67,6 +67,12 @@ def test_what_is_long_is_cut() -> None:
     assert event["detail"].endswith("the cause")
 
 
+def test_what_no_utf8_has_is_escaped() -> None:
+    log = EventLog()
+    log.add("replica_failed", "no \udcff", detail="\udcff")
+    assert [(event["text"], event["detail"]) for event in log.told()] == [("no \\udcff", "\\udcff")]
+
+
 def test_all_are_saved_and_another_goes_on() -> None:
     async def test() -> None:
         disk = Disk()

@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from servekit.control.counts import Counts
 from servekit.control.operations import Operations
 from servekit.control.state import Desired
 from servekit.errors import BackendStartError, InvalidInputError, NotFoundError, ServekitError
 from servekit.interfaces import Placement, ReplicaRuntime
-from servekit.wire.control_frames import PluginRef, RequestCount
+from servekit.wire.control_frames import PluginRef
 
 
 class Plugins:
@@ -257,16 +258,20 @@ def test_nothing_is_left_of_a_backend_that_fails(run: Any, early: bool) -> None:
     run(test)
 
 
-def test_status_and_stat(run: Any) -> None:
+def test_status_and_stat(run: Any, new_totals: Any) -> None:
     async def test(bench: Bench) -> None:
         await bench.create_backend(config={"num_replicas": 2})
         await bench.call("create_endpoint", name="e")
-        counts = bench.control.ingresses.counts
+        totals = new_totals()
+        bench.control.ingresses.counts = Counts(totals)
         first, second = (replica.id for replica in bench.control.ready("b"))
         bench.control.ingresses.report({first: 3}, {}, "ingress1")
         bench.control.ingresses.report({first: 2, second: 1}, {}, "ingress2")
-        counts.add([RequestCount("e", "b", 200, 3, 0.3), RequestCount("e", "b", 500, 1, 0.5)], {"e": 1}, {})
-        counts.add([RequestCount("", "", 404, 2, 0.0), RequestCount("e", "", 503, 1, 0.0)], {"e": 1}, {"e": 4})
+        totals.count("e", "b", 200, 3, 0.3, failovers=1)
+        totals.count("e", "b", 500, 1, 0.5, failovers=1)
+        totals.count("", "", 404, 2, 0.0)
+        totals.count("e", "", 503, 1, 0.0)
+        totals.count("e", "b", 502, 4, 0.0, error="deadly_request")
         status = await bench.call("status")
         assert status["name"] == "n"
         replicas = status["backends"]["b"]["replicas"]
@@ -276,8 +281,13 @@ def test_status_and_stat(run: Any) -> None:
         ]
         stat = await bench.call("stat")
         assert stat["unrouted"] == 2
-        assert stat["backends"]["b"] == {"requests": 4, "by_status": {"200": 3, "500": 1}, "mean_latency_s": 0.2}
-        assert stat["endpoints"]["e"]["by_status"] == {"200": 3, "500": 1, "503": 1}
+        told = stat["backends"]["b"]
+        assert (told["requests"], told["by_status"], told["mean_latency_s"]) == (
+            8,
+            {"200": 3, "500": 1, "502": 4},
+            0.1,
+        )
+        assert stat["endpoints"]["e"]["by_status"] == {"200": 3, "500": 1, "502": 4, "503": 1}
         assert stat["endpoints"]["e"]["failovers"] == 2
         assert stat["endpoints"]["e"]["deadly"] == 4
 

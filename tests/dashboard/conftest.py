@@ -14,12 +14,14 @@ import pytest
 import uvloop
 
 from servekit.control.admin import AdminApp
+from servekit.control.operations import READ_ONLY
 from servekit.control.process import ADMIN_LIMITS
 from servekit.dashboard import sampler
 from servekit.dashboard.app import Dashboard
 from servekit.http1.server import HttpServer
+from servekit.tokens import read_only
 
-TOKEN, READ_TOKEN = b"t" * 32, b"r" * 32
+TOKEN = b"t" * 32
 
 
 class FakeOperations:
@@ -63,8 +65,9 @@ class Listener:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _listen(self) -> str:
-        self._pages = Dashboard(self.operations, TOKEN, READ_TOKEN)
-        self._app = AdminApp(self.operations, TOKEN, self._pages)
+        self._pages = Dashboard(self.operations, TOKEN, read_only(TOKEN), READ_ONLY)
+        no_metrics: Any = None
+        self._app = AdminApp(self.operations, TOKEN, no_metrics, self._pages)
         self._http = HttpServer(self._app, ADMIN_LIMITS, self._loop)
         self._http.start()
         self._server = await self._loop.create_server(self._http.protocol_factory, "127.0.0.1", 0)

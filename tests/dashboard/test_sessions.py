@@ -45,11 +45,6 @@ def test_another_does_not(sessions: Sessions, token: str) -> None:
         sessions.begin(token)
 
 
-def test_where_there_is_no_token_for_reading_the_empty_one_is_none() -> None:
-    with pytest.raises(AuthenticationError):
-        Sessions(TOKEN, b"").begin("")
-
-
 def test_it_is_found_by_its_cookie_and_the_key_of_its_page(sessions: Sessions) -> None:
     session = sessions.begin(READ_TOKEN.hex())
     found = sessions.find(fields(sessions, session))

@@ -19,7 +19,7 @@ import servekit
 from servekit import hookspecs, interfaces
 from servekit.config import Autoscaling, BackendConfig, HttpLimits
 from servekit.factories import Kind
-from servekit.interfaces import ReplicaRuntime, RequestAdapter, RoutingPolicy
+from servekit.interfaces import ReplicaRuntime, RequestAdapter, RequestObserver, RoutingPolicy
 from servekit.plugins import Registry, discover
 from servekit.testing.instances import ServedInstance
 from servekit_process import ProcessPlacement
@@ -40,7 +40,7 @@ ROW = re.compile(r"^\| `(\w+)` \| (?:`([^`]+)`)? *\| (.+) \|$", re.MULTILINE)
 HOOKS = [name for name in vars(hookspecs) if name.startswith("servekit_")]
 METHODS = [
     (interface, name)
-    for interface in (RoutingPolicy, ReplicaRuntime, RequestAdapter)
+    for interface in (RoutingPolicy, ReplicaRuntime, RequestAdapter, RequestObserver)
     for name, member in vars(interface).items()
     if inspect.isfunction(getattr(member, "__func__", member)) and not name.startswith("_")  # a classmethod, too
 ]
@@ -157,7 +157,7 @@ def registry() -> Registry:
     return discover()
 
 
-@pytest.mark.parametrize("kind", [Kind.RUNTIME, Kind.ADAPTER], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [Kind.RUNTIME, Kind.ADAPTER, Kind.OBSERVER], ids=lambda kind: kind.name)
 def test_options_of_bundled_plugins_are_in_a_table(registry: Registry, kind: Kind) -> None:
     for name in registry.names(kind):
         found = registry.get(kind, name)

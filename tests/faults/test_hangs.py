@@ -149,6 +149,7 @@ def test_a_replica_in_which_a_call_hangs_is_replaced(
 ) -> None:
     create(serving, target, **config)
     (first,) = pids(serving)
+    (replica,) = replicas(serving)
     told_before = len(log.read_text())
     assert client.get(f"/hang?do={how}").status_code == 504
     until(lambda: pids(serving) and pids(serving) != {first})
@@ -157,12 +158,14 @@ def test_a_replica_in_which_a_call_hangs_is_replaced(
     with pytest.raises(ProcessLookupError):
         os.kill(first, 0)
     assert "hang_grace_s" in serving.status()["backends"]["b"]["last_failure"]
+    told = serving.events(backend="b", kind="replica_replaced")
+    assert [event["replica"] for event in told if "hang_grace_s" in event["text"]][-1] == replica["id"]
     if how == "regex":
         return  # The GIL is held: no Python code could write the stacks.
-    told = log.read_text()[told_before:]
-    assert "beyond its deadline: GET /hang of endpoint 'hang'" in told
-    assert ("in waits_for_ever" if how == "never" else "in do\n") in told.partition("beyond its")[2]
-    assert "(most recent call first)" in told
+    logged = log.read_text()[told_before:]
+    assert "beyond its deadline: GET /hang of endpoint 'hang'" in logged
+    assert ("in waits_for_ever" if how == "never" else "in do\n") in logged.partition("beyond its")[2]
+    assert "(most recent call first)" in logged
 
 
 @pytest.mark.parametrize("target", [Hanging, AsyncHanging])

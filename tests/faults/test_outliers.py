@@ -26,4 +26,6 @@ def test_it_gets_no_more_requests(start, load):
         assert len({one.by for one in later}) == 2
     assert {one.kind for one in background.failures} == {"500"}
     assert len(background.failures) < 40
+    ejected = until(lambda: instance.events(backend="echo", kind="replica_ejected"))[0]
+    assert "gets no requests for 30 s: its last" in ejected["text"]
     assert pids(instance, "echo") == before

@@ -50,4 +50,6 @@ def test_max_memory_bytes(start, load):
         background.more()
     assert background.failures == []
     assert len(pids(instance, "echo") & first) == 1
+    (event,) = instance.events(backend="echo", kind="replica_recycled")
+    assert "max_memory_bytes" in event["text"]
     assert instance.status()["backends"]["echo"]["last_failure"] == ""

@@ -7,6 +7,7 @@ import pickle
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 import servekit
@@ -64,6 +65,16 @@ def test_a_handler_asks_in_the_name_of_its_own_call(asked: Any) -> None:
     assert (invoke.chain, invoke.request_id, invoke.timeout_ms) == (("r1", "r2"), "the-id", 50_000)
     assert 0 < invoke.limit_ms <= 2000
     assert 0 < waits_s <= 2.0
+
+
+def test_a_handler_passes_on_the_trace_of_its_own_call(asked: Any) -> None:
+    trace = [(b"baggage", b"a=1"), (b"traceparent", b"00-1-2-01"), (b"tracestate", b"v=1")]
+    token = current_call.set(msgspec.structs.replace(within(2.0), headers=[(b"cookie", b"secret"), *trace]))
+    try:
+        Handle("e", asked).remote()
+    finally:
+        current_call.reset(token)
+    assert asked.calls[0][0].headers == tuple(trace)
 
 
 def test_a_handler_without_time_does_not_ask(asked: Any) -> None:

@@ -12,13 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.hostile.conftest import DEADLINE_S, answers_to
+from tests.support.admin import Kept, listening
 
 from servekit import errors
-from servekit.config import HttpLimits
-from servekit.control.admin import AdminApp
-from servekit.control.service import Service
-from servekit.http1.server import HttpServer
-from servekit.inprocess import InProcessInstance
 from servekit.testing.instances import open_host
 
 TOKEN = b"t" * 32
@@ -66,16 +62,6 @@ arguments = st.dictionaries(st.sampled_from(NAMES), values, max_size=5)
 quiet = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
-class Kept(InProcessInstance):
-    """Keeps the service, for a listener of its admin API: an instance in process has none of its own."""
-
-    service: Service
-
-    async def _start(self, *arguments: Any) -> Service:
-        self.service = await super()._start(*arguments)
-        return self.service
-
-
 class Admin:
     def __init__(self, instance: Kept, address: str) -> None:
         self._instance = instance
@@ -113,26 +99,8 @@ def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
     with open_host("inprocess") as registry:
         instance = Kept(registry)  # type: ignore[arg-type]
         address = str(tmp_path_factory.mktemp("a") / "s")
-        opened: list[Any] = []
-
-        async def listen() -> None:
-            import asyncio
-
-            loop = asyncio.get_running_loop()
-            app = AdminApp(instance.service.operations, TOKEN)
-            http = HttpServer(app, HttpLimits(), loop)
-            http.start()
-            opened.extend([app, http, await loop.create_unix_server(http.protocol_factory, address)])
-
-        async def close() -> None:
-            app, http, server = opened
-            server.close()
-            http.close()
-            await app.close()
-
-        instance.submit(listen())
-        yield Admin(instance, address)
-        instance.submit(close())
+        with listening(instance, address, TOKEN):
+            yield Admin(instance, address)
         instance.shutdown()
 
 

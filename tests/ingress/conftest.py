@@ -21,6 +21,7 @@ from servekit.ingress.router import Router
 from servekit.ingress.shared import Shared
 from servekit.ingress.spool import SpoolSpace
 from servekit.interfaces import BackendView, Outcome, ReplicaView, RequestInfo, RequestRecord, RoutingPolicy
+from servekit.tallies import spread
 from servekit.wire.control_frames import BackendEntry, Capabilities, EndpointRecord, PluginRef, ReplicaEntry, Snapshot
 from servekit.wire.data_frames import Answer, Call, Cancel
 
@@ -243,6 +244,11 @@ class World:
         return link
 
     # -- requests ----------------------------------------------------------------------------------------------
+
+    @property
+    def counted(self) -> dict[tuple[str, str, str, int, str], list[int]]:
+        """By endpoint, backend, method, status and error, the slots of the requests that have ended so."""
+        return {key[1:]: spread(slots.tolist()) for key, slots in self.shared.slots.items()}  # type: ignore[misc]
 
     def ask(
         self,

@@ -9,6 +9,7 @@ import pytest
 
 from servekit.ingress.callers import Callers
 from servekit.interfaces import Outcome
+from servekit.traces import trace_id_of
 from servekit.wire.data_frames import (
     PIECE_BYTES,
     UNKNOWN,
@@ -24,6 +25,8 @@ from servekit.wire.data_frames import (
 )
 from servekit.wire.data_links import DataLinks
 from servekit.wire.incoming_calls import IncomingLink
+
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 class HandleLink:
@@ -117,10 +120,23 @@ def test_calls_are_counted_and_observed_like_requests(served: Any, dialled: Dial
     dialled.receive(Invoke(1, "e", b"", request_id="id"))
     served.answer("r1", served.calls("r1")[0], status=500, failed=True)
     assert [(record.id, record.method, record.status) for record in served.records] == [("id", "POST", 500)]
-    assert [(count.endpoint, count.backend, count.status) for count in served.shared.take_finished()] == [
-        ("e", "b", 500)
-    ]
+    assert list(served.counted) == [("e", "b", "POST", 500, "handler_failed")]
     assert served.policy().finished == [("id", "r1", Outcome.FAILED)]
+
+
+def test_a_call_is_a_child_of_the_call_that_it_is_made_in(served: Any, dialled: Dialled) -> None:
+    made_in = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
+    passed_on = ((b"traceparent", made_in.encode()), (b"baggage", b"u=7"))
+    served.shared.trace_share = 1.0
+    dialled.receive(Invoke(1, "e", b"", chain=("r9",), headers=passed_on), Invoke(2, "e", b"", chain=("r9",)))
+    dialled.receive(Invoke(3, "e", b""))
+    for number in range(3):  # The third waits for room.
+        served.answer("r1", served.calls("r1")[number])
+    child, without, first = served.records
+    assert (child.by_handle, child.parent, trace_id_of(child.trace)) == (True, "00f067aa0ba902b7", TRACE_ID)
+    assert served.calls("r1")[0].request.headers[1:] == [(b"traceparent", child.trace.encode()), passed_on[1]]
+    assert without.trace == "", "the call that it is made in has decided that"
+    assert (first.parent, first.trace[-2:]) == ("", "03")
 
 
 @pytest.mark.parametrize("given", ["", "x" * 200, "a\nb", "ü"])

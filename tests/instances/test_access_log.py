@@ -20,6 +20,7 @@ from servekit.interfaces import RequestRecord
 
 NAMES = {"role": "ingress", "worker": "ingress1"}
 CLIENT = "203.0.113.7"
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 @pytest.mark.processes
@@ -45,7 +46,9 @@ def test_each_request_is_a_line_however_it_has_ended(capfd: pytest.CaptureFixtur
         with httpx.Client(base_url=instance.url, timeout=60, verify=False) as client:
             body = client.get("/e?token=secret", headers={"x-request-id": "plain", "x-forwarded-for": CLIENT}).content
             client.head("/e", headers={"x-request-id": "head"})
-            client.get("/no where", headers={"x-request-id": "lost"})
+            client.get(
+                "/no where", headers={"x-request-id": "lost", "traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-00"}
+            )
             assert len(client.get("/made?size=3000000", headers={"x-request-id": "long"}).content) == 3_000_000
         with socket.create_connection(("127.0.0.1", urllib.parse.urlsplit(instance.url).port or 0)) as gone:
             gone.sendall(b"GET /slow HTTP/1.1\r\nhost: x\r\nx-request-id: gone\r\n\r\n")
@@ -69,6 +72,7 @@ def test_each_request_is_a_line_however_it_has_ended(capfd: pytest.CaptureFixtur
     assert "secret" not in said
     assert (found["head"]["status"], found["head"]["body_bytes"]) == (200, 0)
     assert (found["lost"]["status"], found["lost"]["path"], found["lost"]["endpoint"]) == (404, "/no where", "")
+    assert {key for key, each in found.items() if each.get("trace_id") == TRACE_ID} == {"lost"}
     assert (found["long"]["status"], found["long"]["body_bytes"]) == (200, 3_000_000)
     assert {each["client"] for key, each in found.items() if key != "plain"} == {"127.0.0.1"}
     assert (found["gone"]["status"], found["gone"]["endpoint"]) == (499, "slow")
@@ -79,7 +83,10 @@ def test_what_a_client_sends_is_one_word_of_a_line(capsys: pytest.CaptureFixture
     AccessLog(NAMES, "text").write(
         [RequestRecord("6b1d-7", "e", "v1", "r1", "GET", path, 200, 0.0125, 0.0, 11, "fe80::1%a b")]
     )
-    (line,) = capsys.readouterr().err.splitlines()
+    traced = RequestRecord("a", "", "", "", "GET", "/", 404, 0.0, trace=f"00-{TRACE_ID}-00f067aa0ba902b7-01")
+    AccessLog(NAMES, "text").write([traced])
+    line, another = capsys.readouterr().err.splitlines()
+    assert another.endswith(f" endpoint=- backend=- replica=- trace={TRACE_ID}")
     assert line == (
         "1970-01-01T00:00:00.000Z ACCESS ingress ingress1 [request 6b1d-7] GET "
         "/a%20b%0A2026-11-30T12:00:00.000Z%20INFO%20controller%20forged%FF 200 bytes=11 ms=12.500 "

@@ -66,7 +66,8 @@ def test_events_outlive_the_controller_and_the_instance(
     before = instance.events()
     (replica,) = pids(instance, "model")
     os.kill(controller(standing), signal.SIGKILL)
-    until(lambda: instance.events(kind="controller_restarted"))
+    (again,) = until(lambda: instance.events(kind="controller_restarted"))
+    assert "for the one before ended: killed by SIGKILL" in again["text"]
     until(lambda: any("is taken over" in text for text in texts(instance, kind="replica_ready")))
     after = instance.events()
     assert after[: len(before)] == before

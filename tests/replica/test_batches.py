@@ -97,6 +97,8 @@ def test_what_waits_is_answered_together(bench: Any, recorder: Recorder, method:
         assert sorted(link.answers) == [b"/%d" % number for number in range(10)]
         assert {answer.id: answer.body for answer in link.frames} == {number: b"/%d" % number for number in range(10)}
         assert [context.batch_size for context in recorder.contexts] == sizes(recorder)
+        told = {path: len(batch) for batch in recorder.batches for path in batch}
+        assert {f"/{answer.id}": answer.batch_size for answer in link.frames} == told
         assert [f"/{context.request_id[2:]}" for context in recorder.contexts] == [
             batch[0] for batch in recorder.batches
         ]

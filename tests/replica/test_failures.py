@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import traceback
 from collections.abc import Callable
+
+import msgspec
 
 from servekit.errors import ResultError
 from servekit.replica.failures import LONGEST_TRACE, MOST_GROUPS, FailureCollector, place_of
 from servekit.replica.handler_calls import trace_of
 from servekit.replica.render import render
+from servekit.wire.control_frames import FailureGroup
 
 
 def raised(function: Callable[[], object]) -> Exception:
@@ -69,6 +73,14 @@ def test_it_is_bounded() -> None:
     assert groups[0].traceback.startswith("begin")
     assert groups[0].traceback.endswith("end")
     assert [group.function for group in groups] == [f"f{number}" for number in range(MOST_GROUPS)]
+
+
+def test_what_no_utf8_has_is_escaped() -> None:
+    failures = FailureCollector()
+    error = raised(lambda: os.stat("\udcff"))
+    failures.add("call", error, trace_of(error))
+    (group,) = msgspec.msgpack.decode(msgspec.msgpack.encode(failures.take()), type=list[FailureGroup])
+    assert "\\udcff" in group.traceback
 
 
 def test_a_lock_that_nobody_gives_back_is_not_waited_for() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from servekit import tokens
 from servekit.cli.options import instance_name
 from servekit.cli.status import RESTART_TIMEOUT_S, status_of
 from servekit.control import standing
@@ -19,11 +20,12 @@ LINK = "dashboard.html"
 
 @click.command()
 @instance_name
+@click.option("--read-only", is_flag=True, help="The link may only look.")
 @click.option("--open", "opens", is_flag=True, help="Open it in a browser of this machine.")
-def dashboard(name: str, opens: bool) -> None:
+def dashboard(name: str, read_only: bool, opens: bool) -> None:
     """Print a link to the dashboard of a standing instance, which logs in.
 
-    Who has the link may change what is served: it holds the instance's token.
+    Who has the link may change what is served, for the instance's token is in it; with --read-only, the other one.
     """
     record = standing.find(name)
     url = status_of(name, RESTART_TIMEOUT_S)["admin_url"]
@@ -32,7 +34,8 @@ def dashboard(name: str, opens: bool) -> None:
             f"the instance {name!r} has no dashboard, for it has no admin_port; start it with --admin-port 8001, say"
         )
     # Behind a #, the token is in no request, and so in no log.
-    link = f"{url}/#token={record.token.hex()}"
+    token = tokens.read_only(record.token) if read_only else record.token
+    link = f"{url}/#token={token.hex()}"
     if not opens:
         click.echo(link)
     elif not webbrowser.open(_file_with(link, record.directory)):

@@ -46,6 +46,12 @@ def limit(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) ->
     return limits or None
 
 
+def observer(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any] | None:
+    """What ``--observer`` was given, by name."""
+    named = (text.partition("=")[::2] for text in texts)
+    return {name: json_object(ctx, param, options or "{}") for name, options in named} or None
+
+
 def several(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...] | None:
     """What an option was given that may be repeated; None: it was not given."""
     return texts or None
@@ -64,7 +70,9 @@ INIT: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--http-port", {"type": int, "metavar": "PORT", "envvar": "PORT", "help": "Or $PORT; 0: a free one ({})."}),
     ("--http-limits", {"multiple": True, "callback": limit, "metavar": "NAME=N", "help": "Of HTTP; may be repeated."}),
     ("--ingress-workers", {"type": int, "metavar": "N", "help": "Processes that answer HTTP ({})."}),
-    ("--admin-port", {"type": int, "metavar": "PORT", "help": "Of the admin API, on 127.0.0.1."}),
+    ("--admin-host", {"metavar": "HOST", "help": "Where the admin API and metrics are ({})."}),
+    ("--admin-port", {"type": int, "metavar": "PORT", "help": "Of the admin API and metrics, over TCP."}),
+    ("--open-metrics/--no-open-metrics", {"help": "Metrics need no token."}),
     ("--busy-poll-s", {"type": float, "metavar": "S", "help": "Workers poll so long ({})."}),
     ("--drain-delay-s", {"type": float, "metavar": "S", "help": "Serving, but not ready ({})."}),
     ("--drain-timeout-s", {"type": float, "metavar": "S", "help": "Then: for what is in flight ({})."}),
@@ -75,11 +83,12 @@ INIT: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--log-level", {"type": click.Choice(LEVELS), "metavar": "LEVEL", "help": "debug … error ({})."}),
     ("--log-format", {"type": click.Choice(FORMATS), "metavar": "FORMAT", "help": f"{' or '.join(FORMATS)} ({{}})."}),
     ("--access-log/--no-access-log", {"help": "A line for each request."}),
+    ("--observers", {"multiple": True, "callback": observer, "metavar": "NAME[=JSON]", "help": "May be repeated."}),
     ("--debug/--no-debug", {"help": "Tracebacks in answers to failed requests."}),
 )
 """For each argument of `servekit.init`: the option, and what click is to know of it; ``{}`` is the default's place."""
 
-OPTIONS_OF = {"http_limits": "--http-limit", "trusted_proxies": "--trusted-proxy"}
+OPTIONS_OF = {"http_limits": "--http-limit", "trusted_proxies": "--trusted-proxy", "observers": "--observer"}
 """The options that are not called as the arguments are."""
 
 DEFAULTS = {name: p.default for name, p in inspect.signature(api.init).parameters.items()}

@@ -28,6 +28,7 @@ from servekit.control.failure_groups import FailureGroups
 from servekit.control.history import author, recorded, with_replaced
 from servekit.control.ingresses import IngressEvents, IngressFleet
 from servekit.control.plan import ReplicaState, make_plan
+from servekit.control.recent import SAMPLE_EVERY_S
 from servekit.control.refusals import QUIET_S as REFUSALS_QUIET_S
 from servekit.control.refusals import RefusalWatch
 from servekit.control.replica import WATCH_S, ManagedReplica, ReplicaEvents
@@ -39,6 +40,7 @@ from servekit.control.watchdog import Watchdog
 from servekit.errors import BackendStartError, DeadlineError, InUseError, ServekitError
 from servekit.interfaces import ReplicaEvent, TrafficEvent
 from servekit.plugins import Registry
+from servekit.tallies import COUNT, Tallies
 from servekit.tasks import TaskSet, came_within, done_before, first_failure
 from servekit.wire.control_frames import Capabilities, FailureGroup, ReplicaEntry
 
@@ -57,6 +59,9 @@ FIRST_RETRY_S = 0.1
 LONGEST_RETRY_S = 30.0
 QUIET_S = 60.0
 """After so long without a start that fails, pauses begin anew."""
+RESTART_REASONS = ("start_failed", "exited", "lost", "unhealthy", "hung", "recycled", "replaced")
+"""Why a replica is followed by another: it failed before it was ready, ended by itself, could not be reached, failed
+its health check, had a call that hangs, was worn, or its runtime said that it would end."""
 
 
 class Failures:
@@ -114,8 +119,13 @@ class Controller(IngressEvents, ReplicaEvents):
         event_log: EventLog,
         new_ingresses: Callable[[IngressEvents], IngressFleet],
         new_replicas: Callable[[ReplicaEvents, IngressFleet], ReplicaFleet],
+        tallies: Tallies | None = None,
     ) -> None:
-        """``new_ingresses`` and ``new_replicas`` make the fleets, whose workers call this controller."""
+        """
+        Args:
+            new_ingresses, new_replicas: make the fleets, whose workers call this controller.
+            tallies: where replicas that had to be replaced are counted; default, in memory.
+        """
         self.desired = desired
         self.registry = registry
         self.event_log = event_log
@@ -126,6 +136,7 @@ class Controller(IngressEvents, ReplicaEvents):
             self.ingresses, self.replicas, is_failing=self._is_failing, changed=self.changed, event_log=event_log
         )
         self._store = store
+        self._tallies = tallies or Tallies(None)
         self._lock = asyncio.Lock()
         self._progress = asyncio.Event()
         """Set when a worker is in another state: the calls of `_wait_progress` return."""
@@ -412,8 +423,19 @@ class Controller(IngressEvents, ReplicaEvents):
         self._running = True
         for record in self.desired.backends.values():
             self.autoscalers.adopt(record)
+        self.ingresses.counts.sample()
         self._tasks.spawn(self._watch_replicas())
+        self._tasks.spawn(self._sample())
         self.changed()
+
+    async def _sample(self) -> None:
+        while True:
+            await asyncio.sleep(SAMPLE_EVERY_S)
+            try:
+                self._tallies.settle()
+                self.ingresses.counts.sample()
+            except Exception:
+                _log.exception("what was counted could not be read")
 
     def _reconcile(self) -> int:
         """Take the next steps; return the version of the snapshot that ingress workers are to have."""
@@ -427,6 +449,8 @@ class Controller(IngressEvents, ReplicaEvents):
             self.replicas.start(self.desired.backends[name])
         retired = [self.replicas.replicas[replica_id] for replica_id in plan.retire]
         for replica in retired:
+            if replica.worn:
+                self._count_restart(replica, replica.worn.partition(":")[0])
             replica.mark_draining()
         version = self._publish(autoscaled)
         if retired:
@@ -486,6 +510,7 @@ class Controller(IngressEvents, ReplicaEvents):
     def replica_ended(self, replica: ManagedReplica) -> None:
         """Another replica follows, later and later where the backend's replicas keep failing."""
         if replica.record.name in self.desired.backends and self._running:
+            self._count_restart(replica, "start_failed" if not replica.ready_at else replica.how_it_went)
             self._failed(replica)
 
     def handler_failed(self, replica: ManagedReplica, groups: list[FailureGroup]) -> None:
@@ -496,14 +521,16 @@ class Controller(IngressEvents, ReplicaEvents):
         # Its requests are given as long to end as its next check would have had.
         config = replica.record.config
         timeout_s = config.health_check_timeout_s
-        self._replace("replica_unhealthy", replica, reason, timeout_s, config.hang_grace_s or timeout_s)
+        self._replace(replica, "unhealthy", reason, timeout_s, config.hang_grace_s or timeout_s)
 
-    def _replace(self, kind: str, replica: ManagedReplica, reason: str, drain_timeout_s: float, hung_s: float) -> None:
+    def _replace(self, replica: ManagedReplica, kind: str, reason: str, drain_timeout_s: float, hung_s: float) -> None:
+        """``kind`` is one of `RESTART_REASONS`."""
         name = replica.record.name
         if name not in self.desired.backends or not self._running:
             return
         replica.fail(BackendStartError(f"a replica of backend {name!r} was replaced: {reason}"))
-        self._failed(replica, kind)
+        self._count_restart(replica, kind)
+        self._failed(replica, "replica_unhealthy" if kind == "unhealthy" else "replica_replaced")
         replica.mark_draining()
         version = self._reconcile()
         self._tasks.spawn(self._let_go([replica], version, drain_timeout_s, hung_s))
@@ -532,7 +559,7 @@ class Controller(IngressEvents, ReplicaEvents):
             reason = f"a call held a slot for more than {grace_s:g} s beyond its deadline (hang_grace_s)"
             if hung.silent_s:
                 reason += f", and the replica said nothing for {hung.silent_s:g} s: C code may hold the GIL"
-            self._replace("replica_replaced", hung, reason, 0.0 if hung.silent_s else math.inf, grace_s)
+            self._replace(hung, "hung", reason, 0.0 if hung.silent_s else math.inf, grace_s)
             return  # None is worn while another is on its way out.
         worn_id, why = watchdog.worn(now, config, wanted, watched)
         if worn := by_id.get(worn_id):
@@ -586,11 +613,15 @@ class Controller(IngressEvents, ReplicaEvents):
             backend=replica.record.name,
             replica=replica.id,
             detail=more.strip(),
-            alike=what.replace(replica.id, ""),
+            alike=what,
             level=logging.ERROR,
             log_detail=not waited_for,
         )
         asyncio.get_running_loop().call_later(pause_s + 0.001, self.changed)
+
+    def _count_restart(self, replica: ManagedReplica, reason: str) -> None:
+        """``reason`` is one of `RESTART_REASONS`."""
+        self._tallies.add(("restart", replica.record.name, reason))[COUNT] += 1
 
     def _is_failing(self, backend: str) -> bool:
         return self.failures[backend].failed_starts > 0

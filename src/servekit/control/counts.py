@@ -1,69 +1,108 @@
-"""The requests that the ingress workers counted, added up."""
+"""The requests that the ingress workers counted, by endpoint and by backend, as `servekit.stat()` tells of them."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+import time
+from collections import Counter
+from collections.abc import Collection, Sequence
+from operator import sub
 from typing import Any
 
-from servekit.wire.control_frames import RequestCount
+from servekit.control.recent import Name, Point, Recent
+from servekit.control.totals import Sums, Totals
+from servekit.tallies import DURATION_US, FAILOVERS, FINE_BOUNDS, Key
+
+_BUCKETS = len(FINE_BOUNDS) + 1
+_SIDES = ("endpoint", "backend")
+"""The second and the third word in the key of a record of requests."""
 
 
 class Counts:
-    """Requests that ended since the controller began."""
+    """Requests that ended since the instance began."""
 
-    def __init__(self) -> None:
-        self._endpoints: defaultdict[str, _Tally] = defaultdict(_Tally)
-        self._backends: defaultdict[str, _Tally] = defaultdict(_Tally)
-        self._failovers: Counter[str] = Counter()
-        self._deadly: Counter[str] = Counter()
-        self._unrouted = 0
-        """Requests that belonged to no endpoint."""
-
-    def add(self, counts: Iterable[RequestCount], failovers: Mapping[str, int], deadly: Mapping[str, int]) -> None:
-        self._failovers.update(failovers)
-        self._deadly.update(deadly)
-        for count in counts:
-            if count.endpoint:
-                self._endpoints[count.endpoint].add(count)
-            else:
-                self._unrouted += count.requests
-            if count.backend:
-                self._backends[count.backend].add(count)
+    def __init__(self, totals: Totals | None = None) -> None:
+        """``totals``: default, none that grow."""
+        self.totals = totals or Totals(None)
+        self._recent = Recent()
 
     def keep_only(self, endpoints: Collection[str], backends: Collection[str]) -> None:
-        """Forget all others, which were deleted."""
-        for tallies, names in (
-            (self._endpoints, endpoints),
-            (self._failovers, endpoints),
-            (self._deadly, endpoints),
-            (self._backends, backends),
-        ):
-            for name in [name for name in tallies if name not in names]:
-                del tallies[name]
+        """Forget all others, which were deleted: what has such a name again begins anew."""
+        sums, news = self.totals.read(), False
+        for at, (side, names) in enumerate(zip(_SIDES, (endpoints, backends), strict=True), 1):
+            forgotten = self.totals.forgotten[at - 1]
+            for key, slots in sums.items():
+                if key[0] == "request" and key[at] and key[at] not in names and forgotten.get(key) != slots:
+                    forgotten[key], news = slots, True
+                    self._recent.forget((side, str(key[at])))
+        if news:
+            self.totals.save()
+
+    def sample(self) -> None:
+        """Take a sample for the percentiles of the last minute and hour."""
+        tallies = self._tallies(self.totals.read())
+        self._recent.sample(time.time(), {name: tally.values for name, tally in tallies.items()})
+
+    def history(self, side: str, name: str, since: float = 0.0) -> list[Point]:
+        """The samples of the last hour of an ``endpoint``, or a ``backend``, that were taken after ``since``, the
+        oldest first."""
+        return self._recent.history((side, name), since)
 
     def stat(self) -> dict[str, Any]:
         """For `servekit.stat()`: by endpoint and by backend, how many requests were answered, with what status, and in
-        what mean time."""
-        endpoints = {
-            name: {**tally.stat(), "failovers": self._failovers[name], "deadly": self._deadly[name]}
-            for name, tally in self._endpoints.items()
-        }
-        backends = {name: tally.stat() for name, tally in self._backends.items()}
-        return {"endpoints": endpoints, "backends": backends, "unrouted": self._unrouted}
+        what time."""
+        sums = self.totals.read()
+        found: dict[str, dict[str, Any]] = {side: {} for side in _SIDES}
+        for name, tally in self._tallies(sums).items():
+            side = name[0]
+            told = {**tally.stat(), "latency_s": self._recent.latency_s(name, tally.values)}
+            if side == "endpoint":
+                told |= {"failovers": tally.failovers, "deadly": tally.deadly}
+            found[side][name[1]] = told
+        unrouted = sum(sum(slots[:_BUCKETS]) for key, slots in sums.items() if key[:2] == ("request", ""))
+        return {"endpoints": found["endpoint"], "backends": found["backend"], "unrouted": unrouted}
+
+    def _tallies(self, sums: Sums) -> dict[Name, _Tally]:
+        """By endpoint and by backend, without what was forgotten."""
+        found: dict[Name, _Tally] = {}
+        for at, side in enumerate(_SIDES, 1):
+            forgotten = self.totals.forgotten[at - 1]
+            for key, slots in sums.items():
+                if key[0] != "request" or not key[at]:
+                    continue
+                if key in forgotten:
+                    slots = list(map(sub, slots, forgotten[key]))
+                if any(slots[:_BUCKETS]):
+                    found.setdefault((side, str(key[at])), _Tally()).add(key, slots)
+        return found
 
 
 class _Tally:
     """The requests of one endpoint or backend."""
 
     def __init__(self) -> None:
+        self.values = [0] * (_BUCKETS + 2)
+        """As `Recent` samples them."""
+        self.failovers = self.deadly = 0
         self._by_status: Counter[str] = Counter()
-        self._latency_s = 0.0
 
-    def add(self, count: RequestCount) -> None:
-        self._by_status[str(count.status)] += count.requests
-        self._latency_s += count.latency_s
+    def add(self, key: Key, slots: Sequence[int]) -> None:
+        status, error = int(key[4]), key[5]
+        counts, values = slots[:_BUCKETS], self.values
+        requests = sum(counts)
+        for at, count in enumerate(counts):
+            values[at] += count
+        values[_BUCKETS] += slots[DURATION_US]
+        if status >= 500:
+            values[_BUCKETS + 1] += requests
+        self.failovers += slots[FAILOVERS]
+        if error == "deadly_request":
+            self.deadly += requests
+        self._by_status[str(status)] += requests
 
     def stat(self) -> dict[str, Any]:
         requests = self._by_status.total()
-        return {"requests": requests, "by_status": self._by_status, "mean_latency_s": self._latency_s / requests}
+        return {
+            "requests": requests,
+            "by_status": self._by_status,
+            "mean_latency_s": self.values[_BUCKETS] / requests / 1e6,
+        }

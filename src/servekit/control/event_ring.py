@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
@@ -54,6 +55,8 @@ KINDS: Mapping[str, str] = {
 """What each kind means. Kinds are for programs, and stay; texts are for people."""
 _MANY = ("replica_", "ingress_", "refusals_")
 """So begin the kinds that come by themselves, and may come often. Each change of people is an event of its own."""
+
+_is_number = re.compile(r"\b(?:0x[0-9a-f]+|\d+(?:\.\d+)?)")
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,6 +147,12 @@ class EventRing:
         if like and (like[0].replica == event.replica or like[0].count > 1 or len(like) >= APART):
             return like[0]
         return None
+
+
+def alike(text: str, replica: str) -> str:
+    """The text without what differs from one time to the next: the replica's id, and numbers that stand by themselves,
+    as that of ``ingress1`` does not."""
+    return _is_number.sub("#", text.replace(replica, "") if replica else text)
 
 
 def clock(at: float) -> str:

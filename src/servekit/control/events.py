@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any
 
 from servekit.config import nearest
+from servekit.control import event_ring
 from servekit.control.event_ring import KINDS, LONGEST_DETAIL, LONGEST_TEXT, Event, EventRing
 from servekit.errors import InvalidInputError, StoreError
 from servekit.logs import shortened
@@ -62,7 +63,7 @@ class EventLog:
         Args:
             kind: one of `KINDS`.
             text: a sentence for people, which begins with what it is about.
-            alike: what it has in common with others of its like; default, the text without the replica's id.
+            alike: a part of the text that others of its like have, but for the replica and numbers; default, all of it.
             level: that of the line in the log; None: whoever tells of it has logged it.
             log_detail: the line has the detail as well.
         """
@@ -79,7 +80,7 @@ class EventLog:
                 backend=backend,
                 replica=replica,
                 detail=shortened(detail, LONGEST_DETAIL),
-                alike=shortened(alike or (text.replace(replica, "") if replica else text), LONGEST_TEXT),
+                alike=event_ring.alike(shortened(alike or text, LONGEST_TEXT), replica),
             )
         )
         if self._save is not None:

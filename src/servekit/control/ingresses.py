@@ -138,7 +138,7 @@ class ManagedIngress(LinkedWorker):
         super().frame_received(link, frame)
         fleet = self._fleet
         if isinstance(frame, Report):
-            self._take_counts(frame)
+            self._take_news(frame)
         if link is not self.link:
             return
         if isinstance(frame, Report):
@@ -161,8 +161,7 @@ class ManagedIngress(LinkedWorker):
                     del self.errors[min(self.errors)]
             fleet.moved.set()
 
-    def _take_counts(self, report: Report) -> None:
-        self._fleet.counts.add(report.counts, report.failovers, report.deadly)
+    def _take_news(self, report: Report) -> None:
         if report.refused:
             self._fleet.events.requests_refused(report.refused)
         if report.ejected:
@@ -184,11 +183,15 @@ class IngressFleet:
     """All ingress workers of the instance."""
 
     def __init__(
-        self, launch: Callable[[str], Awaitable[IngressProcess]], control: ControlServer, events: IngressEvents
+        self,
+        launch: Callable[[str], Awaitable[IngressProcess]],
+        control: ControlServer,
+        events: IngressEvents,
+        counts: Counts | None = None,
     ) -> None:
         """``launch`` starts the worker of the id that it is given, or raises ``OSError``."""
         self.workers: dict[str, ManagedIngress] = {}
-        self.counts = Counts()
+        self.counts = counts or Counts()
         self.launch = launch
         self.events = events
         self.content = Content()

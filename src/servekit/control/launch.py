@@ -15,6 +15,7 @@ import time
 import msgspec
 
 from servekit import errors, logs
+from servekit.config import check_plain
 from servekit.control.directories import (
     check_spool_directory,
     instance_directory,
@@ -61,7 +62,7 @@ class Launch:
             if options.http_host is not None:
                 http = bound.enter_context(bind_tcp(options.http_host, options.http_port, "http_port"))
             if options.admin_port is not None:
-                admin = bound.enter_context(bind_tcp("127.0.0.1", options.admin_port, "admin_port"))
+                admin = bound.enter_context(bind_tcp(options.admin_host, options.admin_port, "admin_port"))
             instance_id = f"{options.name}-{secrets.token_hex(4)}"
             directory = standing_directory(options.name, make=True) if standing else instance_directory(instance_id)
             state_directory = make_state_directory(options.name) if standing else ""
@@ -108,10 +109,10 @@ class Launch:
             self.stop(START_FAILED_TIMEOUT_S)
             raise
 
-    def start_again(self, ending: threading.Event) -> StartReport:
-        """Start a controller in the place of one that crashed. Where it does not come up, or is not to any more, an
-        error is raised, and the workers go on."""
-        self.setup.resumed = True
+    def start_again(self, ending: threading.Event, ended: str) -> StartReport:
+        """Start a controller in the place of one that crashed, which ``ended`` so. Where it does not come up, or is not
+        to any more, an error is raised, and the workers go on."""
+        self.setup.resumed, self.setup.ended = True, ended
         self.begin()
         return self._hear(ending)
 
@@ -188,6 +189,7 @@ def check_options(options: InstanceOptions) -> None:
         from servekit.http1.proxies import trust
 
         trust(options.trusted_proxies)
+    check_plain("observers", options.observers)
     check_logs(options)
     check_spool_directory(options.limits.spool_directory)
 
@@ -217,8 +219,8 @@ def bind_tcp(host: str, port: int, option: str) -> socket.socket:
     _check_port(option, port)
     if "/" in host or host.count(":") == 1:
         raise InvalidInputError(
-            f"http_host must be a name or address of this machine alone, as in '127.0.0.1', not {host!r}; the port is "
-            "http_port="
+            f"{option.replace('port', 'host')} must be a name or address of this machine alone, as in '127.0.0.1', not "
+            f"{host!r}; the port is {option}="
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)

@@ -39,11 +39,19 @@ from servekit.control.store import Store, StoreThread
 from servekit.control.tables import backend_table, check_in_file, endpoint_table, in_file
 from servekit.errors import InUseError, InvalidInputError, NotFoundError, ServekitError, StalePlanError
 from servekit.factories import Kind, build, check_options
-from servekit.interfaces import RoutingPolicy
+from servekit.interfaces import RequestObserver, RoutingPolicy
 from servekit.plugins import Registry
 from servekit.wire.control_frames import EndpointRecord, PluginRef
 
 MOST_LOG_LINES = 1000
+READ_ONLY = frozenset(
+    {
+        *("status", "stat", "recent", "history", "events", "failures"),
+        *("list_endpoints", "list_backends", "get_traffic", "get_backend_config"),
+    }
+)
+"""The operations that the read-only token opens: none that changes anything, shows code, or tells what a deploy would
+have to know (`export` may have secrets in it, as arguments of targets)."""
 
 
 class CreateEndpoint(EndpointOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -144,6 +152,13 @@ class Resolver:
         """Raises as `policy` does. The adapter is not built: its module may import what only replicas need."""
         provided = self._registry.get(Kind.ADAPTER, name)
         check_options(provided, options)
+        return PluginRef(provided.path, dict(options))
+
+    def observer(self, name: str, options: Mapping[str, Any]) -> PluginRef:
+        """Raises as `policy` does."""
+        provided = self._registry.get(Kind.OBSERVER, name)
+        observer: RequestObserver = build(provided, options)
+        observer.close()
         return PluginRef(provided.path, dict(options))
 
 
@@ -523,7 +538,14 @@ class Operations:
 
     async def _recent(self, a: WhichSamples) -> dict[str, dict[str, Any]]:
         """The samples of the last hour that were taken after ``since``, by endpoint and by backend."""
-        return {"endpoints": {}, "backends": {}}
+        desired, counts = self._controller.desired, self._controller.ingresses.counts
+        every = a.endpoint is None and a.backend is None
+        endpoints = desired.endpoints if every else [name for name in (a.endpoint,) if name in desired.endpoints]
+        backends = desired.backends if every else [name for name in (a.backend,) if name in desired.backends]
+        return {
+            "endpoints": {name: counts.history("endpoint", name, a.since) for name in endpoints},
+            "backends": {name: counts.history("backend", name, a.since) for name in backends},
+        }
 
     async def _log_tail(self, a: LogTail) -> list[str]:
         """The last lines that the processes of the instance have logged and printed, or those of a backend's

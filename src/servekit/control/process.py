@@ -21,6 +21,7 @@ from servekit.config import HttpLimits
 from servekit.control import ingress_process
 from servekit.control.admin import AdminApp
 from servekit.control.log_files import LogFiles
+from servekit.control.operations import READ_ONLY
 from servekit.control.service import Service
 from servekit.control.setup import InstanceSetup, ProcessSetup, StartReport
 from servekit.dashboard.app import Dashboard
@@ -30,6 +31,7 @@ from servekit.http1.server import HttpServer
 from servekit.output import open_output, stream_to
 from servekit.plugins import Registry, disabled_by_environment, discover
 from servekit.processes import begin_process, extend_sys_path, read_told, set_title
+from servekit.tokens import read_only
 from servekit.wire.network import bind_unix
 
 _log = logging.getLogger("servekit.control")
@@ -107,8 +109,16 @@ class ControllerProcess:
         self, service: Service, loop: asyncio.AbstractEventLoop
     ) -> tuple[Dashboard, AdminApp, list[asyncio.Server]]:
         setup = self._setup.instance
-        pages = Dashboard(service.operations, setup.token)
-        app = AdminApp(service.operations, setup.token, pages)
+        options = setup.options
+        pages = Dashboard(service.operations, setup.token, read_only(setup.token), READ_ONLY)
+        app = AdminApp(
+            service.operations,
+            setup.token,
+            service.metrics,
+            pages,
+            open_metrics=options.open_metrics,
+            host=options.admin_host,
+        )
         http = HttpServer(app, ADMIN_LIMITS, loop)
         http.start()
         sock = bind_unix(f"{setup.directory}/admin.sock")

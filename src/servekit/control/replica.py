@@ -163,6 +163,11 @@ class ManagedReplica(LinkedWorker):
         return f"{self.label}: {text}"
 
     @property
+    def how_it_went(self) -> str:
+        """Of one that ended unasked: one of `servekit.control.controller.RESTART_REASONS`."""
+        return "lost" if self._lost else "exited"
+
+    @property
     def facts(self) -> ReplicaFacts:
         revision = WORN_REVISION if self.worn else self.record.revision
         return ReplicaFacts(self.id, self.record.name, revision, self.state, self.number)
@@ -514,8 +519,7 @@ class ManagedReplica(LinkedWorker):
             self.state = ReplicaState.READY
             self.ready_at = time.monotonic()
             if self._earlier is None:
-                text = f"is ready, {time.time() - self.started_at:.2f} s after its start"
-                self.add_event("replica_ready", text, alike="is ready")
+                self.add_event("replica_ready", f"is ready, {time.time() - self.started_at:.2f} s after its start")
             else:
                 self.add_event("replica_ready", "is taken over")
             self.tell()

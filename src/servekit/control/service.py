@@ -10,22 +10,27 @@ from typing import Any
 
 from servekit.config import ORPHAN_TIMEOUT_S
 from servekit.control.controller import Controller
+from servekit.control.counts import Counts
 from servekit.control.event_ring import Event
 from servekit.control.events import EventLog
 from servekit.control.ingress_process import check_version
 from servekit.control.ingresses import IngressFleet, IngressProcess
 from servekit.control.links import ControlServer
 from servekit.control.log_files import LOG
+from servekit.control.metrics import Metrics
 from servekit.control.operations import Operations, Resolver
 from servekit.control.replica import ReplicaContext, ReplicaEvents
 from servekit.control.replicas import ReplicaFleet
 from servekit.control.runtimes import Runtimes
 from servekit.control.setup import InstanceSetup
 from servekit.control.store import Store, StoreThread, counted
+from servekit.control.totals import Totals
 from servekit.errors import StoreError
 from servekit.interfaces import ReplicaRuntime, RuntimeContext
 from servekit.plugins import Registry
+from servekit.tallies import Tallies
 from servekit.wire.bootstrap import IngressBootstrap, WorkerBootstrap, pack
+from servekit.wire.control_frames import PluginRef
 
 _log = logging.getLogger("servekit.control")
 
@@ -60,8 +65,11 @@ class Service:
         self._store = StoreThread(store)
         self._control = ControlServer(setup.token)
         self._controller: Controller | None = None
+        self._tallies = Tallies(None)
+        self._observers: list[PluginRef] = []
         self.event_log = EventLog()
         self.operations: Operations
+        self.metrics: Metrics
         self.kept = ""
         """What an earlier instance of the name had left, for people."""
 
@@ -77,20 +85,25 @@ class Service:
         self.event_log = await self._open_event_log()
         if desired.endpoints or desired.backends:
             self.kept = counted(len(desired.endpoints), len(desired.backends))
+        counts = Counts(Totals(setup.directory, resumed=setup.resumed))
+        self._tallies = Tallies(setup.directory, "controller")
         controller = self._controller = Controller(
             desired,
             store=self._store,
             registry=self._registry,
             event_log=self.event_log,
-            new_ingresses=lambda events: IngressFleet(self._launch_ingress, self._control, events),
+            new_ingresses=lambda events: IngressFleet(self._launch_ingress, self._control, events, counts),
             new_replicas=self._new_replicas,
+            tallies=self._tallies,
         )
         runtime = (setup.options.runtime, setup.options.runtime_options)
         log_path = os.path.join(setup.log_directory, LOG) if setup.log_directory else ""
         self.operations = Operations(
             controller, self._resolver, self.runtimes, self._store, runtime, self._about, log_path
         )
+        self.metrics = Metrics(controller, self._tallies, self._about)
         self.runtimes.check(*runtime)
+        self._observers = [self._resolver.observer(*each) for each in setup.options.observers.items()]
         # All before a worker can dial: one without a record is told to end.
         for worker in workers:
             if worker.backend in desired.backends:
@@ -125,7 +138,8 @@ class Service:
                 _log.warning("%s", error)
                 event_log = EventLog(None, self._save_events)
         if setup.resumed:
-            event_log.add("controller_restarted", f"the controller of instance {name} is there again")
+            text = f"the controller of instance {name} was started again, for the one before ended: {setup.ended}"
+            event_log.add("controller_restarted", text)
         else:
             event_log.add("instance_started", f"instance {name} is started")
         return event_log
@@ -138,9 +152,11 @@ class Service:
         ``timeout_s`` after that."""
         if self._controller is not None:
             self.event_log.add("instance_ended", f"instance {self._setup.options.name} is told to end")
+            self.metrics.close()
             await self._controller.stop(timeout_s, delay_s)
         await self.runtimes.close()
         self._control.close()
+        self._tallies.close()
         await self.event_log.close()
         await self._store.close()
 
@@ -185,10 +201,16 @@ class Service:
     async def _launch_ingress(self, worker_id: str) -> IngressProcess:
         setup = self._setup
         bootstrap = self._bootstrap("ingress", worker_id, [self._control_address])
-        observers = [path for _, path, _ in self._registry.observers("servekit_requests_finished")]
+        hooks = [path for _, path, _ in self._registry.observers("servekit_requests_finished")]
         options = setup.options
         bootstrap.http = IngressBootstrap(
-            setup.http_fd, options.limits, setup.sys_path, observers, options.trusted_proxies, options.access_log
+            setup.http_fd,
+            options.limits,
+            setup.sys_path,
+            hooks,
+            options.trusted_proxies,
+            options.access_log,
+            self._observers,
         )
         return await self._launch(bootstrap)
 

@@ -20,7 +20,10 @@ class InstanceOptions(msgspec.Struct, frozen=True):
     http_host: str | None = "127.0.0.1"
     http_port: int = 0
     ingress_workers: int = 1
+    admin_host: str = "127.0.0.1"
     admin_port: int | None = None
+    open_metrics: bool = False
+    """Metrics need no token."""
     limits: HttpLimits = HttpLimits()
     busy_poll_s: float = 0.0
     debug: bool = False
@@ -33,6 +36,8 @@ class InstanceOptions(msgspec.Struct, frozen=True):
     log_level: str = "warning"
     log_format: str = "text"
     access_log: bool = False
+    observers: dict[str, dict[str, Any]] = {}
+    """The options of each request observer, by its name."""
     gather_output: bool = False
     """What the processes print is gathered in log files, and shown where the controller's output goes."""
     log_file_bytes: int = 10_000_000
@@ -61,6 +66,8 @@ class InstanceSetup(msgspec.Struct):
     """Of a standing instance: what it keeps when it ends. Empty: the state is in ``directory``."""
     resumed: bool = False
     """The controller comes after one that has crashed, and whose workers go on."""
+    ended: str = ""
+    """How that one ended."""
     keeper: ProcessIdentity | None = None
     """Of a standing instance: the process that starts the controller again."""
     log_directory: str = ""

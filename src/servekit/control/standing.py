@@ -268,7 +268,7 @@ def _watch(launch: Launch, ending: threading.Event) -> None:
             return
         began = time.monotonic()
         try:
-            launch.start_again(ending)
+            launch.start_again(ending, ended)
         except ServekitError as error:
             _log.error("controller did not come up: %s", error)
 

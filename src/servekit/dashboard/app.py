@@ -6,7 +6,7 @@ The admin listener hands its requests over once it has looked at where they come
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import msgspec
 
@@ -63,8 +63,10 @@ class Dashboard:
 
     new_request = HttpRequest
 
-    def __init__(self, operations: AdminApi, token: bytes, read_token: bytes = b"") -> None:
+    def __init__(self, operations: AdminApi, token: bytes, read_token: bytes, reads: Collection[str]) -> None:
+        """``reads``: the operations that a session may ask which was begun by ``read_token``."""
         self._operations = operations
+        self._reads = reads
         self._sessions = Sessions(token, read_token)
         self._sampler = Sampler(operations, self._sessions)
         self._assets = Assets()
@@ -152,15 +154,18 @@ class Dashboard:
         name = request.path.removeprefix("/call/")
         if name not in READS | CHANGES:
             raise ForbiddenError(f"the dashboard has no use for the operation {name!r}")
-        if name in CHANGES and not session.may_change:
-            raise ForbiddenError("this session may only read: log in by the instance's token to change anything")
+        self._check(session, name)
         # A change that has begun is made to its end, also where its page is gone by then.
         self._tasks.spawn(self._told(request, name, self._ask(name, request.body or b"{}")))
 
     def _configuration(self, request: HttpRequest) -> None:
         """What ``servekit export`` writes."""
-        self._session(request)
+        self._check(self._session(request), "export")
         self._tasks.spawn(self._told(request, "export", self._export()))
+
+    def _check(self, session: Session, name: str) -> None:
+        if not session.may_change and name not in self._reads:
+            raise ForbiddenError(f"{name} is not for a session of the read-only token: log in by the instance's token")
 
     async def _export(self) -> bytes:
         import tomli_w

@@ -41,8 +41,7 @@ class Sessions:
     """Begins, recognizes and ends the sessions of one instance."""
 
     def __init__(self, token: bytes, read_token: bytes, now: Callable[[], float] = time.time) -> None:
-        """``read_token``: empty where there is none."""
-        self._tokens = [(token.hex().encode(), True), *([(read_token.hex().encode(), False)] if read_token else [])]
+        self._tokens = [(token.hex().encode(), True), (read_token.hex().encode(), False)]
         self._secret = _signed(token, "sessions of the dashboard").encode()
         self._now = now
         self._wrong: deque[float] = deque(maxlen=MOST_WRONG)

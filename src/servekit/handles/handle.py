@@ -14,6 +14,7 @@ from servekit.handles.caller import Caller
 from servekit.handles.culprit import blame
 from servekit.handles.future import CallFuture
 from servekit.handles.payload import pack
+from servekit.traces import passed_on
 from servekit.wire.data_frames import Invoke
 
 
@@ -91,6 +92,7 @@ class Handle:
             if left_s <= 0:
                 return _too_late(self._endpoint)
             invoke.chain, invoke.request_id = context.chain, context.request_id
+            invoke.headers = passed_on(context.headers)
             invoke.limit_ms = math.ceil(left_s * 1000)
             wait_s = min(wait_s, left_s)
         return caller.call(invoke, _packed(args, kwargs), wait_s)

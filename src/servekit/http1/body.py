@@ -17,12 +17,14 @@ class IncomingBody:
     The body of a request for a WebSocket has no end: its pieces are whatever the client sends, as it is.
     """
 
-    __slots__ = ("_pieces", "ended", "size", "unwanted", "wake")
+    __slots__ = ("_pieces", "ended", "received_bytes", "size", "unwanted", "wake")
 
     def __init__(self) -> None:
         self._pieces: deque[bytes] = deque()
         self.size = 0
         """Bytes that can be taken."""
+        self.received_bytes = 0
+        """All that have come while they were wanted."""
         self.ended = False
         """The last piece has come."""
         self.unwanted = False
@@ -54,6 +56,7 @@ class IncomingBody:
         if not (self.unwanted or self.ended):
             self._pieces.append(piece)
             self.size += len(piece)
+            self.received_bytes += len(piece)
             if self.wake is not None:
                 self.wake()
 

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from servekit.interfaces import RequestRecord
 from servekit.logs import as_json, stamp
+from servekit.traces import trace_id_of
 
 ACCESS = "ACCESS"
 """In the place of a level."""
@@ -25,12 +26,13 @@ class AccessLog:
         sys.stderr.flush()
 
     def _text(self, record: RequestRecord) -> str:
+        trace = trace_id_of(record.trace)
         return (
             f"{stamp(record.ended_at)} {ACCESS} {' '.join(self._names.values())} [request {record.id}] "
             f"{record.method} {one_word(record.path)} {record.status} bytes={record.body_bytes} "
             f"ms={record.latency_s * 1000:.3f} client={one_word(record.client) or '-'} "
             f"endpoint={one_word(record.endpoint) or '-'} backend={one_word(record.backend) or '-'} "
-            f"replica={record.replica or '-'}"
+            f"replica={record.replica or '-'}{trace and f' trace={trace}'}"
         )
 
     def _json(self, record: RequestRecord) -> str:
@@ -49,6 +51,7 @@ class AccessLog:
                 "body_bytes": record.body_bytes,
                 "duration_ms": round(record.latency_s * 1000, 3),
                 "client": record.client,
+                **({"trace_id": trace_id_of(record.trace)} if record.trace else {}),
             }
         )
 

@@ -100,6 +100,7 @@ class Endpoint:
         exchange.backend = backend.name
         if len(choices) < len(self.targets):
             self._shared.failovers[self.name] += 1
+            exchange.failed_over = True
         if (
             exchange.call_method is not None
             and exchange.call_method not in backend.config.callable_methods

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, time
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -16,7 +17,24 @@ from servekit.ingress.bodies import Download, Upload, WholeUpload
 from servekit.ingress.shared import Shared
 from servekit.ingress.suspects import REFUSED_S
 from servekit.interfaces import Outcome, ReplicaView, Request, RequestRecord, RoutingPolicy
-from servekit.wire.control_frames import RequestCount
+from servekit.tallies import (
+    BOUNDS,
+    BYTES_IN,
+    BYTES_OUT,
+    FAILOVERS,
+    FINE_BOUNDS,
+    FIRST_BYTE,
+    HANDLER,
+    INGRESS_WAIT,
+    QUICK,
+    QUICK_BUCKETS,
+    QUICK_HANDLER_US,
+    QUICK_THERE_US,
+    QUICK_WAIT_US,
+    REPLICA_WAIT,
+    RESENDS,
+)
+from servekit.traces import pass_on, trace_id_of
 from servekit.wire.data_frames import UNKNOWN, Answer
 from servekit.wire.frames import extended
 from servekit.wire.outgoing_calls import OutgoingCalls
@@ -70,6 +88,7 @@ class Exchange(HttpRequest):
         "ahead",
         "answer_rest",
         "backend",
+        "batch_size",
         "began_at",
         "body_rest",
         "call_method",
@@ -78,16 +97,19 @@ class Exchange(HttpRequest):
         "download",
         "error",
         "expires",
+        "failed_over",
         "handler_over",
         "id",
         "number",
         "owner",
+        "parent",
         "queue",
         "replica",
         "sent_at",
         "service_us",
         "shared",
         "timeout_s",
+        "trace",
         "tries",
         "upload",
         "view_args",
@@ -95,6 +117,8 @@ class Exchange(HttpRequest):
 
     chain: ClassVar[tuple[str, ...] | None] = None
     """The replicas whose handlers wait for a handle's call, outermost first. See `HandleExchange`."""
+    scheme: ClassVar[str] = "http"
+    """See `ForwardedExchange`."""
     shared: Shared
     id: str
     owner: ExchangeOwner
@@ -105,6 +129,8 @@ class Exchange(HttpRequest):
     """How long the request may take."""
     expires: float
     """The deadline, in the loop's time."""
+    failed_over: bool
+    """Some backend of the endpoint had no live replica when the request was dispatched."""
     backend: str
     """The name of the chosen backend; empty while none is chosen."""
     replica: ExchangeReplica | None
@@ -123,6 +149,12 @@ class Exchange(HttpRequest):
     """When the answer began to come; 0: it has not."""
     service_us: int
     """How long the handler ran; below 0: it has not ended."""
+    batch_size: int
+    """How many requests the handler was called for at a time; 0: it takes no batches."""
+    trace: str
+    """The ``traceparent`` that goes on; empty: the request belongs to no trace."""
+    parent: str
+    """The span id that the request came with; empty: none."""
     error: str
     """The type of the error that the request ends with; empty: none so far."""
     deaths: int
@@ -156,7 +188,19 @@ class Exchange(HttpRequest):
     def log_fields(self) -> dict[str, str]:
         """What a line of the log says of the request, as ``extra``."""
         replica = "" if self.replica is None else self.replica.id
-        return {"request_id": self.id, "endpoint": self.owner.name, "backend": self.backend, "replica": replica}
+        return {
+            "request_id": self.id,
+            "endpoint": self.owner.name,
+            "backend": self.backend,
+            "replica": replica,
+            "trace_id": trace_id_of(self.trace),
+        }
+
+    def pass_trace_on(self, share: float) -> None:
+        """Continue the trace that the request belongs to. ``share``: of the traces that begin here, those that are
+        sampled; 0: none begins."""
+        self.trace, self.parent, self.raw_headers = pass_on(self.raw_headers, share)
+        self.fields = dict(self.raw_headers)
 
     def request(self) -> Request:
         """The request as a replica is sent it."""
@@ -222,7 +266,6 @@ class Exchange(HttpRequest):
         self.deaths = suspects.known(self.digest, now)
         if not suspects.is_refused(self.digest, now):
             return False
-        self.shared.deadly[self.owner.name] += 1
         self.refuse(refusals.deadly())
         return True
 
@@ -258,6 +301,7 @@ class Exchange(HttpRequest):
         """The replica has answered."""
         if not self.done:
             self.began_at = monotonic()
+            self.batch_size = answer.batch_size
             if answer.failed:
                 self.error = "handler_failed"
             self.finish(answer.status, answer.head, answer.body)
@@ -271,6 +315,7 @@ class Exchange(HttpRequest):
             self.download.discard()
             return
         self.began_at = monotonic()
+        self.batch_size = answer.batch_size
         self.shared.deadlines.open.discard(self)
         if self.body_rest is not None:
             self.body_rest.release()
@@ -399,7 +444,8 @@ class Exchange(HttpRequest):
             self.owner.tell_policy(self, outcome)
 
     def _settle(self, status: int, body_bytes: int) -> None:
-        """Count the request, and let go of its deadline and its bodies."""
+        """Count the request, and let go of its deadline and its bodies. All that is counted is in the file of `Tallies`
+        before a byte of the answer is sent."""
         shared = self.shared
         shared.deadlines.open.discard(self)
         if self.body_rest is not None:
@@ -407,21 +453,34 @@ class Exchange(HttpRequest):
         if self.answer_rest is not None:
             self.answer_rest.stop()
         # Not the loop's time, which stands still within a turn and would make quick answers end before they began.
-        latency_s = monotonic() - self.received_at
-        endpoint, backend = self.owner.name, self.backend
-        key = (endpoint, backend, status)
-        count = shared.finished.get(key)
-        if count is None:
-            count = shared.finished[key] = RequestCount(*key, 0, 0.0)
-        count.requests += 1
-        count.latency_s += latency_s
-        began_at, service_us, replica = self.began_at, self.service_us, self.replica
+        received_at, sent_at, began_at = self.received_at, self.sent_at, self.began_at
+        service_us, replica = self.service_us, self.replica
+        latency_s = monotonic() - received_at
+        endpoint, backend, method, error = self.owner.name, self.backend, self.method, self.error
+        slots = shared.slots.get(("request", endpoint, backend, method, status, error))
+        if slots is None:
+            slots = shared.new_slots(endpoint, backend, method, status, error)
+        at, wait_us = bisect_left(FINE_BOUNDS, latency_s), int((sent_at - received_at) * 1e6)
+        there_us = int(latency_s * 1e6) - wait_us - service_us
+        if at < QUICK_BUCKETS and service_us >= 0 and there_us >= 0 and self.answer_rest is None:
+            # In few steps, for this is on the road of every request.
+            slots[QUICK + at] += 1
+            slots[QUICK_WAIT_US] += wait_us
+            slots[QUICK_THERE_US] += there_us
+            slots[QUICK_HANDLER_US] += service_us
+        else:
+            self._count_times(slots, latency_s)
+        slots[BYTES_OUT] += body_bytes
+        if self.body:
+            slots[BYTES_IN] += len(self.body)
+        if self.incoming is not None or self.tries > 1 or self.failed_over:
+            self._count_more(slots)
         record = RequestRecord(
             self.id,
             endpoint,
             backend,
             "" if replica is None else replica.id,
-            self.method,
+            method,
             self.path,
             status,
             latency_s,
@@ -429,17 +488,43 @@ class Exchange(HttpRequest):
             body_bytes,
             self.client,
             self.owner.route_text,
-            self.error,
-            self.sent_at - self.received_at if self.sent_at else -1.0,
-            began_at - self.received_at if began_at else -1.0,
+            error,
+            sent_at - received_at if sent_at else -1.0,
+            began_at - received_at if began_at else -1.0,
             service_us / 1e6,
             self.tries,
             self.ahead,
             shared.snapshot,
+            self.trace,
+            self.parent,
+            self.scheme,
+            self.chain is not None,
+            self.batch_size,
         )
         shared.recent.append(record)
         if shared.observe is not None:
             shared.observe(record)
+
+    def _count_times(self, slots: memoryview, latency_s: float) -> None:
+        """How long it all took, and each part of it that there was."""
+        _count_time(slots, 0, FINE_BOUNDS, latency_s)
+        if not self.sent_at:
+            return
+        wait_s = self.sent_at - self.received_at
+        _count_time(slots, INGRESS_WAIT, BOUNDS, wait_s)
+        if self.answer_rest is not None:
+            _count_time(slots, FIRST_BYTE, BOUNDS, self.began_at - self.received_at)
+        elif self.service_us >= 0:
+            handler_s = self.service_us / 1e6
+            _count_time(slots, HANDLER, BOUNDS, handler_s)
+            _count_time(slots, REPLICA_WAIT, BOUNDS, latency_s - wait_s - handler_s)
+
+    def _count_more(self, slots: memoryview) -> None:
+        """The part of what is counted that few requests have."""
+        if self.incoming is not None:
+            slots[BYTES_IN] += self.incoming.received_bytes
+        slots[RESENDS] += max(0, self.tries - 1)
+        slots[FAILOVERS] += self.failed_over
 
 
 class HandleExchange(Exchange):
@@ -449,11 +534,14 @@ class HandleExchange(Exchange):
 
     chain: tuple[str, ...]  # type: ignore[misc]  # a slot here, so that a request over HTTP need not have one
 
-    def fill_in(self) -> None:
-        """Fill in the fields that a request over HTTP has, for policies, observers and adapters. ``id`` is set."""
+    def fill_in(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Fill in the fields that a request over HTTP has, for policies, observers and adapters. ``id`` is set.
+
+        ``headers``: those of the call that this one is made in, as far as they go on.
+        """
         self.method, self.query, self.version = "POST", b"", "1.1"
         self.sent_target = None
-        self.raw_headers = [(b"x-request-id", self.id.encode())]
+        self.raw_headers = [(b"x-request-id", self.id.encode()), *headers]
         self.fields = dict(self.raw_headers)
         self.view_args = None
         self.upgrade, self.keep_alive, self.done, self.received_at = False, True, False, monotonic()
@@ -462,6 +550,13 @@ class HandleExchange(Exchange):
         request = super().request()
         request.chain = self.chain
         return request
+
+
+def _count_time(slots: memoryview, first: int, bounds: tuple[float, ...], duration_s: float) -> None:
+    """Count a duration in a histogram, whose sum is behind it."""
+    duration_s = max(0.0, duration_s)
+    slots[first + bisect_left(bounds, duration_s)] += 1
+    slots[first + len(bounds) + 1] += int(duration_s * 1e6)
 
 
 def redispatch(waiting: OrderedDict[Exchange, None]) -> None:

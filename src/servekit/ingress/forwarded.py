@@ -21,7 +21,7 @@ class ForwardedExchange(Exchange):
     __slots__ = ("client", "scheme")
 
     client: str
-    scheme: str
+    scheme: str  # type: ignore[misc]  # a slot here, as ``client``
 
     def request(self) -> Request:
         request = super().request()

@@ -22,6 +22,7 @@ from servekit.ingress.exchange import Exchange, HandleExchange
 from servekit.ingress.shared import Shared
 from servekit.interfaces import path_of
 from servekit.routes import RESERVED, RouteTable
+from servekit.traces import TRACEPARENT, TRACESTATE
 from servekit.wire.data_frames import Invoke
 
 _is_id = re.compile(rb"[!-Z\\^-~]{1,128}").fullmatch
@@ -68,7 +69,10 @@ class Router:
         """A request has arrived over HTTP, whole or with the first part of its body."""
         assert isinstance(request, Exchange)
         exchange = request
-        self._begin(exchange, exchange.fields.get(b"x-request-id"))
+        fields, share = exchange.fields, self.shared.trace_share
+        self._begin(exchange, fields.get(b"x-request-id"))
+        if share or TRACEPARENT in fields or TRACESTATE in fields:
+            exchange.pass_trace_on(share)
         endpoint = self._routes.exact.get(exchange.path)
         exchange.view_args = None
         if endpoint is None:
@@ -97,7 +101,11 @@ class Router:
         ``exchange`` has its ``connection``, ``body``, ``incoming``, ``call_method`` and ``chain``.
         """
         self._begin(exchange, call.request_id.encode(errors="replace"))
-        exchange.fill_in()
+        exchange.fill_in(call.headers)
+        # Of a call within another, that one has decided whether there is a trace.
+        share = 0.0 if call.chain else self.shared.trace_share
+        if share or call.headers:
+            exchange.pass_trace_on(share)
         endpoint = self.endpoints.get(call.endpoint)
         if endpoint is None:
             exchange.owner, exchange.path = _NOWHERE, "/"
@@ -114,8 +122,9 @@ class Router:
         exchange.upload = exchange.download = exchange.answer_rest = None
         incoming = exchange.incoming
         exchange.body_rest = None if incoming is None else Upload(incoming, exchange.connection)
-        exchange.tries = exchange.deaths = exchange.ahead = 0
-        exchange.digest, exchange.error = b"", ""
+        exchange.tries = exchange.deaths = exchange.ahead = exchange.batch_size = 0
+        exchange.digest, exchange.failed_over = b"", False
+        exchange.trace = exchange.parent = exchange.error = ""
         exchange.expires = exchange.sent_at = exchange.began_at = 0.0
         exchange.service_us = -1
         # An id that is too long, or would not be safe in a log line, is replaced.

@@ -6,14 +6,18 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
 
+from servekit.config import COMMON_METHODS
 from servekit.ingress.deadlines import Deadlines
 from servekit.ingress.spool import SpoolSpace
 from servekit.ingress.suspects import Suspects
 from servekit.interfaces import RequestRecord
-from servekit.wire.control_frames import RequestCount
+from servekit.tallies import OTHER, Tallies
 
 RECENT_REQUESTS = 10_000
 """Requests that are remembered, of one ingress worker."""
+
+MOST_EJECTED = 100
+"""Ejections of which the controller is told at a time; those that are the oldest go."""
 
 
 class Shared:
@@ -27,6 +31,7 @@ class Shared:
         replica_wanted: Callable[[], None],
         observe: Callable[[RequestRecord], None] | None = None,
         secret: bytes = b"",
+        tallies: Tallies | None = None,
     ) -> None:
         """
         Args:
@@ -36,6 +41,7 @@ class Shared:
                 to hear of that at once.
             observe: called with every request that has ended.
             secret: that of the instance, for `Suspects`.
+            tallies: where requests that have ended are counted; default, in memory.
         """
         self.now = clock.time
         self.later = clock.call_later
@@ -44,26 +50,27 @@ class Shared:
         self.replica_wanted = replica_wanted
         self.observe = observe
         self.suspects = Suspects(secret)
-        self.finished: dict[tuple[str, str, int], RequestCount] = {}
-        """By endpoint, backend and status."""
+        self.tallies = tallies or Tallies(None)
+        self.slots = self.tallies.slots
         self.recent: deque[RequestRecord] = deque(maxlen=RECENT_REQUESTS)
         """The requests that have ended last."""
+        self.trace_share = 0.0
+        """Of the traces that begin here, how many are sampled; 0: none begins."""
         self.snapshot = 0
         """The version of the snapshot that is applied."""
         self.refused: Counter[tuple[str, str]] = Counter()
         """Requests that servekit itself answered with an error, by endpoint and the error's type."""
         self.failovers: Counter[str] = Counter()
         """Requests by endpoint that were dispatched while some of its backends had no live replica."""
-        self.deadly: Counter[str] = Counter()
-        """Requests by endpoint that were refused, for replicas have died with their like."""
-        self.ejected: list[tuple[str, str, str]] = []
+        self.ejected: deque[tuple[str, str, str]] = deque(maxlen=MOST_EJECTED)
         """The replicas that get no requests for a while, each with its backend and why."""
         self.served: dict[str, str] = {}
         """Replicas that have died, or seem to have, and had answered calls: each with its backend."""
 
-    def take_finished(self) -> list[RequestCount]:
-        finished, self.finished = self.finished, {}
-        return list(finished.values())
+    def new_slots(self, endpoint: str, backend: str, method: str, status: int, error: str) -> memoryview:
+        """The slots for requests that ended so, of which there are none yet."""
+        named = method if method in COMMON_METHODS else OTHER
+        return self.tallies.add(("request", endpoint, backend, named, status, error))
 
     def take_refused(self) -> list[tuple[str, str, int]]:
         """By endpoint and the error's type."""
@@ -74,12 +81,9 @@ class Shared:
         failovers, self.failovers = self.failovers, Counter()
         return failovers
 
-    def take_deadly(self) -> Counter[str]:
-        deadly, self.deadly = self.deadly, Counter()
-        return deadly
-
     def take_ejected(self) -> list[tuple[str, str, str]]:
-        ejected, self.ejected = self.ejected, []
+        ejected = [*self.ejected]
+        self.ejected.clear()
         return ejected
 
     def take_served(self) -> dict[str, str]:

@@ -21,13 +21,15 @@ from servekit.ingress.access_log import AccessLog
 from servekit.ingress.apply import Applier, build_policy
 from servekit.ingress.callers import Callers
 from servekit.ingress.links import ReplicaLinks
-from servekit.ingress.observers import Observers
+from servekit.ingress.observers import Observers, build_observer
 from servekit.ingress.router import Router
 from servekit.ingress.shared import Shared
 from servekit.ingress.spool import SpoolSpace
 from servekit.ingress.waiting_requests import WaitingRequests
 from servekit.interfaces import RoutingPolicy
 from servekit.processes import extend_sys_path
+from servekit.tallies import COUNT, Tallies
+from servekit.vitals import LOOK_EVERY_S, LoopLag, Vitals, cpu_us, own_vitals
 from servekit.wire.bootstrap import WorkerBootstrap
 from servekit.wire.control import ControlClient
 from servekit.wire.control_frames import (
@@ -88,6 +90,7 @@ class IngressWorker:
         self._waiting_requests = WaitingRequests()
         self._report_planned: asyncio.TimerHandle | None = None
         self._wanted_at = 0.0
+        self._vitals, self._looked_at = Vitals(), 0.0
         self._stop = Stop(DRAIN_TIMEOUT_S)
 
     async def run(self) -> None:
@@ -102,11 +105,15 @@ class IngressWorker:
             loop.add_signal_handler(signal.SIGINT, lambda: None)
         told = self._bootstrap
         access_log = AccessLog(told.names, told.logs.format) if self._http.access_log else None
-        observers = Observers(self._http.observers, access_log)
+        observers = Observers(self._http.hooks, access_log, [build_observer(each) for each in self._http.observers])
         clock = self._clock or loop
         spools = SpoolSpace(self._http.limits, self._bootstrap.directory, clock)
         observe = observers.add if observers else None
-        self.router = Router(Shared(clock, spools, self._replica_wanted, observe, self._bootstrap.token))
+        tallies = self._tallies = Tallies(told.directory, told.worker_id)
+        self._lag = LoopLag()
+        shared = Shared(clock, spools, self._replica_wanted, observe, told.token, tallies)
+        shared.trace_share = observers.trace_share
+        self.router = Router(shared)
         app: HttpApp = self.router
         if self._http.trusted_proxies:
             from servekit.ingress.forwarded import BehindProxies
@@ -151,9 +158,11 @@ class IngressWorker:
             await self._links.close()
             self._stop_listening_for_handles()
             self.callers.calls.abort()
-            observers.flush()
             self.server.close()
             self.router.close()
+            self._lag.close()
+            tallies.close()
+            await observers.close()
 
     def _listen(self) -> Acceptor | None:
         if self._http.listen_fd is None:
@@ -271,24 +280,34 @@ class IngressWorker:
             self._begun.set()
 
     def _report(self) -> Report:
-        replicas = [replica for backend in self.router.backends.values() for replica in backend.replicas.values()]
-        outstanding = {replica.id: replica.outstanding for replica in replicas}
-        failovers = self.router.shared.take_failovers()
+        self._look()
+        router, shared = self.router, self.router.shared
+        endpoints, backends = router.endpoints.values(), router.backends.values()
+        replicas = [replica for backend in backends for replica in backend.replicas.values()]
         return Report(
-            0.0,
-            self.router.shared.take_finished(),
-            outstanding,
-            failovers,
-            self._waiting_requests.take(
-                self.router.endpoints.values(), self.router.backends.values(), failovers, self.router.shared.now()
-            ),
+            replica_outstanding={replica.id: replica.outstanding for replica in replicas},
+            waiting=self._waiting_requests.take(endpoints, backends, shared.take_failovers(), shared.now()),
             replica_overdue_s={replica.id: late_s for replica in replicas if (late_s := replica.overdue_s) > 0},
-            suspects=self.router.shared.suspects.take_news(),
-            served=self.router.shared.take_served(),
-            deadly=self.router.shared.take_deadly(),
-            refused=self.router.shared.take_refused(),
-            ejected=self.router.shared.take_ejected(),
+            suspects=shared.suspects.take_news(),
+            served=shared.take_served(),
+            refused=shared.take_refused(),
+            ejected=shared.take_ejected(),
+            queued={backend.name: len(backend.waiting) for backend in backends if backend.waiting},
+            parked={endpoint.name: len(endpoint.waiting) for endpoint in endpoints if endpoint.waiting},
+            connections=len(self.server.connections),
+            snapshot=shared.snapshot,
+            vitals=self._vitals,
         )
+
+    def _look(self) -> None:
+        """At this process, and at room for counts: not as often as there may be reports."""
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_at >= LOOK_EVERY_S:
+            self._looked_at = now
+            self._tallies.settle()
+            self._vitals = own_vitals(self._lag)
+            if self._own_process:
+                self._tallies.add(("cpu", self._bootstrap.worker_id))[COUNT] = cpu_us()
 
     def _replica_wanted(self) -> None:
         """A request waits for a replica to start, or a replica has died: the controller is to hear of that at once, not

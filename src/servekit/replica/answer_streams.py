@@ -104,7 +104,8 @@ class _StreamedAnswer:
         call, (status, head, _, length) = self._call, self._rendered
         part = part[:length]
         rest = UNKNOWN if length is None else length - len(part)
-        answer = Answer(call.number, status, head, part, 0, 0, False, rest, True)
+        batch_size = 0 if call.slot is None else len(call.slot.calls)
+        answer = Answer(call.number, status, head, part, 0, 0, False, rest, True, batch_size)
         self._download = download = Outgoing(call.origin.link, call.number, len(part))
         download.wake = wake
         return lambda: self._streams.executor.begun(call, answer, download)

@@ -261,6 +261,7 @@ class Executor:
     def answered(self, call: OpenCall, rendered: Rendered, failed: bool) -> None:
         status, head, body, _ = rendered
         service_us = int((self._clock() - call.started) * 1e6)
+        batch_size = 0 if call.slot is None else len(call.slot.calls)
         self.outstanding -= 1
         if self._holders:
             self._release(call)
@@ -271,6 +272,8 @@ class Executor:
             self._let_go(call)
         assert type(body) is bytes
         answer = Answer(call.number, status, head, body, self.outstanding, service_us, failed)
+        if batch_size:
+            answer.batch_size = batch_size
         if len(body) <= PIECE_BYTES:
             call.state = CallState.OVER
             call.interrupt = None

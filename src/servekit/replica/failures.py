@@ -15,7 +15,7 @@ from servekit.wire.control_frames import FailureGroup
 
 MOST_GROUPS = 50
 """That are told of at a time. Of further ones, within the same second, the log tells alone."""
-LONGEST_TRACE = 8192
+LONGEST_TRACE, LONGEST_NAME = 8192, 500
 _LOCKED_S = 0.2
 """In a child that was forked while another thread held the lock, nobody gives it back."""
 
@@ -32,9 +32,7 @@ class FailureCollector:
     ) -> None:
         """``what`` was being done when the handler raised ``error``; ``trace`` is what the log has of it."""
         place, now = place_of(error), time.time()
-        kind = type(error)
-        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-        key = (what, name, *place)
+        key = (what, name_of(type(error)), *place)
         if not self._lock.acquire(timeout=_LOCKED_S):
             return
         try:
@@ -42,7 +40,7 @@ class FailureCollector:
             if group is None:
                 if len(self._groups) >= MOST_GROUPS:
                     return
-                group = self._groups[key] = FailureGroup(what, name, *place, first_at=now)
+                group = self._groups[key] = FailureGroup(what, key[1], *place, first_at=now)
             group.count += count
             group.last_at = now
             group.endpoint, group.request_id = endpoint, request_id
@@ -69,8 +67,14 @@ def place_of(error: BaseException) -> tuple[str, int, str]:
     users = [each for each in others if not each[0].f_code.co_filename.startswith(_libraries())]
     for frame, line in (users or others or frames)[-1:]:
         code = frame.f_code
-        return code.co_filename, line, getattr(code, "co_qualname", code.co_name)
+        function = getattr(code, "co_qualname", code.co_name)
+        return shortened(code.co_filename, LONGEST_NAME), line, shortened(function, LONGEST_NAME)
     return "", 0, ""
+
+
+def name_of(kind: type[BaseException]) -> str:
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return shortened(name, LONGEST_NAME)
 
 
 def is_servekits(frame: FrameType) -> bool:

@@ -23,6 +23,7 @@ from servekit.replica.failures import FailureCollector
 from servekit.replica.flow import Flow, run
 from servekit.replica.open_call import OpenCall
 from servekit.replica.render import Rendered, close_body, render
+from servekit.traces import TRACEPARENT, text_of, trace_id_of
 
 _log = logging.getLogger("servekit.replica")
 
@@ -66,7 +67,15 @@ class HandlerCalls:
         try:
             expires = call.expires
             context = Context(
-                self.backend, self._replica, request.endpoint, request.id, 1, expires, self._alone, self._rank
+                self.backend,
+                self._replica,
+                request.endpoint,
+                request.id,
+                1,
+                expires,
+                self._alone,
+                self._rank,
+                request.headers,
             )
             current_call.set(context)
             response = (entry.adapter or self.adapter).call(handler, request)
@@ -115,7 +124,15 @@ class HandlerCalls:
         chain = self._alone if request.chain is None else (*request.chain, self._replica)
         current_call.set(
             Context(
-                self.backend, self._replica, request.endpoint, request.id, batch_size, call.expires, chain, self._rank
+                self.backend,
+                self._replica,
+                request.endpoint,
+                request.id,
+                batch_size,
+                call.expires,
+                chain,
+                self._rank,
+                request.headers,
             )
         )
 
@@ -138,6 +155,7 @@ class HandlerCalls:
             "endpoint": request.endpoint,
             "backend": self.backend,
             "replica": self._replica,
+            "trace_id": trace_id_of(text_of(request.headers, TRACEPARENT)),
         }
         if call.stopped:
             _log.debug("%s was given up: %s", what, call.stopped, extra=about)

@@ -212,6 +212,7 @@ class ReplicaWorker:
 
     def _start_failed(self, error: BaseException, message: str) -> str:
         """Tell the controller; returns why the replica ends."""
+        message = message.encode(errors="backslashreplace").decode()  # It is to travel.
         self._failures.add("build", error, message)
         self._tell_failures()  # Before the other frame, by which the controller ends this replica.
         self._control.send(StartFailed(message))

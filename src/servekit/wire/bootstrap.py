@@ -7,6 +7,7 @@ import msgspec
 from servekit.config import HttpLimits
 from servekit.logs import LogSetup
 from servekit.processes import ProcessIdentity
+from servekit.wire.control_frames import PluginRef
 
 
 class WorkerBootstrap(msgspec.Struct):
@@ -49,10 +50,11 @@ class IngressBootstrap(msgspec.Struct):
     """The listening socket, which the controller has as well; None: there is no HTTP."""
     limits: HttpLimits
     sys_path: list[str]
-    observers: list[str]
+    hooks: list[str]
     """Import paths of the ``servekit_requests_finished`` implementations."""
     trusted_proxies: tuple[str, ...] = ()
     access_log: bool = False
+    observers: list[PluginRef] = []
 
 
 def pack(bootstrap: WorkerBootstrap) -> bytes:

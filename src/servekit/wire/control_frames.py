@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from servekit.config import BackendConfig, EndpointOptions
+from servekit.vitals import Vitals
 from servekit.wire.frames import Codec, Frame
 
 CONTROL_FRAME_BYTES = 64 * 1024 * 1024
@@ -67,15 +68,12 @@ class Applied(Frame, tag=22):
 
 
 class Report(Frame, tag=23):
-    """Sent about once a second: the worker's load, and its counts since the last report."""
+    """Sent about once a second: the worker's load, and what it has to tell since the last report."""
 
     busy_s: float = 0.0
     """From a replica: how long the call that runs now has been running."""
-    counts: list[RequestCount] = msgspec.field(default_factory=list)
     replica_outstanding: dict[str, int] = msgspec.field(default_factory=dict)
     """From an ingress worker: how many of its requests each replica has."""
-    failovers: dict[str, int] = msgspec.field(default_factory=dict)
-    """From an ingress worker, by endpoint: requests routed while some backend of the endpoint had no live replica."""
     waiting: dict[str, int] = msgspec.field(default_factory=dict)
     """From an ingress worker, by backend: requests that wait for room in a replica, or for a replica; and the load of
     those that were refused because too many do."""
@@ -92,11 +90,19 @@ class Report(Frame, tag=23):
     """From an ingress worker: the news of its `Suspects`, which the other ingress workers are to hear."""
     served: dict[str, str] = msgspec.field(default_factory=dict)
     """From an ingress worker: the replicas whose links were lost and that had answered calls, each with its backend."""
-    deadly: dict[str, int] = msgspec.field(default_factory=dict)
-    """From an ingress worker, by endpoint: requests that were refused, for replicas have died with their like."""
     refused: list[tuple[str, str, int]] = msgspec.field(default_factory=list)
     """From an ingress worker: by endpoint and the error's type, how many requests servekit itself answered with an
     error."""
+    queued: dict[str, int] = msgspec.field(default_factory=dict)
+    """From an ingress worker, by backend: requests that wait for room in a replica now."""
+    parked: dict[str, int] = msgspec.field(default_factory=dict)
+    """From an ingress worker, by endpoint: requests that wait for a backend that can serve."""
+    connections: int = 0
+    """Of an ingress worker, over HTTP."""
+    snapshot: int = 0
+    """From an ingress worker: the version that it routes by."""
+    vitals: Vitals = Vitals()
+    """An ingress worker's."""
     ejected: list[tuple[str, str, str]] = msgspec.field(default_factory=list)
     """From an ingress worker: the replicas to which it sends no requests for a while, each with its backend and
     why."""
@@ -142,17 +148,6 @@ class FailureGroup(msgspec.Struct, array_like=True):
     """Of the last one, as are the next two."""
     request_id: str = ""
     traceback: str = ""
-
-
-class RequestCount(msgspec.Struct, array_like=True, gc=False):
-    """Requests that ended with one status."""
-
-    endpoint: str
-    backend: str
-    status: int
-    requests: int
-    latency_s: float
-    """Summed."""
 
 
 # -- controller to worker -----------------------------------------------------------------

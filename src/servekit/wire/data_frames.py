@@ -44,6 +44,8 @@ class Answer(Frame, tag=2):
     """How many bytes of the body follow; `UNKNOWN` when only the `End` will tell."""
     running: bool = False
     """The handler goes on, and makes the rest. Then the queue's length and the service time are in the `End`."""
+    batch_size: int = 0
+    """How many calls the handler was called for at a time; 0: it takes no batches."""
 
 
 UNKNOWN = -1
@@ -126,6 +128,8 @@ class Invoke(Frame, tag=10):
     request_id: str = ""
     chain: tuple[str, ...] = ()
     """The replicas whose handlers wait for this call, outermost first."""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    """Of the call that it is made in: ``traceparent``, ``tracestate`` and ``baggage``."""
 
 
 def data_codec() -> Codec:

@@ -137,7 +137,19 @@ class Incoming:
     The link's event loop feeds the body. One reader at a time takes pieces, in any thread or on any event loop.
     """
 
-    __slots__ = ("_arrived", "_grant", "_lock", "_owed_bytes", "_pieces", "broken", "ended", "granted", "size", "wake")
+    __slots__ = (
+        "_arrived",
+        "_grant",
+        "_lock",
+        "_owed_bytes",
+        "_pieces",
+        "broken",
+        "ended",
+        "granted",
+        "received_bytes",
+        "size",
+        "wake",
+    )
 
     def __init__(self, grant: Callable[[int], None], first: bytes = b"", *, owes_first: bool = False) -> None:
         """
@@ -154,6 +166,8 @@ class Incoming:
         """Threads wait at this. Made when the first one does: to notify nobody would cost each piece more than all else
         here."""
         self.size = len(first)
+        self.received_bytes = 0
+        """All that have come behind the first part."""
         self.ended = False
         self.broken: Exception | None = None
         """Raised once the pieces that have come are taken."""
@@ -171,6 +185,7 @@ class Incoming:
                 return
             self._pieces.append(piece)
             self.size += len(piece)
+            self.received_bytes += len(piece)
             if self._arrived is not None:
                 self._arrived.notify_all()
         self._wake()

@@ -23,6 +23,10 @@ export class ConfigurationView {
 
   async ask(shown) {
     this.asked = shown;
+    if (!this.session.mayChange) {
+      setText(this.text, "It may hold secrets, and is not for sessions of the read-only token.");
+      return;
+    }
     try {
       const told = await this.session.ask("GET", "/configuration");
       setText(this.text, told.toml);

@@ -16,7 +16,8 @@ class Replica {
     this.cells[0].append(this.state);
     const open = () => openLog(context.session, backend, replica.id);
     this.root = h("tr", {}, h("th", { scope: "row" }, replica.id), ...this.cells,
-      h("td", {}, h("button", { type: "button", class: "quiet", "aria-label": label, on: { click: open } }, "Log")));
+      h("td", {}, context.session.mayChange
+        ? h("button", { type: "button", class: "quiet", "aria-label": label, on: { click: open } }, "Log") : null));
   }
 
   update({ replica, at }) {

@@ -10,7 +10,7 @@ from typing import Any
 
 from servekit.control.recent import Name, Point, Recent
 from servekit.control.totals import Sums, Totals
-from servekit.tallies import DURATION_US, FAILOVERS, FINE_BOUNDS, Key
+from servekit.tallies import COUNT, DURATION_US, FAILOVERS, FINE_BOUNDS, Key
 
 _BUCKETS = len(FINE_BOUNDS) + 1
 _SIDES = ("endpoint", "backend")
@@ -49,7 +49,7 @@ class Counts:
 
     def stat(self) -> dict[str, Any]:
         """For `servekit.stat()`: by endpoint and by backend, how many requests were answered, with what status, and in
-        what time."""
+        what time; and how many replicas of each backend were followed by another, by the reason."""
         sums = self.totals.read()
         found: dict[str, dict[str, Any]] = {side: {} for side in _SIDES}
         for name, tally in self._tallies(sums).items():
@@ -59,7 +59,16 @@ class Counts:
                 told |= {"failovers": tally.failovers, "deadly": tally.deadly}
             found[side][name[1]] = told
         unrouted = sum(sum(slots[:_BUCKETS]) for key, slots in sums.items() if key[:2] == ("request", ""))
-        return {"endpoints": found["endpoint"], "backends": found["backend"], "unrouted": unrouted}
+        restarts: dict[str, dict[str, int]] = {}
+        for key, slots in sums.items():
+            if key[0] == "restart":
+                restarts.setdefault(str(key[1]), {})[str(key[2])] = slots[COUNT]
+        return {
+            "endpoints": found["endpoint"],
+            "backends": found["backend"],
+            "unrouted": unrouted,
+            "restarts": restarts,
+        }
 
     def _tallies(self, sums: Sums) -> dict[Name, _Tally]:
         """By endpoint and by backend, without what was forgotten."""

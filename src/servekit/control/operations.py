@@ -512,7 +512,7 @@ class Operations:
             backend["replicas"] = [r.status(ingresses.outstanding(r.id)) for r in replicas]
             backend["wanted_replicas"] = autoscalers.replicas(self._controller.desired.backends[name])
             backend["load"] = round(autoscalers.load(name), 3)
-            backend["waiting"] = ingresses.waiting(name)
+            backend["queued"] = ingresses.queued(name)
             failures = self._controller.failures[name]
             backend["last_start_error"] = str(failures.start_error or "")
             backend["last_failure"] = str(failures.last or "")
@@ -520,7 +520,10 @@ class Operations:
             **self._about(),
             "runtimes": self._runtimes.lines(),
             "deploy": self._under_way,
-            "endpoints": await self._list_endpoints(Nothing()),
+            "endpoints": {
+                name: {**endpoint, "parked": ingresses.parked(name)}
+                for name, endpoint in (await self._list_endpoints(Nothing())).items()
+            },
             "backends": backends,
             "ingress": [{"id": w.id, "pid": w.pid, "ready": w.applied > 0} for w in ingresses.workers.values()],
         }

@@ -5,6 +5,7 @@ import { h, setAttribute, setText } from "./dom.js";
 import { changed, cssColor } from "./theme.js";
 
 const HEIGHT = 132;
+const SHORTEST_S = 600;
 
 export class Chart {
   /** `format(value)`: of values, as text. */
@@ -78,7 +79,7 @@ export class Chart {
       height: HEIGHT,
       legend: { show: false },
       cursor: { y: false, points: { size: 5 } },
-      scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
+      scales: { x: { range: (_, first, last) => [Math.min(first, last - SHORTEST_S), last] }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
       axes: [
         { ...axis, size: 22, gap: 2, values: (_, times) => times.map(hour) },
         { ...axis, size: 58, gap: 4, values: (_, values) => values.map((value) => this.format(value)) },

@@ -2,9 +2,9 @@
 
 import { h, Keyed, own, setAttribute, setText, show } from "./dom.js";
 import { Effect } from "./effect.js";
-import { count, duration, percent, rate } from "./format.js";
+import { count, duration, percent, plural, rate } from "./format.js";
 import { EndpointCharts } from "./charts.js";
-import { isDown, readyOf, runningAt } from "./problems.js";
+import { ERRORS_FROM, isDown, readyOf, runningAt } from "./problems.js";
 import { SplitBar } from "./split.js";
 
 const COLORS = 6;
@@ -21,10 +21,10 @@ class Version {
     const texts = [
       percent(share), rate(rates.perSecond), count(rates.requests), count(rates.errors), percent(rates.errorShare),
       duration(latency?.p50), duration(latency?.p99),
-      `${readyOf(backend)} of ${backend?.wanted_replicas ?? 0}`, count(backend ? runningAt(backend) : 0), count(backend?.waiting ?? 0),
+      `${readyOf(backend)} of ${backend?.wanted_replicas ?? 0}`, count(backend ? runningAt(backend) : 0), count(backend?.queued ?? 0),
     ];
     texts.forEach((text, at) => setText(this.cells[at], text));
-    setAttribute(this.cells[4], "class", rates.errorShare >= 0.01 ? "number bad" : "number");
+    setAttribute(this.cells[4], "class", rates.errorShare >= ERRORS_FROM ? "number bad" : "number");
     setAttribute(this.cells[7], "class", backend && readyOf(backend) < backend.wanted_replicas ? "number warn" : "number");
   }
 }
@@ -39,6 +39,7 @@ export class EndpointView {
     this.route = h("code", {});
     this.methods = h("span", { class: "soft" });
     this.policy = h("span", { class: "soft" });
+    this.parked = h("span", { class: "warn" });
     this.split = new SplitBar({
       label: `Traffic of ${name}`,
       colorOf: (version) => this.colorOf(version),
@@ -53,7 +54,7 @@ export class EndpointView {
     this.charts = new EndpointCharts(name, context.points, (version) => this.colorOf(version));
     const heads = COLUMNS.map((title) => h("th", { scope: "col", class: "number" }, title));
     this.root = h("article", { class: "card endpoint", "aria-label": `Endpoint ${name}` },
-      h("header", {}, h("h2", {}, name), this.badge, this.route, this.methods, this.policy),
+      h("header", {}, h("h2", {}, name), this.badge, this.route, this.methods, this.policy, this.parked),
       this.split.root, this.unsplit, this.effect.root,
       h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Versions of ${name}` },
         h("table", { class: "figures" },
@@ -77,6 +78,7 @@ export class EndpointView {
     setText(this.route, endpoint.route === null ? "no HTTP" : endpoint.route + (endpoint.mount ? "/…" : ""));
     setText(this.methods, endpoint.methods.includes("*") ? "every method" : endpoint.methods.join(", "));
     setText(this.policy, endpoint.policy + (endpoint.strict ? ", strict" : ""));
+    setText(this.parked, endpoint.parked ? `${plural(endpoint.parked, "request waits", "requests wait")} for a version that can serve` : "");
     const down = isDown(state.status, endpoint);
     setText(this.badge, names.length === 0 ? "no traffic" : down ? "cannot serve" : "serves");
     setAttribute(this.badge, "class", `badge ${names.length === 0 ? "soft" : down ? "bad" : "good"}`);

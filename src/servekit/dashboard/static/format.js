@@ -27,7 +27,7 @@ export function duration(seconds) {
   if (seconds >= 60) return age(seconds);
   if (seconds >= 1) return `${two.format(seconds)} s`;
   const ms = seconds * 1000;
-  return `${(ms >= 100 ? whole : ms >= 10 ? one : two).format(ms)} ms`;
+  return `${(ms >= 100 ? whole : one).format(ms)} ms`;
 }
 
 export function age(seconds) {

@@ -3,7 +3,8 @@
 import { h, Keyed, setAttribute, setText, show } from "./dom.js";
 import { EndpointView } from "./endpoint.js";
 import { count, percent, rate } from "./format.js";
-import { problemsOf, readyOf, runningAt } from "./problems.js";
+import { ERRORS_FROM, problemsOf, readyOf, runningAt } from "./problems.js";
+import { shareOf } from "./rates.js";
 
 class Figure {
   constructor(label) {
@@ -75,12 +76,14 @@ export class OverviewView {
     const rates = endpoints.map(([name]) => this.context.rates.of("endpoints", name));
     const ready = sum(backends, readyOf);
     const wanted = sum(backends, (backend) => backend.wanted_replicas);
-    const shares = rates.filter(({ errorShare }) => errorShare !== null);
-    const worst = shares.length ? Math.max(...shares.map(({ errorShare }) => errorShare)) : null;
+    const share = shareOf({
+      requests: sum(rates, ({ recent }) => recent.requests), errors: sum(rates, ({ recent }) => recent.errors),
+    });
     this.figures.rate.set(rate(sum(rates, ({ perSecond }) => perSecond)));
-    this.figures.errors.set(endpoints.length > 1 && worst > 0 ? `up to ${percent(worst)}` : percent(worst), worst > 0.01 ? "bad" : "");
+    this.figures.errors.set(percent(share), share >= ERRORS_FROM ? "bad" : "");
     this.figures.running.set(count(sum(backends, runningAt)));
-    this.figures.waiting.set(count(sum(backends, (backend) => backend.waiting ?? 0)));
+    const waiting = sum(backends, ({ queued }) => queued) + sum(endpoints, ([, { parked }]) => parked);
+    this.figures.waiting.set(count(waiting), waiting > 0 ? "warn" : "");
     this.figures.replicas.set(`${count(ready)} of ${count(wanted)}`, ready < wanted ? "warn" : "");
     this.figures.endpoints.set(count(endpoints.length));
   }

@@ -25,8 +25,8 @@ const VIEWS = [
 export class Page {
   constructor(session) {
     this.session = session;
-    this.rates = new Rates();
     this.points = new Points(session);
+    this.rates = new Rates(this.points);
     this.state = null;
     this.name = h("span", { class: "instance" });
     this.connection = h("span", { class: "connection waiting", role: "status" }, "Connecting…");

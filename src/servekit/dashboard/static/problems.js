@@ -1,10 +1,10 @@
 // What is wrong, as sentences, the worst first: a pure function of the state.
 
 import { own } from "./dom.js";
-import { percent } from "./format.js";
+import { count, percent } from "./format.js";
 
 export const READY = "ready";
-const ERRORS_FROM = 0.01;
+export const ERRORS_FROM = 0.01;
 
 export function readyOf(backend) {
   return (backend?.replicas ?? []).filter((replica) => replica.state === READY).length;
@@ -20,8 +20,11 @@ export function problemsOf(state, rates) {
   const found = [];
   for (const [name, endpoint] of Object.entries(status.endpoints)) {
     if (isDown(status, endpoint)) found.push(["bad", `Endpoint ${name} has traffic, and no replica that is ready.`]);
-    const { errorShare } = rates.of("endpoints", name);
-    if (errorShare >= ERRORS_FROM) found.push(["bad", `Endpoint ${name}: ${percent(errorShare)} of the last minute's requests failed.`]);
+    const { errorShare, recent } = rates.of("endpoints", name);
+    if (errorShare >= ERRORS_FROM) {
+      const share = `${count(recent.errors)} of ${count(recent.requests)} requests of the last minute failed`;
+      found.push(["bad", `Endpoint ${name}: ${share}, ${percent(errorShare)}.`]);
+    }
   }
   for (const [name, backend] of Object.entries(status.backends)) {
     const ready = readyOf(backend);

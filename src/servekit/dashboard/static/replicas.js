@@ -1,6 +1,6 @@
 // The replicas of each backend: how each is, and what it has logged.
 
-import { h, Keyed, setAttribute, setText, show } from "./dom.js";
+import { h, Keyed, own, setAttribute, setText, show } from "./dom.js";
 import { age, bytes, count, duration, NONE } from "./format.js";
 import { openLog } from "./log.js";
 import { readyOf } from "./problems.js";
@@ -59,10 +59,11 @@ class Backend {
     const wanted = backend.wanted_replicas;
     setText(this.badge, `${ready} of ${wanted} ready`);
     setAttribute(this.badge, "class", `badge ${ready < wanted ? "warn" : "good"}`);
-    const { restarts } = backend;
+    const restarts = Object.entries(own(state.stat.restarts, this.name) ?? {});
+    const reasons = restarts.map(([reason, times]) => `${count(times)} ${reason.replaceAll("_", " ")}`).join(", ");
     setText(this.about, [
       backend.target, `runtime ${backend.runtime}`, `adapter ${backend.adapter}`, `load ${backend.load}`,
-      `${count(backend.waiting ?? 0)} waiting`, restarts === undefined ? "" : `${count(restarts)} restarts`,
+      `${count(backend.queued)} waiting`, reasons ? `restarts: ${reasons}` : "no restarts",
       backend.config.autoscaling ? "autoscales" : "",
     ].filter(Boolean).join(" · "));
     const failure = backend.last_start_error || backend.last_failure;

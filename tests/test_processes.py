@@ -25,6 +25,7 @@ from servekit.processes import (
     WorkerProcess,
     extend_sys_path,
     module_command,
+    open_descriptors,
     own_sys_path,
     start_module,
 )
@@ -148,3 +149,10 @@ def test_a_worker_that_outlives_sigkill_is_an_error(worker, monkeypatch):
             worker.stop(0)
     worker.stop(20)
     assert worker.poll() is not None
+
+
+def test_open_descriptors_are_counted() -> None:
+    before = open_descriptors()
+    with open(os.devnull), open(os.devnull):
+        assert open_descriptors() == before + 2
+    assert open_descriptors() == before

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from servekit import metrics
 from servekit.api import (
     apply,
     create_backend,
@@ -10,6 +11,7 @@ from servekit.api import (
     delete_backend,
     delete_endpoint,
     events,
+    explain,
     export,
     failures,
     get_backend_config,
@@ -17,6 +19,7 @@ from servekit.api import (
     get_traffic,
     history,
     init,
+    last_requests,
     list_backends,
     list_endpoints,
     plan,
@@ -49,6 +52,7 @@ __all__ = [
     "delete_backend",
     "delete_endpoint",
     "events",
+    "explain",
     "export",
     "failures",
     "get_backend_config",
@@ -57,8 +61,10 @@ __all__ = [
     "get_traffic",
     "history",
     "init",
+    "last_requests",
     "list_backends",
     "list_endpoints",
+    "metrics",
     "plan",
     "restart_backend",
     "rollback",

@@ -292,6 +292,8 @@ status = _on_current(Instance.status)
 stat = _on_current(Instance.stat)
 events = _on_current(Instance.events)
 failures = _on_current(Instance.failures)
+explain = _on_current(Instance.explain)
+last_requests = _on_current(Instance.last_requests)
 
 
 @checked

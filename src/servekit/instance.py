@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("servekit")
 
+MOST_LISTED = 100
+"""Requests that `Instance.last_requests` gives."""
+
 
 class Instance:
     """A running servekit instance, and the way to change it. Usable as a context manager, which shuts it down."""
@@ -548,10 +551,9 @@ class Instance:
 
     @checked
     def stat(self) -> dict[str, Any]:
-        """Requests that ended, by endpoint and by backend: how many, with what status, in what mean time.
-
-        Ingress workers report about once a second, so the newest requests may be missing.
-        """
+        """Requests that ended since the instance began, by endpoint and by backend: how many, with what status, in what
+        mean time, and in ``latency_s`` for the last ``minute`` and ``hour`` the times that half of them (``p50``), nine
+        tenths (``p90``) and 99 of 100 (``p99``) stayed below; None where there were none. See ``docs/metrics.md``."""
         stat: dict[str, Any] = self._client.call("stat")
         return stat
 
@@ -585,6 +587,45 @@ class Instance:
         """
         found: list[dict[str, Any]] = self._client.call("failures", backend=backend)
         return found
+
+    def explain(self, request_id: str) -> dict[str, Any]:
+        """Why a request went where it went, and when: of the last 10,000 of each ingress worker, and longer where it
+        failed or was slow.
+
+        The dict has ``id``, ``endpoint``, ``route``, ``method``, ``path``, ``client``, ``came_at``, ``latency_s``,
+        ``status`` and ``error``; ``policy`` and ``weights``, from which ``backend`` was chosen, ``replica``, and
+        ``ahead``, how many calls that had; ``sends``, ``service_s``, ``body_bytes``; ``steps``, of which each ``says``
+        what happened ``after_s``; ``pending``, whether the request is under way yet; ``times``, how many of this id are
+        known, of which this is the last, and ``others``, what its handler has called by handles among them.
+
+        Args:
+            request_id: what the answer has as ``X-Request-Id``.
+
+        Raises:
+            NotFoundError: the request is not remembered; the message says how far back is.
+        """
+        explanation: dict[str, Any] = self._client.call("explain", id=request_id)
+        return explanation
+
+    @checked
+    def last_requests(self, kind: str, endpoint: str | None = None, most: int = 20) -> list[dict[str, Any]]:
+        """The last requests that failed, or that were slow, the newest first: ``id``, which `explain` takes,
+        ``came_at``, ``endpoint``, ``method``, ``path``, ``status``, ``error``, ``latency_s``, ``backend``, ``replica``
+        and ``ingress``.
+
+        Args:
+            kind: ``failed``: with a 5xx, or broken off; ``slow``: slower than 99 of 100 of the last ones of their
+                endpoint.
+            endpoint: an endpoint's name; None: all.
+            most: how many, from 1 to 100.
+        """
+        if kind not in ("failed", "slow"):
+            raise ArgumentError(f"last_requests(): kind must be 'failed' or 'slow', not {short(kind)}")
+        if not 1 <= most <= MOST_LISTED:
+            raise ArgumentError(f"last_requests(): most must be from 1 to {MOST_LISTED}, not {most}")
+        answer = self._client.call("last_requests", kind=kind, endpoint=endpoint, most=most)
+        requests: list[dict[str, Any]] = answer["requests"]
+        return requests
 
     @checked
     def shutdown(self) -> None:

@@ -503,6 +503,25 @@ RequestAdapterFactory: TypeAlias = Callable[..., RequestAdapter]
 # -- records and events for observers ----------------------------------------------------------------
 
 
+class RequestStep(msgspec.Struct, frozen=True, gc=False):
+    """One thing that happened to a request on an unusual way. One that is sent at once, and answered, has none."""
+
+    after_s: float
+    """After its coming."""
+    what: str
+    """``parked``, ``queued``, ``queue_full``, ``overloaded``, ``failed_over``, ``sent``, ``lost``, ``left``, ``held``,
+    ``alone``, ``ejected``, ``gathering`` or ``gathered``: see ``docs/explain.md``."""
+    backend: str = ""
+    replica: str = ""
+    number: int = 0
+    """How many were before it, where it waits; how many bytes, of a body."""
+    text: str = ""
+    """More, for people."""
+    loads: dict[str, tuple[int, int]] = {}
+    """By replica of the backend, for the first 16: how many calls it had, and how many it may have; 0 of these where it
+    was given none then."""
+
+
 class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     """One finished request. Durations are of the ingress worker's monotonic clock."""
 
@@ -550,6 +569,10 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     """It is a call of a handle, and no request by HTTP."""
     batch_size: int = 0
     """How many requests the handler was called for at a time; 0: it takes no batches."""
+    steps: tuple[RequestStep, ...] = ()
+    """What happened to it on an unusual way, in order: 20 steps at the most, of which the last replaces the others."""
+    chain: tuple[str, ...] = ()
+    """For a call of a handle: the replicas whose handlers waited for it, outermost first."""
 
 
 class RequestObserver(ABC):

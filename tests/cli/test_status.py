@@ -75,7 +75,9 @@ def test_it_is_watched_until_ctrl_c(
 
     monkeypatch.setattr(status_module.time, "sleep", pause)
     assert main(["status", "--watch"]) == 0
-    assert capsys.readouterr().out.count("ENDPOINT") == 2
+    printed = capsys.readouterr().out
+    assert printed.count("ENDPOINT") == 2
+    assert printed.count("LAST 3 MIN") == 2
     assert main(["status", "--watch", "--json"]) == 2
 
 

@@ -107,10 +107,9 @@ def test_a_later_controller_goes_on_with_the_numbers() -> None:
 
 def test_each_kind_that_is_told_is_in_the_table_and_in_the_docs() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "src/servekit/control").glob("*.py"))
-    told = {*re.findall(r'(?:add|add_event|Change|_replace)\(\s*"(\w+)"', sources)}
-    told |= {f"{what}_{end}" for what in ("deploy", "rollback") for end in ("began", "done", "failed")} | {
-        "replica_failed"
-    }
+    told = {*re.findall(r'(?:add|add_event|Change)\(\s*"(\w+)"', sources)}
+    told |= {f"{what}_{end}" for what in ("deploy", "rollback") for end in ("began", "done", "failed")}
+    told |= {"replica_failed", "replica_unhealthy", "replica_replaced"}
     assert told == KINDS.keys()
     page = (ROOT / "docs/events.md").read_text()
     assert {*re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)} >= KINDS.keys()

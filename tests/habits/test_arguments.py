@@ -58,6 +58,8 @@ VALID: dict[str, dict[str, Any]] = {
     "rollback": {"endpoint": "e"},
     "events": {},
     "failures": {},
+    "explain": {"request_id": "mine"},
+    "last_requests": {"kind": "slow"},
 }
 ARGUMENTLESS = {
     *("current", "get_context", "list_backends", "list_endpoints", "shutdown", "stat", "status", "wait"),

@@ -67,6 +67,10 @@ class Fails:
         return "hello"
 
 
+def habit_words() -> serve.metrics.Counter:
+    return serve.metrics.counter("habit_words", "Words", labels=["language"])
+
+
 class Slow:
     started, go_on = threading.Event(), threading.Event()
 
@@ -353,6 +357,10 @@ IN_PROCESS: dict[str, Mistake] = {
     "accept_batch on a generator": lambda _: serve.accept_batch(generator),
     "accept_batch with an argument": lambda _: serve.accept_batch(max_batch_size=8),  # type: ignore[call-arg]
     "accept_batch with a number": lambda _: serve.accept_batch(8),  # type: ignore[type-var]
+    "a metric of another kind": lambda _: [habit_words(), serve.metrics.gauge("habit_words", "Words")],
+    "a metric without its labels": lambda _: habit_words().inc(),
+    "labels as a text": lambda _: serve.metrics.counter("habit_lines", "Lines", "language"),
+    "a metric with a dash in its name": lambda _: serve.metrics.counter("habit-words", "Words"),
     "--runtime-options that are not JSON": command("start", "--runtime-options", "{env: 1}"),
     "--runtime-options that are no object": command("start", "--runtime-options", "3"),
     # -- typed handlers

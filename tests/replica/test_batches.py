@@ -527,3 +527,27 @@ def test_handles_have_batches_of_their_own(bench: Any) -> None:
         assert statuses == {number: (500, True) if number == 4 else (200, False) for number in range(6)}
 
     bench.run(test)
+
+
+def test_sizes_and_waits_are_observed(bench: Any, recorder: Recorder) -> None:
+    """A batch waits from when its first call came until the handler is called, for a slot too."""
+
+    async def test() -> None:
+        executor, link = bench.executor(target(recorder), max_batch_size=4), bench.link()
+        recorder.gate.clear()
+        submit(bench, executor, link, 0)
+        await bench.until(lambda: recorder.batches)
+        assert executor.executor.running == 1
+        for number in (1, 2, 3):
+            bench.clock.now += 1.0
+            submit(bench, executor, link, number)
+        bench.clock.now += 1.0
+        assert (executor.executor.running, executor.outstanding) == (1, 4)
+        recorder.gate.set()
+        await bench.until(lambda: executor.is_idle)
+        sizes, waits = (each.family() for each in executor.executor.batch_histograms)
+        assert sizes.series[()][:3] == [1, 1, 2]
+        assert sizes.series[()][-2:] == [2, 4]
+        assert waits.series[()][-2:] == [2, 3.0]
+
+    bench.run(test)

@@ -251,3 +251,18 @@ def test_a_function_has_no_methods(bench: Any) -> None:
         assert link.frames[0].status == 400
 
     bench.run(test)
+
+
+def test_the_calls_that_hold_a_slot_are_known(bench: Any) -> None:
+    async def test() -> None:
+        seen: list[tuple[int, int]] = []
+        executor = bench.executor(lambda request: seen.append((executor.executor.running, executor.outstanding)) or b"")
+        link = bench.link()
+        for number in (1, 2):
+            executor.submit(link, bench.call(number))
+        executor.run()
+        await bench.until(lambda: executor.is_idle)
+        assert seen == [(1, 2), (1, 1)]
+        assert executor.executor.running == 0
+
+    bench.run(test)

@@ -254,3 +254,24 @@ def test_a_check_that_blocks_for_ever_is_seen_from_another_thread(
     looking.join()
     assert seen.is_set()
     assert not life.is_hung
+
+
+def test_how_late_the_loop_comes_is_known_in_another_thread(new_life: Any) -> None:
+    async def test() -> None:
+        life = new_life(Handler, [])
+        await life.begin()
+        assert life.lag_s == 0.0
+        life.look_at_loop(warns=False)  # The loop is busy with this very function.
+        held = threading.Event()
+        held.wait(0.01)
+        assert life.lag_s >= 0.01
+        life.look_at_loop(warns=False)
+        assert life.lag_s >= 0.01
+        await asyncio.sleep(0)
+        lag_s = life.lag_s
+        assert lag_s >= 0.01
+        life.look_at_loop(warns=False)
+        await asyncio.sleep(0)
+        assert life.lag_s != lag_s
+
+    asyncio.run(test())

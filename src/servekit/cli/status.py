@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,11 +15,14 @@ from servekit.cli.options import instance_name
 from servekit.errors import DeadlineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from rich.console import RenderableType
 
+    from servekit.cli.trends import Span, Trend
     from servekit.instance import Instance
+
+T = TypeVar("T")
 
 ANSWER_TIMEOUT_S = 5.0
 """How long a controller may take to say what there is."""
@@ -32,7 +35,7 @@ DEGRADED = 3
 @click.command()
 @instance_name
 @click.option("--json", "as_json", is_flag=True, help="All that servekit.status() says.")
-@click.option("--watch", is_flag=True, help="Show it again every second, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Show it every second, with the last minutes, until Ctrl-C.")
 def status(name: str, as_json: bool, watch: bool) -> int:
     """Show what a standing instance serves.
 
@@ -70,14 +73,17 @@ def status_of(name: str, timeout_s: float | None = None) -> dict[str, Any]:
     Raises `NotRunningError`, and `DeadlineError` where its controller does not answer: one that is stopped takes
     connections, and says nothing.
     """
-    timeout_s = ANSWER_TIMEOUT_S if timeout_s is None else timeout_s
-    answers: list[dict[str, Any]] = []
+    return _answer(name, lambda instance: instance.status(), ANSWER_TIMEOUT_S if timeout_s is None else timeout_s)
+
+
+def _answer(name: str, question: Callable[[Instance], T], timeout_s: float) -> T:
+    answers: list[T] = []
     errors: list[BaseException] = []
     instance = attach(name)
 
     def ask() -> None:
         try:
-            answers.append(instance.status())
+            answers.append(question(instance))
         except BaseException as error:
             errors.append(error)
 
@@ -153,12 +159,55 @@ def cause_of(failure: str) -> str:
     return line.rpartition(" could not be built: ")[2].strip()
 
 
+def trends_table(trends: Mapping[str, Trend], blocks: str = "") -> RenderableType:
+    """The requests of the last minutes by endpoint, for people, in 80 columns."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from servekit.cli.trends import BLOCKS, CELL_S, CELLS, sparkline
+
+    has_p99 = any(trend.has_p99 for trend in trends.values())
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"LAST {CELLS * CELL_S / 60:g} MIN", max_width=16, no_wrap=True)
+    for head, width in (("REQ/S", 6), ("", CELLS), ("5XX", 4), ("P99" if has_p99 else "MEAN", 8), ("", CELLS)):
+        table.add_column(head, justify="right" if head else "left", width=width, no_wrap=True)
+    for name, trend in trends.items():
+        now, cells = trend.now(), trend.cells()
+        rates = sparkline([cell.rate for cell in cells], blocks or BLOCKS)
+        latencies = sparkline([cell.latency_s for cell in cells], blocks or BLOCKS)
+        table.add_row(*map(Text, (name, _rate(now), rates, _failed(now), _latency(now), latencies)))
+    return table
+
+
+def _rate(span: Span) -> str:
+    if span.rate is None:
+        return ""
+    return f"{span.rate:.1f}" if span.rate < 100 else f"{span.rate:.0f}"
+
+
+def _failed(span: Span) -> str:
+    return "" if span.failed is None else f"{span.failed:.0%}"
+
+
+def _latency(span: Span) -> str:
+    from servekit.control.explanations import span as duration
+
+    return "" if span.latency_s is None else duration(span.latency_s)
+
+
 def _watch(name: str) -> int:
+    from rich.console import Group
     from rich.live import Live
 
+    from servekit.cli.trends import BLOCKS, PLAIN_BLOCKS, Trends
+
+    trends = Trends()
     with contextlib.suppress(KeyboardInterrupt), Live(auto_refresh=False) as live:
+        blocks = BLOCKS if live.console.encoding.startswith("utf") else PLAIN_BLOCKS
         while True:
-            table = table_of(status_of(name))
+            found, stat = _answer(name, lambda each: (each.status(), each.stat()), ANSWER_TIMEOUT_S)
+            of_endpoints = trends.add(time.monotonic(), stat, found["endpoints"])
+            table = Group(table_of(found), "", trends_table(of_endpoints, blocks))
             if live.console.is_terminal:
                 live.update(table, refresh=True)
             else:

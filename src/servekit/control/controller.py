@@ -339,6 +339,7 @@ class Controller(IngressEvents, ReplicaEvents):
     def forget_counts(self) -> None:
         """Forget the counts of what was deleted."""
         self.ingresses.counts.keep_only(self.desired.endpoints, self.desired.backends)
+        self.replicas.metrics.keep_only(self.desired.backends)
 
     def slots(self, record: BackendRecord) -> int:
         """How many calls of the handler one replica takes at a time: the number that the user set, or else the one that

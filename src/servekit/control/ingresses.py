@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -16,12 +17,24 @@ from servekit.control.links import ControlServer, LinkedWorker
 from servekit.control.snapshot import Content, difference
 from servekit.errors import DeadlineError, InternalError
 from servekit.tasks import TaskSet, came_within
-from servekit.wire.control_frames import Applied, LinkAddresses, ListenOn, Report, Stop, Suspected, WorkerHello
+from servekit.wire.control_frames import (
+    Applied,
+    LinkAddresses,
+    ListenOn,
+    Recall,
+    Recalled,
+    Report,
+    Stop,
+    Suspected,
+    WorkerHello,
+)
 from servekit.wire.link import Link
 
 _log = logging.getLogger("servekit.control")
 
 _ERRORS_KEPT = 100
+RECALL_TIMEOUT_S = 2.0
+"""How long an ingress worker may take to say what it knows of a request."""
 STOPPED_AFTER_S = 0.5
 """A worker that has not applied a change within this time may be stopped: its process is looked at."""
 
@@ -75,6 +88,8 @@ class ManagedIngress(LinkedWorker):
         self._content: Content | None = None
         """The content that the worker was last sent, of the version `_sent`."""
         self._sent = 0
+        self._recalls: dict[int, asyncio.Future[Recalled]] = {}
+        """Questions that the worker has not answered, by number; each for `RECALL_TIMEOUT_S` at most."""
 
     async def keep(self) -> None:
         """Start the worker, and start it again whenever it ends, until the fleet stops."""
@@ -118,6 +133,18 @@ class ManagedIngress(LinkedWorker):
             self.link.send(difference(self._content, self._sent, fleet.content, fleet.version))
             self._content, self._sent = fleet.content, fleet.version
 
+    async def recall(self, question: Recall) -> Recalled | None:
+        """What the worker knows of a request; None: it does not say, in time."""
+        if self.link is None:
+            return None
+        answer = self._recalls[question.number] = asyncio.get_running_loop().create_future()
+        self.link.send(question)
+        try:
+            await asyncio.wait([answer], timeout=RECALL_TIMEOUT_S)
+        finally:
+            del self._recalls[question.number]
+        return answer.result() if answer.done() and not answer.cancelled() else None
+
     # -- its control link ---------------------------------------------------------------------------------------------
 
     def dialled(self, link: Link, hello: WorkerHello) -> None:
@@ -151,15 +178,25 @@ class ManagedIngress(LinkedWorker):
                 fleet.events.requests_wait()
         elif isinstance(frame, LinkAddresses):
             self._set_addresses(frame.addresses)
+        elif isinstance(frame, Recalled):
+            self._recalled(frame)
         elif isinstance(frame, Applied):
-            if not self.applied:
-                _log.info("ingress %s serves", self.id)
-            self.applied = frame.version
-            if frame.error:
-                self.errors[frame.version] = frame.error
-                if len(self.errors) > _ERRORS_KEPT:
-                    del self.errors[min(self.errors)]
-            fleet.moved.set()
+            self._has_applied(frame)
+
+    def _recalled(self, answer: Recalled) -> None:
+        asked = self._recalls.get(answer.number)
+        if asked is not None and not asked.done():
+            asked.set_result(answer)
+
+    def _has_applied(self, frame: Applied) -> None:
+        if not self.applied:
+            _log.info("ingress %s serves", self.id)
+        self.applied = frame.version
+        if frame.error:
+            self.errors[frame.version] = frame.error
+            if len(self.errors) > _ERRORS_KEPT:
+                del self.errors[min(self.errors)]
+        self._fleet.moved.set()
 
     def _take_news(self, report: Report) -> None:
         if report.refused:
@@ -170,6 +207,8 @@ class ManagedIngress(LinkedWorker):
     def link_lost(self, link: Link, error: Exception | None) -> None:
         if link is self.link:
             self._content, self.applied, self.report = None, 0, None
+            for asked in self._recalls.values():
+                asked.cancel()
             self._fleet.moved.set()
         super().link_lost(link, error)
 
@@ -204,6 +243,7 @@ class IngressFleet:
         self.stopping = False
         self._control = control
         self._tasks = TaskSet()
+        self._questions = itertools.count(1)
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -283,6 +323,13 @@ class IngressFleet:
             return None
         waiting = sum(report.waiting.get(backend, 0) for report in reports if report is not None)
         return waiting + sum(map(self.outstanding, replica_ids))
+
+    async def recall(self, question: Recall) -> dict[str, Recalled | None]:
+        """What each worker knows of a request; None for a worker that does not say, in time."""
+        question.number = next(self._questions)
+        workers = list(self.workers.values())
+        answers = await asyncio.gather(*(worker.recall(question) for worker in workers))
+        return {worker.id: answer for worker, answer in zip(workers, answers, strict=True)}
 
     # -- snapshots ---------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
 from typing import Any
 
 from servekit.control.controller import RESTART_REASONS, Controller
@@ -16,6 +17,13 @@ from servekit.tallies import COUNT, Tallies
 from servekit.vitals import LoopLag, cpu_us, own_vitals
 
 _DROPPED: tuple[str | int, ...] = ("dropped",)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("servekit")
+    except metadata.PackageNotFoundError:  # It runs from a checkout.
+        return "unknown"
 
 
 class Metrics:
@@ -38,6 +46,7 @@ class Metrics:
         self._tallies = tallies
         self._about = about
         self._most_series = most_series
+        self._version = _version()
         self._lag = LoopLag()
         self.sources: list[Callable[[Sums], Iterable[Family]]] = []
         """Of further families, by what was counted."""
@@ -72,10 +81,8 @@ class Metrics:
             yield from source(sums)
 
     def _info(self) -> Family:
-        from servekit import __version__
-
         about = self._about()
-        labels = {"version": __version__, "instance": str(about["name"]), "runtime": str(about["runtime"])}
+        labels = {"version": self._version, "instance": str(about["name"]), "runtime": str(about["runtime"])}
         return Family("servekit_info", "gauge", "The instance; always 1.", tuple(labels), [(tuple(labels.values()), 1)])
 
     def _processes(self, sums: Sums) -> Iterator[Family]:

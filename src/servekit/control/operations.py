@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -25,7 +25,7 @@ from servekit.config import (
     EndpointOptions,
     backend_config,
 )
-from servekit.control import deploys, history, state
+from servekit.control import deploys, explanations, history, state
 from servekit.control.changes import weights
 from servekit.control.controller import Controller
 from servekit.control.deploys import Deploy, Wanted
@@ -41,7 +41,7 @@ from servekit.errors import InUseError, InvalidInputError, NotFoundError, Servek
 from servekit.factories import Kind, build, check_options
 from servekit.interfaces import RequestObserver, RoutingPolicy
 from servekit.plugins import Registry
-from servekit.wire.control_frames import EndpointRecord, PluginRef
+from servekit.wire.control_frames import MOST_RECALLED, EndpointRecord, PluginRef, Recall
 
 MOST_LOG_LINES = 1000
 READ_ONLY = frozenset(
@@ -107,6 +107,16 @@ class WhichSamples(msgspec.Struct, forbid_unknown_fields=True):
     """Neither an endpoint nor a backend: all of both."""
     backend: str | None = None
     since: float = 0.0
+
+
+class ExplainRequest(msgspec.Struct, forbid_unknown_fields=True):
+    id: str
+
+
+class LastRequests(msgspec.Struct, forbid_unknown_fields=True):
+    kind: Literal["slow", "failed"]
+    endpoint: str | None = None
+    most: Annotated[int, msgspec.Meta(ge=1, le=MOST_RECALLED)] = MOST_RECALLED
 
 
 class UpdateConfig(msgspec.Struct, forbid_unknown_fields=True):
@@ -215,6 +225,8 @@ class Operations:
             "link_addresses": (Named, self._link_addresses),
             "status": (Nothing, self._status),
             "stat": (Nothing, self._stat),
+            "explain": (ExplainRequest, self._explain),
+            "last_requests": (LastRequests, self._last_requests),
         }
 
     async def call(self, name: str, body: bytes, *, json: bool = False, who: str = "") -> bytes:
@@ -561,6 +573,20 @@ class Operations:
             raise InvalidInputError(f"log_tail: lines must be from 1 to {MOST_LOG_LINES}, not {a.lines}")
         which = Which(a.backend, a.replica)
         return await asyncio.to_thread(last_lines, self._log_path, which, a.lines)
+
+    async def _explain(self, a: ExplainRequest) -> dict[str, Any]:
+        answers = await self._controller.ingresses.recall(Recall(0, request_id=a.id))
+        explained = explanations.explanation(answers)
+        if explained is None:
+            raise NotFoundError(explanations.unknown(a.id, answers))
+        return explained
+
+    async def _last_requests(self, a: LastRequests) -> dict[str, Any]:
+        if a.endpoint is not None:
+            self._controller.desired.endpoint(a.endpoint)  # Raises where there is none of that name.
+        question = Recall(0, kind=a.kind, endpoint=a.endpoint or "", most=a.most)
+        answers = await self._controller.ingresses.recall(question)
+        return {"requests": explanations.last_of(answers, a.most), "silent": explanations.silent(answers)}
 
 
 def _digest_of(data: bytes) -> str:

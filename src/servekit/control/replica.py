@@ -24,6 +24,7 @@ from servekit.control.runtimes import Runtimes
 from servekit.control.silence import LostNodes
 from servekit.control.state import BackendRecord
 from servekit.control.store import StoreThread, WorkerRecord
+from servekit.control.user_metrics import UserMetrics
 from servekit.control.watchdog import WatchedReplica
 from servekit.errors import BackendStartError, DeadlineError, ServekitError, StoreError
 from servekit.interfaces import Exit, ReplicaEvent, ReplicaRuntime, WorkerHandle, WorkerSpec
@@ -83,6 +84,7 @@ class ReplicaContext:
     log_directory: str = ""
     lost_nodes: LostNodes = field(default_factory=LostNodes)
     """The machines that new replicas are not to be placed on."""
+    metrics: UserMetrics = field(default_factory=UserMetrics)
 
 
 class ManagedReplica(LinkedWorker):
@@ -402,6 +404,7 @@ class ManagedReplica(LinkedWorker):
                 _log.exception("%s could not be stopped", self.label)
         with contextlib.suppress(FileNotFoundError):  # It is there where the process was killed, on this machine.
             os.unlink(f"{self._context.directory}/{self.id}.sock")
+        await self._context.metrics.ended(self.id)
         try:
             await self._context.store.call(lambda store: store.forget_worker(self.id))
         except StoreError as error:  # A controller after this one finds that the replica is gone, and forgets it.
@@ -434,6 +437,8 @@ class ManagedReplica(LinkedWorker):
         super().frame_received(link, frame)
         if isinstance(frame, Report):
             self.report, self.looks = frame, 0
+        elif isinstance(frame, frames.MetricsTold):
+            self._context.metrics.told(self.id, frame)
         elif isinstance(frame, frames.Ready):
             self._built(frame)
         elif isinstance(frame, frames.Reconfigured):

@@ -22,6 +22,7 @@ class ReplicaFleet:
 
     def __init__(self, context: ReplicaContext, control: ControlServer) -> None:
         self.replicas: dict[str, ManagedReplica] = {}
+        self.metrics = context.metrics
         self._context = context
         self._control = control
         self._attached: list[ManagedReplica] = []
@@ -67,6 +68,7 @@ class ReplicaFleet:
     ) -> ManagedReplica:
         replica = ManagedReplica(replica_id, record, number, self._context, earlier, rank)
         self._control.workers[replica_id] = replica
+        self.metrics.began(replica_id, record.name)
         replica.tell()
         return replica
 

@@ -25,6 +25,7 @@ from servekit.control.runtimes import Runtimes
 from servekit.control.setup import InstanceSetup
 from servekit.control.store import Store, StoreThread, counted
 from servekit.control.totals import Totals
+from servekit.control.user_metrics import UserMetrics
 from servekit.errors import StoreError
 from servekit.interfaces import ReplicaRuntime, RuntimeContext
 from servekit.plugins import Registry
@@ -63,6 +64,7 @@ class Service:
             setup.state_directory or setup.directory, setup.directory, durable=setup.standing, resumed=setup.resumed
         )
         self._store = StoreThread(store)
+        self.user_metrics = UserMetrics(self._store if setup.standing else None)
         self._control = ControlServer(setup.token)
         self._controller: Controller | None = None
         self._tallies = Tallies(None)
@@ -104,6 +106,7 @@ class Service:
         self.metrics = Metrics(controller, self._tallies, self._about)
         self.runtimes.check(*runtime)
         self._observers = [self._resolver.observer(*each) for each in setup.options.observers.items()]
+        await self.user_metrics.load()
         # All before a worker can dial: one without a record is told to end.
         for worker in workers:
             if worker.backend in desired.backends:
@@ -113,6 +116,8 @@ class Service:
                     await self._store.call(partial(Store.forget_worker, worker_id=worker.worker_id))
                 except StoreError as error:
                     _log.warning("replica %s %s is in the store yet: %s", worker.backend, worker.worker_id, error)
+        self.user_metrics.settle()
+        self.user_metrics.keep_only(desired.backends)
         for host, port in (await self._store.call(Store.addresses)).items():
             try:
                 await self._control.listen_on(host, port)
@@ -158,6 +163,7 @@ class Service:
         self._control.close()
         self._tallies.close()
         await self.event_log.close()
+        await self.user_metrics.close()
         await self._store.close()
 
     def cut_off(self) -> None:
@@ -176,6 +182,7 @@ class Service:
             setup.directory,
             setup.options.debug,
             setup.log_directory,
+            metrics=self.user_metrics,
         )
         return ReplicaFleet(context, self._control)
 

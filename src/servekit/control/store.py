@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger("servekit.control")
 
-_FILE, _COPY = "state.db", "state.last"
+_FILE, _COPY, _METRICS = "state.db", "state.last", "metrics.last"
 _NO_DAMAGE = ("disk is full", "disk I/O error", "unable to open", "readonly", "locked")
 """The words of SQLite's for what says nothing of the file (``sqlite3_errstr``)."""
 _STEPS = (
@@ -155,6 +155,17 @@ class Store:
             else:
                 self._db.executemany("DELETE FROM events WHERE number = ?", [(number,) for number in gone])
             self._db.executemany("INSERT OR REPLACE INTO events VALUES (?, ?)", rows)
+
+    def load_metrics(self) -> bytes:
+        """What `save_metrics` saved last; empty where it did not."""
+        try:
+            return (self._directory / _METRICS).read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def save_metrics(self, data: bytes) -> None:
+        """Keep the metrics of replicas. A crash of the machine may lose them."""
+        write_private(self._directory / _METRICS, data, durable=False)
 
     def put_blob(self, data: bytes, digest: str) -> None:
         """Keep the bytes of a target or of its code, whose SHA-256 is ``digest``."""

@@ -137,6 +137,11 @@ class HttpConnection(asyncio.Protocol):
         return self._transport.get_extra_info("socket")
 
     @property
+    def current(self) -> HttpRequest | None:
+        """The request that is being answered, if any."""
+        return self._current
+
+    @property
     def _tunnel(self) -> IncomingBody | None:
         """The body that takes the bytes that come, in `TUNNEL`."""
         return self._current.incoming if self._state is TUNNEL and self._current is not None else None

@@ -12,6 +12,7 @@ from servekit.ingress.backend import Backend, Replica
 from servekit.ingress.endpoint import Endpoint
 from servekit.ingress.links import ReplicaLinks
 from servekit.ingress.router import Router
+from servekit.ingress.weights import Weights
 from servekit.interfaces import RoutingPolicy
 from servekit.wire.control_frames import BackendEntry, EndpointRecord, PluginRef, Snapshot
 
@@ -55,13 +56,13 @@ class Applier:
             endpoints.update(dict.fromkeys(self._router.endpoints.keys() - endpoints.keys()))
         await self._links.open(self._grow(entry for entry in backends.values() if entry is not None))
         errors = []
+        self._router.shared.snapshot = snapshot.version  # Before traffic changes: what waits chooses again then.
         for name, endpoint_entry in endpoints.items():
             try:
                 self._set_endpoint(name, endpoint_entry)
             except Exception as error:
                 _log.exception("endpoint %r could not be set up", name)
                 errors.append(f"endpoint {name!r}: {error}")
-        self._router.shared.snapshot = snapshot.version
         for name, backend_entry in backends.items():
             self._shrink(name, backend_entry, snapshot.leaving if snapshot.base is not None else None)
         if snapshot.base is not None:
@@ -97,11 +98,13 @@ class Applier:
         if entry is None:
             if old is not None:
                 router.remove(old)
+                router.shared.weights.removed(name)
             return
         weights = {backend: weight for backend, weight in entry.traffic.items() if weight > 0}
         if old is not None and structs.replace(old.entry, traffic=entry.traffic) == entry:
             if old.entry.traffic != entry.traffic:
                 old.entry = entry
+                self._remember(entry, weights)
                 try:
                     old.policy.traffic_changed(weights)
                 finally:  # Also where its policy raises: the backends that are gone must get no more requests.
@@ -109,8 +112,14 @@ class Applier:
             return
         policy = self._build_policy(entry.policy_ref)
         policy.traffic_changed(weights)
+        self._remember(entry, weights)
         endpoint = Endpoint(entry, policy, router.backends, router.shared)
         endpoint.set_traffic(weights)
         if old is not None:
             router.remove(old, endpoint)
         router.add(endpoint)
+
+    def _remember(self, entry: EndpointRecord, weights: dict[str, float]) -> None:
+        """From this snapshot on, the endpoint's requests choose by these weights."""
+        shared = self._router.shared
+        shared.weights.changed(entry.name, Weights(shared.snapshot, entry.policy, weights))

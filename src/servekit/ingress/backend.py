@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
 from time import monotonic
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from servekit.ingress.ejections import Ejections, Record
 from servekit.ingress.exchange import Exchange, redispatch
 from servekit.ingress.quarantine import Quarantine
 from servekit.ingress.shared import Shared
+from servekit.ingress.steps import MOST_LOADS, note
 from servekit.wire.control_frames import ReplicaEntry
 from servekit.wire.data_frames import Answer, Call, End
 from servekit.wire.outgoing_calls import OutgoingCalls
@@ -98,6 +100,12 @@ class Replica:
         return (
             not self.reserved and self.outstanding < limit and self._load < limit and link is not None and link.writable
         )
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many calls the replica has, and how many it may have; 0 of these where it is given none now."""
+        given = not self.reserved and self in self.backend.ready
+        return max(self.outstanding, self._load), self.window.size if given else 0
 
     @property
     def overdue_s(self) -> float:
@@ -282,6 +290,7 @@ class Backend:
         self.ejections: Ejections[Replica] = Ejections(name, self.ready, shared, self.suspects.gone, self._changed)
         self.shared = shared
         self._deaths = shared.suspects.deaths
+        self._out = self.ejections.out
 
     @property
     def coming(self) -> bool:
@@ -303,6 +312,8 @@ class Backend:
         """Hand a request to a replica with room. True: one has it now, or it has been refused, or is a suspect that
         waits where suspects do."""
         ready, endpoint = self.ready, exchange.owner
+        if self._out and exchange.queue is None:
+            note(exchange, "ejected", text=", ".join(sorted(replica.id for replica in self._out)))
         if exchange.chain:
             ready = self.open_to(exchange.chain)
             if not ready:
@@ -341,17 +352,24 @@ class Backend:
         wait_s = pace.wait_s(ahead, self._places)
         left_s = exchange.expires - now
         if ahead >= self.config.max_queued_requests:
+            self._note_full(exchange, "queue_full")
             exchange.refuse(refusals.queue_full(f"backend {self.name!r}"))
         elif wait_s and left_s < wait_s + pace.enough_s and not pace.ends_in_time(left_s, exchange.timeout_s, wait_s):
+            self._note_full(exchange, "overloaded")
             exchange.refuse(refusals.overloaded(self.name, retry_after_s(wait_s)))
         else:
             if not ahead:
                 pace.begin(now)
                 self._followed = None
+            self._note_full(exchange, "queued")
             exchange.wait_in(self.waiting)
             return True
         self.refused += 1
         return False
+
+    def _note_full(self, exchange: Exchange, what: str) -> None:
+        loads = {replica.id: replica.load for replica in islice(self.replicas.values(), MOST_LOADS)}
+        note(exchange, what, number=len(self.waiting), loads=loads)
 
     def pump(self) -> None:
         """Room has come: send the requests that wait, in order, without those that it comes too late for."""
@@ -426,6 +444,7 @@ class Backend:
         exchange.unqueue()
         if left_s > 0:
             wait_s = self._pace.wait_s(len(self.waiting), self._places)
+            self._note_full(exchange, "overloaded")
             exchange.refuse(refusals.overloaded(self.name, retry_after_s(wait_s)))
         else:
             exchange.expired()

@@ -152,6 +152,11 @@ class WholeUpload:
         take()
 
     @property
+    def gathered_bytes(self) -> int:
+        """How much of it is here."""
+        return self._spool.end
+
+    @property
     def in_memory(self) -> bytes | None:
         """All of it, while it is kept; None: it is in a file, or is not kept any more."""
         return self._spool.in_memory if self.can_start_again else None

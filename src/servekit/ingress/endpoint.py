@@ -5,6 +5,7 @@ requests that wait for any of them.
 from __future__ import annotations
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
@@ -12,6 +13,7 @@ from servekit.ingress import refusals
 from servekit.ingress.backend import Backend
 from servekit.ingress.exchange import Exchange, redispatch
 from servekit.ingress.shared import Shared
+from servekit.ingress.steps import note
 from servekit.interfaces import Outcome, RoutingPolicy
 from servekit.wire.control_frames import EndpointRecord
 
@@ -44,6 +46,8 @@ class Endpoint:
         self.entry = entry
         self.policy = policy
         self.timeout_s = entry.options.timeout_s
+        self.slow_s = math.inf
+        """Its requests that took longer are slow; set by `Slowness`."""
         self.methods = _answered_methods(entry.methods)
         """None: every method goes to the handler."""
         self.targets: list[TrafficTarget] = []
@@ -86,6 +90,7 @@ class Endpoint:
         that.
         """
         choices = self.choices
+        exchange.snapshot = self._shared.snapshot
         if self._deaths and exchange.is_deadly():
             return
         if exchange.body_rest is not None and self._takes_bodies_whole() and exchange.take_in():
@@ -101,6 +106,7 @@ class Endpoint:
         if len(choices) < len(self.targets):
             self._shared.failovers[self.name] += 1
             exchange.failed_over = True
+            note(exchange, "failed_over", text=", ".join(target.name for target in self.targets if not target.replicas))
         if (
             exchange.call_method is not None
             and exchange.call_method not in backend.config.callable_methods
@@ -135,8 +141,10 @@ class Endpoint:
         elif not self.coming:
             exchange.refuse(refusals.no_replica(self.name))
         elif len(self.waiting) >= sum(target.backend.config.max_queued_requests for target in self.targets):
+            note(exchange, "queue_full", number=len(self.waiting))
             exchange.refuse(refusals.queue_full(f"endpoint {self.name!r}"))
         else:
+            note(exchange, "parked", number=len(self.waiting))
             exchange.wait_in(self.waiting)
             self._shared.replica_wanted()
 

@@ -15,8 +15,9 @@ from servekit.http1.request import HttpRequest
 from servekit.ingress import refusals
 from servekit.ingress.bodies import Download, Upload, WholeUpload
 from servekit.ingress.shared import Shared
+from servekit.ingress.steps import note
 from servekit.ingress.suspects import REFUSED_S
-from servekit.interfaces import Outcome, ReplicaView, Request, RequestRecord, RoutingPolicy
+from servekit.interfaces import Outcome, ReplicaView, Request, RequestRecord, RequestStep, RoutingPolicy
 from servekit.tallies import (
     BOUNDS,
     BYTES_IN,
@@ -62,6 +63,8 @@ class ExchangeOwner(Protocol):
     watches: bool
     """The policy is told how requests end."""
     policy: RoutingPolicy
+    slow_s: float
+    """Its requests that took longer than this are slow: see `servekit.ingress.slowness`."""
 
     def dispatch(self, exchange: Exchange) -> None:
         """Send a request to a replica, have it wait for one, or refuse it."""
@@ -108,6 +111,8 @@ class Exchange(HttpRequest):
         "sent_at",
         "service_us",
         "shared",
+        "snapshot",
+        "steps",
         "timeout_s",
         "trace",
         "tries",
@@ -155,6 +160,10 @@ class Exchange(HttpRequest):
     """The ``traceparent`` that goes on; empty: the request belongs to no trace."""
     parent: str
     """The span id that the request came with; empty: none."""
+    snapshot: int
+    """The version of the snapshot by which a backend was chosen last; 0: none was."""
+    steps: list[RequestStep] | None
+    """What happened to the request on an unusual way; None: nothing so far. See `servekit.ingress.steps`."""
     error: str
     """The type of the error that the request ends with; empty: none so far."""
     deaths: int
@@ -235,8 +244,14 @@ class Exchange(HttpRequest):
             return False
         assert self.incoming is not None
         whole = self.body_rest = WholeUpload(self.incoming, self.connection, self.shared.spools)
-        whole.take_in(rest.kept, lambda: self.owner.dispatch(self), self._has_no_room)
+        note(self, "gathering")
+        whole.take_in(rest.kept, self._taken_in, self._has_no_room)
         return True
+
+    def _taken_in(self) -> None:
+        assert isinstance(self.body_rest, WholeUpload)
+        note(self, "gathered", number=len(self.body) + self.body_rest.gathered_bytes)
+        self.owner.dispatch(self)
 
     def _has_no_room(self) -> None:
         if self.answer_rest is not None:
@@ -385,14 +400,26 @@ class Exchange(HttpRequest):
 
     def _again(self, *, sent: bool) -> None:
         self.owner.tell_policy(self, Outcome.LOST)
-        self.replica = None
         if not sent:
             self.tries -= 1
         kept = self.body_rest is None or self.body_rest.can_start_again
-        if kept and (not sent or (self.method in IDEMPOTENT and self.tries < _MOST_TRIES)):
-            self.owner.dispatch(self)
-        else:
+        why_not = "" if kept else "a part of its body is gone"
+        if sent and self.method not in IDEMPOTENT:
+            why_not = f"a handler may have begun it, and {self.method} is not to be done twice"
+        elif sent and self.tries >= _MOST_TRIES:
+            why_not = f"it was sent {self.tries} times"
+        self._note_lost("lost" if sent else "left", why_not)
+        if why_not:
             self.refuse(refusals.replica_died(self.backend))
+        else:
+            self.owner.dispatch(self)
+
+    def _note_lost(self, what: str, why_not: str) -> None:
+        replica = "" if self.replica is None else self.replica.id
+        note(self, "sent", replica, self.ahead, at=self.sent_at)
+        note(self, what, replica, text=why_not)
+        if not why_not:
+            self.replica = None
 
     # -- how a request ends: each comes to `_settle` once ----------------------------------------------------------
 
@@ -417,6 +444,7 @@ class Exchange(HttpRequest):
 
     def cut(self) -> None:
         """The client is not to get the rest of an answer in pieces."""
+        self.error = "broken_off"
         self._give_up(Outcome.ABANDONED)
         self.delivered(complete=False)
 
@@ -494,14 +522,20 @@ class Exchange(HttpRequest):
             service_us / 1e6,
             self.tries,
             self.ahead,
-            shared.snapshot,
+            self.snapshot or shared.snapshot,
             self.trace,
             self.parent,
             self.scheme,
             self.chain is not None,
             self.batch_size,
+            () if self.steps is None else tuple(self.steps),
+            self.chain or (),
         )
         shared.recent.append(record)
+        if status >= 500 or self.error == "broken_off":
+            shared.failed.append(record)
+        elif latency_s > self.owner.slow_s:
+            shared.slow.append(record)
         if shared.observe is not None:
             shared.observe(record)
 

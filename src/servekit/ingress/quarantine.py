@@ -10,6 +10,7 @@ from typing import Generic, Protocol, TypeVar
 from servekit.ingress import refusals
 from servekit.ingress.exchange import Exchange, ExchangeReplica
 from servekit.ingress.shared import Shared
+from servekit.ingress.steps import note
 
 CLEARED_WITHIN_S = 1.0
 """How long a replica keeps others out for a suspect before it is empty. Beyond, the suspect goes there all the same:
@@ -78,8 +79,10 @@ class Quarantine(Generic[R]):
             if replica is not None:
                 self._enter(exchange, replica)
         elif len(self.waiting) >= most_waiting:
+            note(exchange, "queue_full", number=len(self.waiting))
             exchange.refuse(refusals.queue_full("requests that a replica has died with"))
         else:
+            note(exchange, "held", number=len(self.waiting), text=_died(exchange.deaths))
             exchange.wait_in(self.waiting)
             if not kind_is_inside and self._clearing is None:
                 self._clear(exchange)
@@ -128,6 +131,7 @@ class Quarantine(Generic[R]):
     def _enter(self, exchange: Exchange, replica: R) -> None:
         if replica is self._clearing:
             self.stop()
+        note(exchange, "alone", replica.id, text=_died(exchange.deaths))
         replica.send(exchange, alone=True)
         replica.suspect, replica.reserved = exchange, True
         self._shared.later(ALONE_S, self._outstays, replica, exchange)
@@ -157,3 +161,7 @@ class Quarantine(Generic[R]):
         if not self.waiting:
             self.stop()
         self._pump()
+
+
+def _died(times: int) -> str:
+    return f"replicas have died {times} times with its like" if times > 1 else "a replica has died with its like"

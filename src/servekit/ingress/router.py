@@ -6,6 +6,7 @@ the `Exchange`, and no task or future stands between them.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from types import SimpleNamespace
@@ -28,7 +29,7 @@ from servekit.wire.data_frames import Invoke
 _is_id = re.compile(rb"[!-Z\\^-~]{1,128}").fullmatch
 """An id is a word in a line of the log, where brackets are around it."""
 
-_NOWHERE: Any = SimpleNamespace(name="", route_text="", watches=False)
+_NOWHERE: Any = SimpleNamespace(name="", route_text="", watches=False, slow_s=math.inf)
 """Stands for the endpoint of a request that has none."""
 
 
@@ -118,11 +119,11 @@ class Router:
     def _begin(self, exchange: Exchange, request_id: bytes | None) -> None:
         exchange.shared = self.shared
         exchange.backend = ""
-        exchange.replica = exchange.queue = None
+        exchange.replica = exchange.queue = exchange.steps = None
         exchange.upload = exchange.download = exchange.answer_rest = None
         incoming = exchange.incoming
         exchange.body_rest = None if incoming is None else Upload(incoming, exchange.connection)
-        exchange.tries = exchange.deaths = exchange.ahead = exchange.batch_size = 0
+        exchange.tries = exchange.deaths = exchange.ahead = exchange.batch_size = exchange.snapshot = 0
         exchange.digest, exchange.failed_over = b"", False
         exchange.trace = exchange.parent = exchange.error = ""
         exchange.expires = exchange.sent_at = exchange.began_at = 0.0

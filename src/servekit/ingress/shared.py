@@ -10,11 +10,14 @@ from servekit.config import COMMON_METHODS
 from servekit.ingress.deadlines import Deadlines
 from servekit.ingress.spool import SpoolSpace
 from servekit.ingress.suspects import Suspects
+from servekit.ingress.weights import WeightsHistory
 from servekit.interfaces import RequestRecord
 from servekit.tallies import OTHER, Tallies
 
 RECENT_REQUESTS = 10_000
 """Requests that are remembered, of one ingress worker."""
+REMARKABLE_REQUESTS = 2_000
+"""Those that failed are remembered longer, and so are those that were slow: so many of each."""
 
 MOST_EJECTED = 100
 """Ejections of which the controller is told at a time; those that are the oldest go."""
@@ -56,6 +59,11 @@ class Shared:
         """The requests that have ended last."""
         self.trace_share = 0.0
         """Of the traces that begin here, how many are sampled; 0: none begins."""
+        self.failed: deque[RequestRecord] = deque(maxlen=REMARKABLE_REQUESTS)
+        """Those with a 5xx, and those whose answers were broken off."""
+        self.slow: deque[RequestRecord] = deque(maxlen=REMARKABLE_REQUESTS)
+        """Those of the others that were slow for their endpoint: see `servekit.ingress.slowness`."""
+        self.weights = WeightsHistory()
         self.snapshot = 0
         """The version of the snapshot that is applied."""
         self.refused: Counter[tuple[str, str]] = Counter()

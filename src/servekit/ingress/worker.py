@@ -20,10 +20,13 @@ from servekit.http1.server import HttpServer
 from servekit.ingress.access_log import AccessLog
 from servekit.ingress.apply import Applier, build_policy
 from servekit.ingress.callers import Callers
+from servekit.ingress.exchange import Exchange
 from servekit.ingress.links import ReplicaLinks
 from servekit.ingress.observers import Observers, build_observer
+from servekit.ingress.recall import recalled
 from servekit.ingress.router import Router
 from servekit.ingress.shared import Shared
+from servekit.ingress.slowness import Slowness
 from servekit.ingress.spool import SpoolSpace
 from servekit.ingress.waiting_requests import WaitingRequests
 from servekit.interfaces import RoutingPolicy
@@ -37,6 +40,7 @@ from servekit.wire.control_frames import (
     LinkAddresses,
     ListenOn,
     PluginRef,
+    Recall,
     Report,
     Snapshot,
     Stop,
@@ -139,6 +143,7 @@ class IngressWorker:
             asyncio.ensure_future(self._apply_snapshots(applier)),
             asyncio.ensure_future(self._listen_on_hosts()),
             asyncio.ensure_future(observers.run()),
+            asyncio.ensure_future(Slowness(self.router.shared.recent).run(self.router.endpoints)),
         ]
         listening: Acceptor | None = None
         try:
@@ -257,9 +262,17 @@ class IngressWorker:
             self._hosts.put_nowait(frame.host)
         elif isinstance(frame, Suspected):
             self.router.shared.suspects.heard(frame.deaths, self.router.shared.now())
+        elif isinstance(frame, Recall):
+            self._control.send(recalled(self.router.shared, self._under_way(), frame))
         elif isinstance(frame, Stop):
             self._stop = frame
             self._end()
+
+    def _under_way(self) -> list[Exchange]:
+        """The requests that have not ended, over HTTP and of handles."""
+        requests = [connection.current for connection in self.server.connections]
+        calls = [call.exchange for call in self.callers.calls]
+        return [*(each for each in requests if isinstance(each, Exchange)), *calls]
 
     async def _apply_snapshots(self, applier: Applier) -> None:
         while True:

@@ -22,6 +22,7 @@ from servekit.replica.answer_streams import AnswerStreams
 from servekit.replica.batch_plan import BatchPlan
 from servekit.replica.flow import Flow, run, run_async
 from servekit.replica.handler_calls import HandlerCalls, Reply
+from servekit.replica.histograms import BatchHistograms
 from servekit.replica.open_call import CallTransitions, OpenCall, SharedSlot
 from servekit.replica.target import Entry
 from servekit.replica.threads import Threads
@@ -183,6 +184,7 @@ class BatchRunner:
         """``context``: to be copied for each batch."""
         self.ready: deque[Batch] = deque()
         """Batches to be begun when the handler of a running one has ended."""
+        self.histograms = BatchHistograms()
         self._executor = executor
         self._calls = streams.calls
         self._streams = streams
@@ -206,6 +208,7 @@ class BatchRunner:
             group = self._groups[kind] = Group(call.entry, BatchPlan(self._max_size, self._wait_s))
         group.calls.append(call)
         call.group = group.calls
+        call.joined = self._calls.clock()
         group.plan.came(len(group.calls), group.running)
         self._executor.queue(group)
 
@@ -315,6 +318,8 @@ class BatchRunner:
 
     def _answer(self, batch: Batch) -> None:
         batch.group.running -= len(batch.calls)
+        self.histograms.sizes.add(len(batch.calls))
+        self.histograms.waits.add(batch.started - batch.calls[0].joined)
         batch.context.run(self._reply, batch)
 
     def _reply(self, batch: Batch) -> None:

@@ -21,6 +21,7 @@ from servekit.replica.answer_streams import TURN_S, AnswerStreams
 from servekit.replica.arriving_body import GatheredBody, window_is_here
 from servekit.replica.batches import BatchRunner, Group
 from servekit.replica.handler_calls import HandlerCalls
+from servekit.replica.histograms import ValueHistogram
 from servekit.replica.open_call import CallState, OpenCall, SharedSlot
 from servekit.replica.render import Rendered
 from servekit.replica.runners import CallRunner
@@ -405,6 +406,16 @@ class Executor:
         """What holds a slot. May be read in any thread."""
         inline = self._inline
         return list(self._holders) if inline is None else [inline, *list(self._holders)]
+
+    @property
+    def running(self) -> int:
+        """How many calls hold a slot, alone or together. May be read in any thread."""
+        return sum(holder.left if isinstance(holder, SharedSlot) else 1 for holder in self._running)
+
+    @property
+    def batch_histograms(self) -> list[ValueHistogram]:
+        histograms = self._batches.histograms
+        return [histograms.sizes, histograms.waits]
 
     def overdue(self, at_least_s: float = 0.0) -> dict[OpenCall, float]:
         """The calls that hold a slot beyond their deadlines and have no answer begun, each with how many seconds; those

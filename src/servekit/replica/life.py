@@ -59,6 +59,7 @@ class Life:
         """The number of the data loop's thread."""
         self._asked_at = 0.0
         """When the loop was asked to come by, where it has not yet; else 0.0."""
+        self._lag_s = 0.0
         self._warned = not (handlers.main.on_loop or adapter.is_async)
         self.taken = b""
         """Digest of the ``user_config`` that the handler has; empty while that is not known."""
@@ -173,11 +174,22 @@ class Life:
         return 0.0
 
     def _come(self) -> None:
+        self._lag_s = time.perf_counter() - self._asked_at
         self._asked_at = 0.0
 
-    def watch_loop(self) -> None:
-        """Called about once a second in another thread, while calls are here: warn, once, where an ``async def`` has
-        held up the loop since the last time."""
+    @property
+    def lag_s(self) -> float:
+        """How long the loop took to come by when it was last asked to, or for how long it has not. May be read in
+        another thread."""
+        asked_at = self._asked_at
+        return max(self._lag_s, time.perf_counter() - asked_at) if asked_at else self._lag_s
+
+    def look_at_loop(self, *, warns: bool) -> None:
+        """Ask the loop to come by. Called about once a second in another thread; ``warns``: calls are here, so warn,
+        once, where an ``async def`` has held up the loop since the last time."""
+        if not warns:
+            self.silent_s()
+            return
         frame = sys._current_frames().get(self.thread)
         if self.silent_s() and not self._warned and not self._blocking_since and frame is not None:
             self._warned = True

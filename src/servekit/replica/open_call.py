@@ -74,6 +74,8 @@ class OpenCall(msgspec.Struct, eq=False):
     """The length of a long answer that is here whole, until all of it has left."""
     group: deque[OpenCall] | None = None
     """The calls among which this one waits, to share a batch."""
+    joined: float = 0.0
+    """When the call came among those."""
     slot: SharedSlot | None = None
     """The slot of the batch that this call is part of."""
     arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None

@@ -21,21 +21,25 @@ from typing import Any
 import msgspec
 import uvloop
 
+from servekit import metrics
 from servekit.code.place import CodePlace
 from servekit.config import DRAIN_TIMEOUT_S
 from servekit.factories import load_path
 from servekit.handles import callers
 from servekit.handles.caller import Caller
 from servekit.interfaces import RequestAdapter
-from servekit.processes import extend_sys_path, resident_bytes, set_title
+from servekit.processes import extend_sys_path, open_descriptors, resident_bytes, set_title
 from servekit.replica import pools, stacks
 from servekit.replica.executor import Executor
 from servekit.replica.failures import FailureCollector
+from servekit.replica.gpus import Gpus
 from servekit.replica.handler_calls import HandlerCalls
+from servekit.replica.histograms import ValueHistogram
 from servekit.replica.life import Life, start_failure
 from servekit.replica.open_call import OpenCall
 from servekit.replica.sigterm import Sigterm
 from servekit.replica.target import Handlers, Target, load
+from servekit.replica.told_metrics import MetricsTeller
 from servekit.tasks import TaskSet
 from servekit.wire.bootstrap import WorkerBootstrap
 from servekit.wire.companion import listen_for_companions
@@ -94,6 +98,10 @@ class ReplicaWorker:
         self._tasks = TaskSet()
         """The tasks on the data loop, beside the calls."""
         self._code: CodePlace | None = None
+        self._recorder = metrics.recorder.get() if own_process else metrics.Recorder()
+        self._teller = MetricsTeller(self._recorder)
+        self._histograms: list[ValueHistogram] = []
+        self._gpus = Gpus()
         self._ended = False
         self.left_behind = False
         """The replica is over, but its thread hangs. In process alone: else the process has ended."""
@@ -102,6 +110,7 @@ class ReplicaWorker:
     def run(self, control_loop: asyncio.AbstractEventLoop) -> str:
         """Live, with the control link on ``control_loop``, which another thread runs; returns why the replica ended."""
         self._control_loop = control_loop
+        metrics.recorder.set(self._recorder)  # In process, for this thread alone, and what it calls.
         control = asyncio.run_coroutine_threadsafe(self._keep_control(), control_loop)
         reason = "ended"
         try:
@@ -148,11 +157,13 @@ class ReplicaWorker:
 
     def _say_hello(self) -> WorkerHello:
         life = self._life
+        self._teller.forget()
         return self._hello if life is None else msgspec.structs.replace(self._hello, user_config=life.taken)
 
     def _close_control(self) -> None:
         if hasattr(self, "_control"):
             self._tell_failures()
+            self._tell_metrics(last=True)
             self._control.close()
 
     def _received(self, frame: object) -> None:
@@ -188,21 +199,32 @@ class ReplicaWorker:
             self._assigned.put((assign, bytes(target), bytes(code)))
             self._assign, self._blob = None, bytearray()
 
+    def _tell_metrics(self, *, last: bool = False) -> None:
+        news = self._teller.news(self._histograms, last=last)
+        if news is not None:
+            self._control.send(news)
+
     def _report(self) -> Report:
         executor, life = self._executor, self._life
         self._tell_failures()
+        self._tell_metrics()
         if executor is None:
             return Report()
         if life is not None and life.is_hung:
             self._control.send(Unhealthy(life.hung_reason))
-        if life is not None and executor.outstanding:
-            life.watch_loop()
-        since = executor.busy_since
+        if life is not None:
+            life.look_at_loop(warns=executor.outstanding > 0)
+        since, running = executor.busy_since, executor.running
         return Report(
             time.perf_counter() - since if since else 0.0,
             overdue_s=max(executor.overdue().values(), default=0.0),
             requests=executor.requests,
             memory_bytes=resident_bytes() if self._own_process else 0,
+            running=running,
+            calls_waiting=max(0, executor.outstanding - running),
+            loop_lag_s=life.lag_s if life is not None else 0.0,
+            descriptors=open_descriptors() if self._own_process else 0,
+            gpus=self._gpus.look() if self._own_process else [],
         )
 
     def _tell_failures(self) -> None:
@@ -328,7 +350,7 @@ class ReplicaWorker:
             max_batch_size=assign.config.max_batch_size or 1,
             batch_wait_s=assign.config.batch_wait_timeout,
         )
-        self._executor = executor
+        self._executor, self._histograms = executor, executor.batch_histograms
         if self._own_process and threading.current_thread() is threading.main_thread():
             self._sigterm = Sigterm(lambda: self.end("SIGTERM"))
         address = self._listen_address()

@@ -7,11 +7,14 @@ from typing import Any, TypeAlias
 import msgspec
 
 from servekit.config import BackendConfig, EndpointOptions
+from servekit.interfaces import RequestRecord
 from servekit.vitals import Vitals
 from servekit.wire.frames import Codec, Frame
 
 CONTROL_FRAME_BYTES = 64 * 1024 * 1024
 BLOB_PIECE_BYTES = 1024 * 1024
+MOST_RECALLED = 100
+"""Requests in one `Recalled`."""
 
 
 # -- worker to controller -----------------------------------------------------------------
@@ -106,6 +109,16 @@ class Report(Frame, tag=23):
     ejected: list[tuple[str, str, str]] = msgspec.field(default_factory=list)
     """From an ingress worker: the replicas to which it sends no requests for a while, each with its backend and
     why."""
+    running: int = 0
+    """From a replica: how many calls its handler is answering now."""
+    calls_waiting: int = 0
+    """From a replica: how many calls it has that have not begun."""
+    loop_lag_s: float = 0.0
+    """From a replica: how long its data loop took to come by when it was last asked to."""
+    descriptors: int = 0
+    """From a replica: how many its process has open; 0 where it has no process of its own."""
+    gpus: list[GpuUse] = msgspec.field(default_factory=list)
+    """From a replica whose handler uses CUDA: the devices that its process sees."""
 
 
 class LinkAddresses(Frame, tag=24):
@@ -124,6 +137,67 @@ class Unhealthy(Frame, tag=26):
     """From a replica: its handler's ``check_health()`` raised, or took too long."""
 
     reason: str
+
+
+class MetricsTold(Frame, tag=29):
+    """From a replica: what it has counted and observed since its start. Sent at most about once a second, and on a new
+    link."""
+
+    families: list[MetricFamily]
+    """Those in which something has changed since the last frame on this link, each whole."""
+    dropped: int = 0
+    """How often a series was used that would have been one too many."""
+
+
+class MetricFamily(msgspec.Struct, array_like=True):
+    """A metric of a replica, with all of its series."""
+
+    kind: str
+    """``counter``, ``gauge`` or ``histogram``."""
+    name: str
+    """Of a counter without ``_total``."""
+    documentation: str
+    labels: tuple[str, ...]
+    bounds: tuple[float, ...]
+    """Of a histogram's buckets, without infinity."""
+    series: dict[tuple[str, ...], list[float]]
+    """By label values: one number; of a histogram how many values were at most each bound, how many there were, and
+    their sum."""
+
+
+class GpuUse(msgspec.Struct, array_like=True, gc=False):
+    """One GPU, whoever uses it."""
+
+    device: str
+    busy: float
+    """The part of the last moments in which it computed, from 0 to 1."""
+    used_bytes: int
+    memory_bytes: int
+
+
+class RecalledRequest(msgspec.Struct, array_like=True):
+    """A request that an ingress worker knows of."""
+
+    record: RequestRecord
+    pending: bool = False
+    """It is under way: the record is of what it has done so far."""
+    policy: str = ""
+    """The endpoint's, when a backend was chosen; empty: not known any more, and neither are the weights."""
+    weights: dict[str, float] = {}
+
+
+class Recalled(Frame, tag=28):
+    """The answer to `Recall`."""
+
+    number: int
+    requests: list[RecalledRequest]
+    """The last first, those that are under way before all."""
+    found: int = 0
+    """How many there are."""
+    known: int = 0
+    """How many requests the ingress worker remembers of those that it has looked at."""
+    oldest: float = 0.0
+    """When the first of all that it remembers ended, by ``time.time``."""
 
 
 class Failed(Frame, tag=27):
@@ -230,6 +304,18 @@ class ListenOn(Frame, tag=47):
     host: str
 
 
+class Recall(Frame, tag=51):
+    """To an ingress worker: what does it know of the requests of an id? `Recalled` answers, with the same number."""
+
+    number: int
+    request_id: str = ""
+    kind: str = ""
+    """``slow`` or ``failed``, in the place of an id: the last ones."""
+    endpoint: str = ""
+    """Only those of this endpoint; empty: all."""
+    most: int = 0
+
+
 class Suspected(Frame, tag=50):
     """To an ingress worker: the news of another one's `Suspects`."""
 
@@ -280,8 +366,10 @@ class BackendEntry(msgspec.Struct, array_like=True, frozen=True):
     """Whether its replicas have failed to start since one was ready last."""
 
 
-FromWorker: TypeAlias = Ready | StartFailed | Applied | Report | LinkAddresses | Reconfigured | Unhealthy | Failed
-ToWorker: TypeAlias = Assign | Blob | Drain | Stop | Snapshot | Reconfigure | Ingresses | ListenOn | Suspected
+FromWorker: TypeAlias = (
+    Ready | StartFailed | Applied | Report | LinkAddresses | Reconfigured | Unhealthy | Failed | Recalled | MetricsTold
+)
+ToWorker: TypeAlias = Assign | Blob | Drain | Stop | Snapshot | Reconfigure | Ingresses | ListenOn | Suspected | Recall
 
 
 def control_codec() -> Codec:

@@ -9,10 +9,11 @@ export class PluginsView {
     this.problems = h("ul", { class: "problems" });
     this.fine = h("p", { class: "fine" }, "All that are installed can be used.");
     this.runtimes = h("ul", { class: "lines" });
+    this.where = h("section", { class: "card" }, h("h2", {}, "Where replicas run"), this.runtimes);
     this.root = h("div", { class: "columns" },
       h("section", { class: "card" }, h("h2", {}, "Plugins in use"), this.plugins),
       h("section", { class: "card" }, h("h2", {}, "Plugins that are not in use"), this.fine, this.problems),
-      h("section", { class: "card" }, h("h2", {}, "Runtimes"), this.runtimes));
+      this.where);
   }
 
   update({ status }) {
@@ -24,6 +25,7 @@ export class PluginsView {
     this.problems.replaceChildren(...status.plugin_problems.map((text) => h("li", { class: "warn" },
       h("span", { class: "level" }, "Mind"), h("span", {}, text))));
     this.runtimes.replaceChildren(...status.runtimes.map(item));
+    show(this.where, status.runtimes.length > 0);
     show(this.fine, status.plugin_problems.length === 0);
   }
 }

@@ -161,7 +161,7 @@ def test_it_shows_what_the_api_says_after_requests_of_which_some_fail(opened: An
         assert row["Share"] == share
         assert row["Replicas"] == "1 of 1"
     assert sum(tally["by_status"].get("500", 0) for tally in stat["backends"].values()) == 37
-    shows(opened, "of the last minute's requests failed")
+    shows(opened, "37 of 1,000 requests of the last minute failed, 3.7 %")
     opened.get_by_role("link", name="Replicas").click()
     for name, backend in status["backends"].items():
         (replica,) = backend["replicas"]
@@ -169,9 +169,12 @@ def test_it_shows_what_the_api_says_after_requests_of_which_some_fail(opened: An
         assert f"pid {replica['pid']} on {replica['node']}" in row.inner_text()
     opened.get_by_role("link", name="Events").click()
     shows(opened, "was told to fail")
-    found = {each["count"] for each in served.failures()}
-    shown = opened.locator(".groups .badge").all_inner_texts()
-    assert {int(text.split()[0]) for text in shown} == found
+
+    def counted() -> bool:
+        shown = opened.locator(".groups .badge").all_inner_texts()
+        return {int(text.split()[0]) for text in shown} == {each["count"] for each in served.failures()}
+
+    until(counted)
     opened.get_by_role("link", name="Plugins").click()
     for line in status["plugins"]:
         shows(opened, line)
@@ -249,6 +252,21 @@ def test_one_click_and_a_confirmation_lead_back(opened: Any, served: serve.Insta
     opened.get_by_role("button", name="Return", exact=True).click()
     until(lambda: served.get_traffic("split") == {"one": 0.9, "two": 0.1})
     shows(opened, f"rollback of split to {numbers[0]}")
+
+
+def test_who_has_the_read_only_token_may_look(page: Any, served: serve.Instance, link: str) -> None:
+    page.goto(link.replace(served.token, served.read_token))
+    shows(page, "read only")
+    assert cells(page, "one")["Share"] == "90 %"
+    assert page.get_by_role("slider").count() == 0
+    page.get_by_role("link", name="History").click()
+    shows(page, "serves now")
+    assert page.get_by_role("button", name="Return").count() == 0
+    page.get_by_role("link", name="Replicas").click()
+    shows(page, "1 of 1 ready")
+    assert page.get_by_role("button", name="Restart").count() == 0
+    page.get_by_role("link", name="Configuration").click()
+    shows(page, "not for sessions of the read-only token")
 
 
 # -- what it lives through ---------------------------------------------------------------------------------------------

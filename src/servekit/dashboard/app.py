@@ -132,18 +132,17 @@ class Dashboard:
         except msgspec.MsgspecError as error:
             raise InvalidInputError(f"login: {error}") from None
         session = self._sessions.begin(given.token)
-        secure = "; Secure" if request.fields.get(b"origin", b"").startswith(b"https:") else ""
         told = {"key": self._sessions.key_of(session), "may_change": session.may_change, "ends": session.ends}
-        _answer(request, told, self._cookie(self._sessions.cookie_of(session), int(SESSION_S), secure))
+        _answer(request, told, self._cookie(self._sessions.cookie_of(session), int(SESSION_S)))
 
     def _log_out(self, request: HttpRequest) -> None:
         self._sessions.end(self._session(request))
         _answer(request, None, self._cookie("", 0))
 
-    def _cookie(self, value: str, age_s: int, more: str = "") -> bytes:
-        name = self._sessions.cookie
-        text = f"set-cookie: {name}={value}; Path=/; Max-Age={age_s}; HttpOnly; SameSite=Strict{more}\r\n"
-        return text.encode()
+    def _cookie(self, value: str, age_s: int) -> bytes:
+        """A header line. Not ``Secure``: the listener speaks no TLS, and answers pages of its own http origin alone."""
+        lasts = f"Max-Age={age_s}; HttpOnly; SameSite=Strict"
+        return f"set-cookie: {self._sessions.cookie}={value}; Path=/; {lasts}\r\n".encode()
 
     # -- what a session may ask --------------------------------------------------------------------------------------
 

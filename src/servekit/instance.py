@@ -596,7 +596,9 @@ class Instance:
         ``status`` and ``error``; ``policy`` and ``weights``, from which ``backend`` was chosen, ``replica``, and
         ``ahead``, how many calls that had; ``sends``, ``service_s``, ``body_bytes``; ``steps``, of which each ``says``
         what happened ``after_s``; ``pending``, whether the request is under way yet; ``times``, how many of this id are
-        known, of which this is the last, and ``others``, what its handler has called by handles among them.
+        known, of which this is the last, and ``others``, what its handler has called by handles among them, each with
+        its ``chain``, the replicas that waited for it; ``ingress``, the worker that had it, and ``silent``, those that
+        did not answer; ``snapshot``, the number of the configuration that it was routed by.
 
         Args:
             request_id: what the answer has as ``X-Request-Id``.

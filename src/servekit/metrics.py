@@ -239,12 +239,15 @@ class Gauge(_Named):
     __slots__ = ()
 
     def set(self, value: float) -> None:
+        """Set the gauge to ``value``."""
         self._here().set(float(value))
 
     def inc(self, amount: float = 1) -> None:
+        """Add one, or ``amount``."""
         self._here().inc(amount)
 
     def dec(self, amount: float = 1) -> None:
+        """Take one away, or ``amount``."""
         self._here().dec(amount)
 
     def set_to_current_time(self) -> None:
@@ -268,6 +271,7 @@ class Histogram(_Named):
     __slots__ = ()
 
     def observe(self, value: float) -> None:
+        """Count ``value`` in its bucket."""
         self._here().observe(value)
 
     @contextlib.contextmanager

@@ -15,6 +15,7 @@ import json
 import logging
 import mmap
 import os
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
@@ -66,18 +67,21 @@ BYTES_IN = next(_place)
 BYTES_OUT = next(_place)
 RESENDS = next(_place)
 FAILOVERS = next(_place)
+QUICK_US = int(BOUNDS[0] * 1e6)
+"""What took no longer has each part of its time in the first bucket of that part's histogram."""
 QUICK_BUCKETS = FINE_BOUNDS.index(BOUNDS[0]) + 1
-"""Of the histogram of durations: every part of what took no longer is in the first bucket of that part's histogram."""
 QUICK = next(_place)
 for _ in range(QUICK_BUCKETS - 1):
     next(_place)
-"""The first of so many slots, for requests that are counted there and not in those histograms; how long the parts took,
-is in the next three. A writer that has no time has these few slots to increment, and `spread` does the rest."""
+"""The first of the slots for quick requests, which are counted there and not in those histograms, by duration; how long
+the parts took, is in the next three. So a writer in a hurry has few slots to increment, and `spread` does the rest."""
 QUICK_WAIT_US = next(_place)
 QUICK_THERE_US = next(_place)
 QUICK_HANDLER_US = next(_place)
 SLOTS = next(_place)
 
+QUICK_SLOT = bytes(QUICK + bisect_left(FINE_BOUNDS, us / 1e6) for us in range(QUICK_US + 1))
+"""The slot of a quick request, by its duration in microseconds."""
 COUNT = 0
 """The slot of a record that is one counter alone."""
 

@@ -3,7 +3,7 @@ library of tracing."""
 
 from __future__ import annotations
 
-import os
+import random
 import re
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
@@ -18,7 +18,8 @@ SAMPLED, RANDOM = 0x01, 0x02
 _match = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL
 ).fullmatch
-_RIGHT_HALF = slice(16, 32)
+_random = random.Random().getrandbits
+"""Of its own, so that whoever seeds the module's has no ids twice."""
 
 
 class TraceParent(NamedTuple):
@@ -72,25 +73,25 @@ def pass_on(headers: Headers, share: float = 0.0) -> Passage:
     came = [value for name, value in headers if name == TRACEPARENT]
     # Of several, none can be believed.
     found = parse(came[0]) if len(came) == 1 else None
-    span_id = os.urandom(8).hex()
+    span_id = f"{_random(64) or 1:016x}"
     if found is not None:
-        own = found._replace(span_id=span_id)
-        line = (TRACEPARENT, str(own).encode())
-        return Passage(str(own), found.span_id, [line if each[0] == TRACEPARENT else each for each in headers])
+        own = f"00-{found.trace_id}-{span_id}-{found.flags:02x}"
+        line = (TRACEPARENT, own.encode())
+        return Passage(own, found.span_id, [line if each[0] == TRACEPARENT else each for each in headers])
     # A `tracestate` belongs to the `traceparent` beside it.
     rest = [each for each in headers if each[0] not in _OF_TRACE]
     if share <= 0:
         return Passage("", "", rest)
-    own = _first(span_id, share)
-    return Passage(str(own), "", [*rest, (TRACEPARENT, str(own).encode())])
+    own = str(_first(span_id, share))
+    return Passage(own, "", [*rest, (TRACEPARENT, own.encode())])
 
 
 def _first(span_id: str, share: float) -> TraceParent:
     """The beginning of a trace. The right half of its id decides whether it is sampled, as OpenTelemetry has it: who
     is asked for the same share decides alike."""
-    trace_id = os.urandom(16).hex()
-    is_sampled = int(trace_id[_RIGHT_HALF], 16) < share * 2**64
-    return TraceParent(trace_id, span_id, RANDOM | SAMPLED if is_sampled else RANDOM)
+    left, right = _random(64) or 1, _random(64)
+    is_sampled = right < share * 2**64
+    return TraceParent(f"{left:016x}{right:016x}", span_id, RANDOM | SAMPLED if is_sampled else RANDOM)
 
 
 def passed_on(headers: Headers) -> tuple[tuple[bytes, bytes], ...]:

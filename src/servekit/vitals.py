@@ -7,7 +7,7 @@ import os
 
 import msgspec
 
-from servekit.processes import resident_bytes
+from servekit.processes import open_descriptors, resident_bytes
 
 LOOK_EVERY_S = 0.5
 
@@ -48,7 +48,7 @@ class LoopLag:
 
 def own_vitals(lag: LoopLag) -> Vitals:
     """Those of this process."""
-    return Vitals(resident_bytes(), len(os.listdir("/proc/self/fd")) - 1, lag.take())
+    return Vitals(resident_bytes(), open_descriptors(), lag.take())
 
 
 def cpu_us() -> int:

@@ -23,7 +23,7 @@ from servekit.control.state import BackendRecord, Desired
 from servekit.control.totals import Sums, Totals
 from servekit.errors import ServekitError
 from servekit.interfaces import Exit, ReplicaEvent, WorkerHandle, WorkerSpec
-from servekit.tallies import DURATION_US, FAILOVERS, FINE_BOUNDS, Tallies
+from servekit.tallies import COUNT, DURATION_US, FAILOVERS, FINE_BOUNDS, Tallies
 from servekit.wire.control_frames import (
     Drain,
     EndpointRecord,
@@ -305,12 +305,14 @@ class Control:
     def __init__(self, desired: Desired) -> None:
         self.store_thread, self.workers = FakeStoreThread(), FakeWorkers()
         self.told: list[Any] = []
+        self.tallies = Tallies(None)
         parts: dict[str, Any] = {
             "store": self.store_thread,
             "registry": self,
             "event_log": EventLog(),
             "new_ingresses": FakeIngresses,
             "new_replicas": self._new_replicas,
+            "tallies": self.tallies,
         }
         self.controller = Controller(desired, **parts)
         self.ingresses: Any = self.controller.ingresses
@@ -328,6 +330,10 @@ class Control:
     def notify(self, hook: str, *, event: Any) -> None:
         if not isinstance(event, ReplicaEvent):
             self.told.append(event)
+
+    def restarts(self) -> dict[str, int]:
+        """Counted, by reason."""
+        return {str(key[2]): slots[COUNT] for key, slots in self.tallies.slots.items() if key[0] == "restart"}
 
     def user_configs(self) -> list[Any]:
         """What replicas were sent."""

@@ -141,6 +141,8 @@ def test_each_end_is_a_sentence(fields: dict[str, Any], end: str) -> None:
 
 def test_what_came_by_a_handle_or_to_no_endpoint() -> None:
     assert says(chain=("r5", "r6"))[0] == "a handle called endpoint 'e' in r5 → r6"
+    assert says(path="/\x1b[2J\n" + "x" * 300)[0].startswith("GET /\\x1b[2J\\nxxx")
+    assert len(says(path="x" * 300, endpoint="")[0]) < 250
     assert says(endpoint="")[0] == "GET /e, which is no endpoint's"
 
 
@@ -176,7 +178,8 @@ def test_it_says_how_far_back_is_remembered() -> None:
     message = unknown("mine", answers)
     assert "no request 'mine' is remembered. The last 10,005 are, back to " in message
     assert message.endswith("Ingress workers that did not answer: i3.")
-    assert "back to" not in unknown("mine", {"i1": Recalled(1, [])})
+    none = "no request 'mine' is remembered. None has ended since the ingress workers began; ids are in the answers'"
+    assert unknown("mine", {"i1": Recalled(1, [])}) == f"{none} X-Request-Id."
 
 
 def test_spans_are_short() -> None:

@@ -10,8 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.waiting import until_async
 
-from servekit.control.controller import FIRST_RETRY_S, LONGEST_RETRY_S, QUIET_S, SERVED_AFTER_S, Failures
+from servekit.control import controller
+from servekit.control.controller import (
+    FIRST_RETRY_S,
+    LONGEST_RETRY_S,
+    QUIET_S,
+    RESTART_REASONS,
+    SERVED_AFTER_S,
+    Failures,
+)
 from servekit.errors import BackendStartError
+from servekit.wire.control_frames import Report, Unhealthy
 
 
 class Failed:
@@ -106,6 +115,43 @@ def test_an_ingress_worker_tells_that_it_had_served(new_control: Any, make: Any,
             assert failures.not_before == 0.0
             assert list(control.controller.failures) == ["b"]
             await until_async(lambda: [replica.id != first.id for replica in control.ready("b")] == [True])
+        finally:
+            await control.end()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("reason", RESTART_REASONS)
+def test_replicas_that_had_to_be_followed_by_another_are_counted_by_reason(
+    new_control: Any, make: Any, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    monkeypatch.setattr(controller, "WATCH_S", 0.005)
+
+    def befall(control: Any, replica: Any) -> None:
+        if reason in ("exited", "start_failed"):
+            control.workers.end(replica, BackendStartError("it fell over"))
+        elif reason == "lost":
+            replica.lose("its machine is gone")
+        elif reason == "unhealthy":
+            replica.frame_received(replica.link, Unhealthy("it says so"))
+        elif reason == "replaced":
+            replica.worn = "replaced: its node is to go"
+            control.controller.changed()
+        else:
+            report = {"overdue_s": 99.0} if reason == "hung" else {"requests": 99}
+            replica.frame_received(replica.link, Report(**report))
+
+    async def test() -> None:
+        config = {"hang_grace_s": 1.0, "max_requests": 10}
+        control = new_control(make.desired(make.endpoint(traffic={"b": 1.0}), make.backend(config=config)))
+        control.workers.silent = int(reason == "start_failed")
+        await control.controller.begin()
+        try:
+            first = await until_async(lambda: next(iter(control.replicas.of("b")), None))
+            await until_async(lambda: reason == "start_failed" or control.ready("b"))
+            befall(control, first)
+            await until_async(lambda: [replica.id != first.id for replica in control.ready("b")] == [True])
+            assert control.restarts() == {reason: 1}
         finally:
             await control.end()
 

@@ -96,7 +96,7 @@ def test_what_was_sent_is_counted(client: httpx.Client, admin: Any, read_token: 
     assert more["servekit_http_request_duration_seconds_bucket", "b", "e", "+Inf", "POST", "200"] == 5
     assert after["servekit_replicas", "b", "ready"] == 1
     assert after["servekit_ingress_ready", "ingress1"] == 1
-    assert after["servekit_metrics_series_dropped_total",] == 0
+    assert after["servekit_metrics_series_dropped_total", ""] == 0
 
 
 def test_what_is_there_now(admin: Any, read_token: str) -> None:

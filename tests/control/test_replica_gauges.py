@@ -8,6 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 
 from servekit.control.replica_gauges import ReplicaGauges
+from servekit.vitals import Vitals
 from servekit.wire.control_frames import GpuUse, Report
 
 
@@ -24,11 +25,9 @@ def replica(name: str, report: Report, link: object = "link") -> Any:
 def test_each_replica_has_its_own() -> None:
     report = Report(
         1.5,
-        memory_bytes=1024,
         running=2,
         calls_waiting=3,
-        loop_lag_s=0.25,
-        descriptors=9,
+        vitals=Vitals(1024, 9, 0.25),
         gpus=[GpuUse("0", 0.5, 7, 80)],
     )
     own = '{backend="b",replica="r1"}'

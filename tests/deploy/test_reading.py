@@ -64,6 +64,13 @@ def test_variables_are_put_in_and_known_as_they_are_written(reading: Any) -> Non
     assert found.written == {"instance.http_port": "${PORT:-8000}", "backends.v1.args[0]": "key-${KEY}"}
 
 
+def test_observers_are_tables_of_their_options(reading: Any) -> None:
+    found = reading('[instance.observers.otel]\nsample = 0.1\nheaders = { authorization = "Bearer ${KEY}" }')
+    told = {"otel": {"sample": 0.1, "headers": {"authorization": "Bearer hidden"}}}
+    assert found.spec.instance.observers == found.instance["observers"] == told
+    assert found.written["instance.observers.otel.headers.authorization"] == "Bearer ${KEY}"
+
+
 def test_text_of_variables_becomes_a_number_where_one_is_wanted(reading: Any) -> None:
     found = reading(
         """

@@ -363,6 +363,8 @@ IN_PROCESS: dict[str, Mistake] = {
     "a metric with a dash in its name": lambda _: serve.metrics.counter("habit-words", "Words"),
     "--runtime-options that are not JSON": command("start", "--runtime-options", "{env: 1}"),
     "--runtime-options that are no object": command("start", "--runtime-options", "3"),
+    "a list of requests that is none": lambda _: str(serve.last_requests("quick")),
+    "servekit explain of nothing": command("explain"),
     # -- typed handlers
     "one parameter of several without an annotation": routed(partly_typed),
     "a route's variable of another name": routed(of_user, route="/users/<int:uid>"),

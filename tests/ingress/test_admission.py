@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from servekit.config import Autoscaling
@@ -113,8 +113,11 @@ def test_the_first_ten_count_alike() -> None:
 
 
 @given(st.integers(1, 100), st.integers(1, 20))
+@example(FEWEST - 1, 2)
+@example(FEWEST - 1, 3)
 def test_calls_that_leave_together(places: int, rounds: int) -> None:
-    """In the places of a backend all calls begin, and end, together."""
+    """In the places of a backend all calls begin, and end, together. What is measured begins and ends within a round,
+    so that a part of one counts as a whole."""
     pace, now = Pace(), 0.0
     pace.begin(now)
     for _ in range(rounds):
@@ -123,7 +126,7 @@ def test_calls_that_leave_together(places: int, rounds: int) -> None:
             pace.moved(now, 1, places)
             pace.moved(now, 0, places)  # No room for any.
     if rounds * places >= FEWEST:
-        assert 0.5 <= pace.wait_s(places, places) <= 1.5
+        assert 0.5 <= pace.wait_s(places, places) <= 2.0
 
 
 def test_it_follows_a_change_within_a_few_tens_of_calls() -> None:

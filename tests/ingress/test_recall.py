@@ -133,6 +133,16 @@ def test_one_that_may_not_be_sent_again(world: Any) -> None:
     assert "POST is not to be done twice" in record.steps[-1].text
 
 
+def test_one_whose_answer_had_begun(world: Any) -> None:
+    served(world)
+    asked = world.ask()
+    world.answer("r1", world.calls("r1")[0], rest=10, running=True)
+    world.lose("r1")
+    assert [step.what for step in world.records[-1].steps] == ["sent", "lost"]
+    assert (world.records[-1].error, asked.exchange.done) == ("broken_off", True)
+    assert world.shared.failed[-1] == world.records[-1]
+
+
 def test_one_whose_replica_leaves_before_it_has_begun(world: Any) -> None:
     served(world, ("r1", "r2"))
     asked = world.ask()

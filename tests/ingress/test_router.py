@@ -80,6 +80,14 @@ def test_options_is_answered_as_flask_does(served: Any) -> None:
     assert served.calls("r1") == []
 
 
+@pytest.mark.parametrize("mounted", [True, False])
+def test_options_of_the_server_go_to_no_endpoint(world: Any, mounted: bool) -> None:
+    world.apply(world.backend(), *([world.endpoint(route="/", methods=(), mount=True)] if mounted else []))
+    asked = world.ask("*", method="OPTIONS")
+    assert (asked.status, asked.text) == (200, "")
+    assert world.calls("r1") == []
+
+
 def test_options_that_the_endpoint_lists_goes_to_the_handler(world: Any) -> None:
     world.apply(world.backend(), world.endpoint(methods=("OPTIONS",)))
     asked = world.ask(method="OPTIONS")

@@ -13,6 +13,8 @@ from typing import Any
 
 import flask
 
+import servekit as serve
+
 LONGEST_S = 60.0
 
 
@@ -52,6 +54,23 @@ class Named:
         time.sleep(self.pause_s)
         sent = request.get_data() or request.query_string
         return {"name": self.name, "pid": os.getpid(), "sent": sent.decode()}
+
+
+WORDS = serve.metrics.counter("words", "Words that were read", labels=["language"])
+
+
+class Words:
+    """Counts what it is asked for, in a metric of its own."""
+
+    def __init__(self) -> None:
+        self.lengths = serve.metrics.histogram("word_length", "Letters of a word", buckets=[2, 8])
+        serve.metrics.gauge("reading_pid", "The process that reads").set(os.getpid())
+
+    def __call__(self, request: flask.Request) -> str:
+        for word in request.args["text"].split():
+            WORDS.labels(language="en").inc()
+            self.lengths.observe(len(word))
+        return "read"
 
 
 class Counter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -64,7 +65,6 @@ def test_a_worker_that_does_not_answer_is_named(two: serve.Instance) -> None:
         found = two.explain(by[answers["id"]])
         assert found["silent"] == [stopped["id"]]
         assert f"did not answer: {stopped['id']}" in story_of(found)
-        with pytest.raises(NotFoundError, match=f"did not answer: {stopped['id']}"):
-            two.explain("none")
     finally:
-        os.kill(stopped["pid"], signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # The controller has another in its place before long.
+            os.kill(stopped["pid"], signal.SIGCONT)

@@ -12,7 +12,7 @@ import click
 
 from servekit.cli.options import instance_name
 from servekit.cli.status import attached
-from servekit.control.explanations import span
+from servekit.control.explanations import printable, span
 
 WIDTH = 80
 LISTED = 20
@@ -86,7 +86,7 @@ def _line(came: str, took: str, status: object, endpoint: str, cause: str, reque
 
 def _other(other: Mapping[str, Any]) -> str:
     """Another request of the same id, in a line."""
-    what = f"{other['method']} {other['path']}"
+    what = f"{other['method']} {printable(other['path'])}"
     if other["chain"]:
         what = f"a handle called endpoint {other['endpoint']!r} in {' → '.join(other['chain'])}"
     end = "is under way" if other["pending"] else f"{other['status']} {other['error']}".rstrip()

@@ -16,6 +16,8 @@ from servekit.wire.control_frames import Recalled, RecalledRequest
 
 MOST_OTHERS = 20
 """Other requests of the same id, in an explanation."""
+MOST_SHOWN = 200
+"""Characters of a path in a sentence."""
 LONG_WAIT_S = 0.001
 """A wait at a replica that is told of."""
 _CHOSEN_BEFORE = ("sent", "alone", "held", "queued", "queue_full", "overloaded")
@@ -118,15 +120,17 @@ def silent(answers: Mapping[str, Recalled | None]) -> list[str]:
 
 def unknown(request_id: str, answers: Mapping[str, Recalled | None]) -> str:
     """Why a request is not known: how far back is remembered."""
-    known = [answer for answer in answers.values() if answer is not None]
-    oldest = [answer.oldest for answer in known if answer.oldest]
+    told = [answer for answer in answers.values() if answer is not None]
+    oldest = [answer.oldest for answer in told if answer.oldest]
     reach = f", back to {time.strftime('%H:%M:%S', time.localtime(max(oldest)))}" if oldest else ""
     quiet = f" Ingress workers that did not answer: {', '.join(silent(answers))}." if silent(answers) else ""
-    number = sum(answer.known for answer in known)
-    return (
-        f"no request {request_id!r} is remembered. The last {number:,} are{reach}, and of "
-        f"those before that the last that failed or were slow; ids are in the answers' X-Request-Id.{quiet}"
+    number = sum(answer.known for answer in told)
+    known = (
+        f"The last {number:,} are{reach}, and of those before that the last that failed or were slow"
+        if number
+        else "None has ended since the ingress workers began"
     )
+    return f"no request {request_id!r} is remembered. {known}; ids are in the answers' X-Request-Id.{quiet}"
 
 
 def steps_of(told: RecalledRequest) -> list[RequestStep]:
@@ -184,10 +188,16 @@ def sentence(step: RequestStep, told: RecalledRequest) -> str:
     )
 
 
+def printable(text: str) -> str:
+    """Text of a client's for a terminal: what would move the cursor, say, is escaped, and what is long is cut."""
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[:MOST_SHOWN])
+    return shown if len(text) <= MOST_SHOWN else f"{shown}…"
+
+
 def _came(record: RequestRecord) -> str:
     if record.chain:
         return f"a handle called endpoint {record.endpoint!r} in {' → '.join(record.chain)}"
-    what = f"{record.method} {record.path}"
+    what = f"{record.method} {printable(record.path)}"
     if not record.endpoint:
         return f"{what}, which is no endpoint's"
     return f"{what} of endpoint {record.endpoint!r}" + (f" (route {record.route})" if record.route else "")

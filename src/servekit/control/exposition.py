@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from servekit.tallies import BOUNDS
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
 MOST_SERIES = 20_000
 DROPPED = "servekit_metrics_series_dropped_total"
@@ -44,7 +47,20 @@ def bounded(families: Iterable[Family], most: int = MOST_SERIES) -> tuple[list[F
     return kept, dropped
 
 
-def render(families: Sequence[Family], accept: str) -> tuple[bytes, str]:
+def bounded_metrics(metrics: Iterable[Metric], most: int) -> tuple[list[Metric], int]:
+    """Those with ``most`` series at most, the first ones, each whole; and how many series were left out."""
+    kept, left, dropped = [], most, 0
+    for metric in metrics:
+        series = len(metric.samples)
+        if series <= left:
+            kept.append(metric)
+            left -= series
+        else:
+            dropped += series
+    return kept, dropped
+
+
+def render(families: Sequence[Family], accept: str, more: Sequence[Metric] = ()) -> tuple[bytes, str]:
     """The text, and its Content-Type, which is what the client accepts."""
     from prometheus_client.exposition import choose_encoder
 
@@ -52,15 +68,16 @@ def render(families: Sequence[Family], accept: str) -> tuple[bytes, str]:
         encode, content_type = choose_encoder(accept)
     except (TypeError, ValueError):  # A version that is no number.
         encode, content_type = choose_encoder("")
-    collector: Any = _Collector(families)
+    collector: Any = _Collector(families, more)
     return encode(collector), content_type
 
 
 class _Collector:
     """What prometheus_client takes for a registry."""
 
-    def __init__(self, families: Sequence[Family]) -> None:
+    def __init__(self, families: Sequence[Family], more: Sequence[Metric]) -> None:
         self._families = families
+        self._more = more
 
     def collect(self) -> Iterator[Any]:
         from prometheus_client import core
@@ -83,6 +100,7 @@ class _Collector:
             for labels, value in family.rows:
                 single.add_metric(labels, value)
             yield single
+        yield from self._more
 
 
 def _cumulative(counts: Sequence[int]) -> list[tuple[str, float]]:

@@ -6,15 +6,21 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from servekit.control.controller import RESTART_REASONS, Controller
-from servekit.control.exposition import DROPPED, MOST_SERIES, Family, bounded, render
+from servekit.control.exposition import DROPPED, MOST_SERIES, Family, bounded, bounded_metrics, render
 from servekit.control.plan import ReplicaState
+from servekit.control.replica_gauges import ReplicaGauges
 from servekit.control.request_metrics import request_families
 from servekit.control.totals import Sums
+from servekit.control.user_metrics import UserMetrics
 from servekit.tallies import COUNT, Tallies
 from servekit.vitals import LoopLag, cpu_us, own_vitals
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
 _DROPPED: tuple[str | int, ...] = ("dropped",)
 
@@ -34,6 +40,7 @@ class Metrics:
         controller: Controller,
         tallies: Tallies,
         about: Callable[[], dict[str, Any]],
+        user_metrics: UserMetrics,
         *,
         most_series: int = MOST_SERIES,
     ) -> None:
@@ -41,10 +48,13 @@ class Metrics:
         Args:
             tallies: the controller's own counters.
             about: what there is to say of the instance: see `servekit.status`.
+            user_metrics: what replicas have told.
         """
         self._controller = controller
         self._tallies = tallies
         self._about = about
+        self._user_metrics = user_metrics
+        self._replica_gauges = ReplicaGauges(controller.replicas.replicas.values)
         self._most_series = most_series
         self._version = _version()
         self._lag = LoopLag()
@@ -56,19 +66,31 @@ class Metrics:
 
     async def scraped(self, accept: str) -> tuple[bytes, str]:
         """All of it as text, and the Content-Type of that."""
-        families = self.families()
+        families, told = self.families()
+        await self._user_metrics.save()  # Who has seen it will see no less from the next controller.
         # Much text takes its time, and the controller has others to answer.
-        return await asyncio.to_thread(render, families, accept)
+        return await asyncio.to_thread(render, families, accept, told)
 
-    def families(self) -> list[Family]:
+    def families(self) -> tuple[list[Family], list[Metric]]:
+        """Those that are counted here and in ingress workers, and those that replicas tell."""
         self._tallies.add(("cpu", "controller"))[COUNT] = cpu_us()
         sums = self._controller.ingresses.counts.totals.read()
         found, dropped = bounded(self._families(sums), self._most_series)
+        left = self._most_series - sum(len(family.rows) * family.series_per_row for family in found)
+        told, more_dropped = bounded_metrics(
+            chain(self._replica_gauges.collect(), self._user_metrics.collect()), max(0, left)
+        )
+        dropped += more_dropped
         self._tallies.add(_DROPPED)[COUNT] += dropped
-        text = "Series that were left out of an answer for there would have been more than its bound, summed."
-        family = Family(DROPPED, "counter", text)
-        family.add(sums.get(_DROPPED, [0])[COUNT] + dropped)
-        return [*found, family]
+        text = (
+            "Series that were left out of an answer, summed, for there would have been more than its bound; or, with a "
+            "backend, of what its replicas tell, beyond their bounds."
+        )
+        family = Family(DROPPED, "counter", text, ("backend",))
+        family.add(sums.get(_DROPPED, [0])[COUNT] + dropped, "")
+        for backend, count in self._user_metrics.dropped().items():
+            family.add(count, backend)
+        return [*found, family], told
 
     def _families(self, sums: Sums) -> Iterator[Family]:
         """The few first: what is beyond the bound is left out."""

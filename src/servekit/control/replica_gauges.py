@@ -15,9 +15,9 @@ OF_REPLICA: tuple[tuple[str, str, Callable[[Report], float]], ...] = (
     ("busy_seconds", "How long the call has been running that has run for longest", lambda report: report.busy_s),
     ("calls_running", "Calls that the handler is answering", lambda report: report.running),
     ("calls_waiting", "Calls that have not begun", lambda report: report.calls_waiting),
-    ("event_loop_lag_seconds", "How long the data loop took to come by", lambda report: report.loop_lag_s),
-    ("resident_memory_bytes", "Resident memory of the process", lambda report: report.memory_bytes),
-    ("open_fds", "Descriptors that the process has open", lambda report: report.descriptors),
+    ("event_loop_lag_seconds", "How long the data loop took to come by", lambda report: report.vitals.loop_lag_s),
+    ("resident_memory_bytes", "Resident memory of the process", lambda report: report.vitals.memory_bytes),
+    ("open_fds", "Descriptors that the process has open", lambda report: report.vitals.descriptors),
 )
 OF_PROCESS = {"resident_memory_bytes", "open_fds"}
 """Those that a replica without a process of its own has not."""

@@ -103,7 +103,7 @@ class Service:
         self.operations = Operations(
             controller, self._resolver, self.runtimes, self._store, runtime, self._about, log_path
         )
-        self.metrics = Metrics(controller, self._tallies, self._about)
+        self.metrics = Metrics(controller, self._tallies, self._about, self.user_metrics)
         self.runtimes.check(*runtime)
         self._observers = [self._resolver.observer(*each) for each in setup.options.observers.items()]
         await self.user_metrics.load()
@@ -161,9 +161,9 @@ class Service:
             await self._controller.stop(timeout_s, delay_s)
         await self.runtimes.close()
         self._control.close()
+        await self.user_metrics.close()
         self._tallies.close()
         await self.event_log.close()
-        await self.user_metrics.close()
         await self._store.close()
 
     def cut_off(self) -> None:

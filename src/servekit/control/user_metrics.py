@@ -32,7 +32,6 @@ _log = logging.getLogger("servekit.control")
 SAVE_EVERY_S = 5.0
 MOST_DELETED = 20
 """Backends that are remembered after they were deleted."""
-DROPPED = "servekit_metrics_series_dropped"
 
 
 class ToldByReplica(msgspec.Struct, array_like=True):
@@ -107,7 +106,7 @@ class UserMetrics:
         if living is not None and (living.families or living.dropped):
             self._add_to_base(living)
             self._limit(living.backend).forget_replica(replica)
-            await self._save()
+            await self.save()
 
     def keep_only(self, backends: Collection[str]) -> None:
         """All others were deleted: forget the first of them, where they are too many."""
@@ -130,13 +129,14 @@ class UserMetrics:
                 if name not in metrics:
                     metrics[name] = Metric(name, family.documentation, family.kind)
                 _add_samples(metrics[name], family, labels)
-        dropped = Metric(
-            DROPPED, "Uses of series beyond the limits of a replica, and series beyond those of a backend", "counter"
-        )
-        for backend, base in sorted(self._bases.items()):
-            living = sum(each.dropped for each in self._living.values() if each.backend == backend)
-            dropped.add_sample(f"{DROPPED}_total", {"backend": backend}, base.dropped + living)
-        yield from (*metrics.values(), dropped)
+        yield from metrics.values()
+
+    def dropped(self) -> dict[str, int]:
+        """By backend: how many series were refused here, and how many uses of series in its replicas went nowhere."""
+        counts = {backend: base.dropped for backend, base in sorted(self._bases.items())}
+        for living in self._living.values():
+            counts[living.backend] = counts.get(living.backend, 0) + living.dropped
+        return counts
 
     def _families(self, backend: str) -> Iterator[tuple[MetricFamily, dict[str, str]]]:
         """Those of a backend, each with labels beside its own."""
@@ -175,24 +175,8 @@ class UserMetrics:
             self._add_to_base(living)
         self._found = {}
 
-    async def close(self) -> None:
-        await self._tasks.close()
-        await self._save()
-
-    def _save_soon(self) -> None:
-        self._version += 1
-        if self._store is not None and not self._saves_later:
-            self._saves_later = True
-            self._tasks.spawn(self._save_later())
-
-    async def _save_later(self) -> None:
-        while self._saved_version < self._version:
-            await asyncio.sleep(SAVE_EVERY_S)
-            await self._save()
-        self._saves_later = False
-
-    async def _save(self) -> None:
-        """Return when all that was there is saved. A save that began meanwhile may be of several calls."""
+    async def save(self) -> None:
+        """Return when a controller that comes after this one would have no less. Of several calls, one may save."""
         wanted = self._version
         async with self._saving:
             if self._store is None or self._saved_version >= wanted:
@@ -207,6 +191,22 @@ class UserMetrics:
                 self._failed = True
             else:
                 self._saved_version, self._failed = version, False
+
+    async def close(self) -> None:
+        await self._tasks.close()
+        await self.save()
+
+    def _save_soon(self) -> None:
+        self._version += 1
+        if self._store is not None and not self._saves_later:
+            self._saves_later = True
+            self._tasks.spawn(self._save_later())
+
+    async def _save_later(self) -> None:
+        while self._saved_version < self._version:
+            await asyncio.sleep(SAVE_EVERY_S)
+            await self.save()
+        self._saves_later = False
 
     def _copied_bases(self) -> dict[str, BackendBase]:
         """To be encoded in another thread. Families are never changed, but replaced."""

@@ -313,7 +313,7 @@ class Backend:
         waits where suspects do."""
         ready, endpoint = self.ready, exchange.owner
         if self._out and exchange.queue is None:
-            note(exchange, "ejected", text=", ".join(sorted(replica.id for replica in self._out)))
+            note(exchange, "ejected", text=", ".join(replica.id for replica in islice(self._out, MOST_LOADS)))
         if exchange.chain:
             ready = self.open_to(exchange.chain)
             if not ready:

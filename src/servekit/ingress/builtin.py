@@ -84,6 +84,10 @@ def options(allow: str) -> Whole:
     return 200, TEXT + f"allow: {allow}\r\n".encode(), b""
 
 
+SERVER_OPTIONS: Whole = 200, TEXT, b""
+"""The answer to ``OPTIONS *``, which asks about the server and no resource of its (RFC 9110, 9.3.7)."""
+
+
 def moved(path: str | bytes, query: str) -> Whole:
     """The way to a route with a slash at its end. ``path``: as bytes it may have escapes."""
     kept = "/:@!$&'()*+,;=~-._" if isinstance(path, str) else "/:@!$&'()*+,;=~-._%"

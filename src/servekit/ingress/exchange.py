@@ -27,10 +27,10 @@ from servekit.tallies import (
     FIRST_BYTE,
     HANDLER,
     INGRESS_WAIT,
-    QUICK,
-    QUICK_BUCKETS,
     QUICK_HANDLER_US,
+    QUICK_SLOT,
     QUICK_THERE_US,
+    QUICK_US,
     QUICK_WAIT_US,
     REPLICA_WAIT,
     RESENDS,
@@ -396,6 +396,7 @@ class Exchange(HttpRequest):
         if self.download is None:
             self._again(sent=sent)
         else:
+            self._note_lost("lost", "its answer had begun")
             self._over(Outcome.LOST)
 
     def _again(self, *, sent: bool) -> None:
@@ -488,11 +489,11 @@ class Exchange(HttpRequest):
         slots = shared.slots.get(("request", endpoint, backend, method, status, error))
         if slots is None:
             slots = shared.new_slots(endpoint, backend, method, status, error)
-        at, wait_us = bisect_left(FINE_BOUNDS, latency_s), int((sent_at - received_at) * 1e6)
-        there_us = int(latency_s * 1e6) - wait_us - service_us
-        if at < QUICK_BUCKETS and service_us >= 0 and there_us >= 0 and self.answer_rest is None:
+        total_us, wait_us = int(latency_s * 1e6), int((sent_at - received_at) * 1e6)
+        there_us = total_us - wait_us - service_us
+        if total_us <= QUICK_US and service_us >= 0 and there_us >= 0 and self.answer_rest is None:
             # In few steps, for this is on the road of every request.
-            slots[QUICK + at] += 1
+            slots[QUICK_SLOT[total_us]] += 1
             slots[QUICK_WAIT_US] += wait_us
             slots[QUICK_THERE_US] += there_us
             slots[QUICK_HANDLER_US] += service_us

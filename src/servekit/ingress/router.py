@@ -77,7 +77,7 @@ class Router:
         endpoint = self._routes.exact.get(exchange.path)
         exchange.view_args = None
         if endpoint is None:
-            found = self._routes.find(exchange.path)
+            found = None if exchange.path == "*" else self._routes.find(exchange.path)
             if found is None:
                 exchange.owner = _NOWHERE
                 self._unrouted(exchange)
@@ -151,6 +151,9 @@ class Router:
     def _unrouted(self, exchange: Exchange) -> None:
         if exchange.path.startswith(RESERVED):
             self.builtin.answer(exchange)
+            return
+        if exchange.path == "*":
+            exchange.finish(*builtin.SERVER_OPTIONS)
             return
         target = self._routes.redirect(exchange.path)
         if target is not None:

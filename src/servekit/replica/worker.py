@@ -41,6 +41,7 @@ from servekit.replica.sigterm import Sigterm
 from servekit.replica.target import Handlers, Target, load
 from servekit.replica.told_metrics import MetricsTeller
 from servekit.tasks import TaskSet
+from servekit.vitals import Vitals
 from servekit.wire.bootstrap import WorkerBootstrap
 from servekit.wire.companion import listen_for_companions
 from servekit.wire.control import ControlClient
@@ -215,15 +216,15 @@ class ReplicaWorker:
         if life is not None:
             life.look_at_loop(warns=executor.outstanding > 0)
         since, running = executor.busy_since, executor.running
+        memory_bytes, descriptors = (resident_bytes(), open_descriptors()) if self._own_process else (0, 0)
         return Report(
             time.perf_counter() - since if since else 0.0,
             overdue_s=max(executor.overdue().values(), default=0.0),
             requests=executor.requests,
-            memory_bytes=resident_bytes() if self._own_process else 0,
+            memory_bytes=memory_bytes,
             running=running,
             calls_waiting=max(0, executor.outstanding - running),
-            loop_lag_s=life.lag_s if life is not None else 0.0,
-            descriptors=open_descriptors() if self._own_process else 0,
+            vitals=Vitals(memory_bytes, descriptors, life.lag_s if life is not None else 0.0),
             gpus=self._gpus.look() if self._own_process else [],
         )
 

@@ -96,6 +96,12 @@ class Report(Frame, tag=23):
     refused: list[tuple[str, str, int]] = msgspec.field(default_factory=list)
     """From an ingress worker: by endpoint and the error's type, how many requests servekit itself answered with an
     error."""
+    running: int = 0
+    """From a replica: how many calls its handler is answering now."""
+    calls_waiting: int = 0
+    """From a replica: how many calls it has that have not begun."""
+    gpus: list[GpuUse] = msgspec.field(default_factory=list)
+    """From a replica whose handler uses CUDA: the devices that its process sees."""
     queued: dict[str, int] = msgspec.field(default_factory=dict)
     """From an ingress worker, by backend: requests that wait for room in a replica now."""
     parked: dict[str, int] = msgspec.field(default_factory=dict)
@@ -105,20 +111,10 @@ class Report(Frame, tag=23):
     snapshot: int = 0
     """From an ingress worker: the version that it routes by."""
     vitals: Vitals = Vitals()
-    """An ingress worker's."""
+    """The lag is that of the ingress worker's loop, or of a replica's data loop."""
     ejected: list[tuple[str, str, str]] = msgspec.field(default_factory=list)
     """From an ingress worker: the replicas to which it sends no requests for a while, each with its backend and
     why."""
-    running: int = 0
-    """From a replica: how many calls its handler is answering now."""
-    calls_waiting: int = 0
-    """From a replica: how many calls it has that have not begun."""
-    loop_lag_s: float = 0.0
-    """From a replica: how long its data loop took to come by when it was last asked to."""
-    descriptors: int = 0
-    """From a replica: how many its process has open; 0 where it has no process of its own."""
-    gpus: list[GpuUse] = msgspec.field(default_factory=list)
-    """From a replica whose handler uses CUDA: the devices that its process sees."""
 
 
 class LinkAddresses(Frame, tag=24):

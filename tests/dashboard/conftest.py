@@ -40,7 +40,7 @@ class FakeOperations:
         result = self.results.get(name, {})
         if isinstance(result, Exception):
             raise result
-        return encoded(result)
+        return encoded(result() if callable(result) else result)
 
 
 def decoded(body: bytes) -> Any:

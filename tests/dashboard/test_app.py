@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -246,27 +250,34 @@ def test_an_operation_that_fails_is_said_to(
     assert len([record for record in caplog.records if "stat" in record.getMessage()]) == 1
 
 
+def is_quiet(listener: Any) -> bool:
+    """Whether the sampler has ended."""
+    before = len(listener.operations.calls)
+    listener.run(asyncio.sleep(5 * sampler.PERIOD_S))
+    return len(listener.operations.calls) == before
+
+
 def test_nothing_is_asked_for_where_no_tab_is_open(listener: Any, page: httpx.Client) -> None:
     with page.stream("GET", "/live") as stream:
         next(events(stream))
-
-    def asked() -> int:
-        return len(listener.operations.calls)
-
-    def is_quiet() -> bool:
-        before = asked()
-        listener.run(pause())
-        return asked() == before
-
-    until(is_quiet)
+    until(lambda: is_quiet(listener))
     with page.stream("GET", "/live") as stream:
         assert next(events(stream))[0] == "whole"
 
 
-async def pause() -> None:
-    import asyncio
-
-    await asyncio.sleep(5 * sampler.PERIOD_S)
+def test_a_tab_that_does_not_read_is_cut_and_what_waits_for_it_is_bounded(listener: Any, page: httpx.Client) -> None:
+    numbers = itertools.count()
+    listener.operations.results["status"] = lambda: {"much": f"{next(numbers)}" * 100_000}
+    cookie = "; ".join(f"{name}={value}" for name, value in page.cookies.items())
+    head = f"GET /live HTTP/1.1\r\nhost: localhost\r\ncookie: {cookie}\r\n"
+    head += f"x-servekit-page: {page.headers['x-servekit-page']}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", urlsplit(listener.url).port), timeout=10) as client:
+        client.sendall(head.encode())
+        until(lambda: next(numbers) > 20 and is_quiet(listener))
+        got = b"".join(iter(lambda: client.recv(1_000_000), b""))
+    assert got.startswith(b"HTTP/1.1 200")
+    assert not got.endswith(b"0\r\n\r\n")
+    assert len(got) < 20_000_000
 
 
 def test_there_is_a_bound_to_the_tabs(listener: Any, page: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:

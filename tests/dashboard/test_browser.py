@@ -37,6 +37,7 @@ pytestmark = [
 
 VIEWS = ["overview", "replicas", "events", "history", "plugins", "configuration"]
 ODD = "<img src=x onerror=alert(1)>"
+SEPARATED = "one\u2028line"
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,7 @@ def cells(page: Any, version: str) -> dict[str, str]:
 # -- what it shows -----------------------------------------------------------------------------------------------------
 
 
-def test_the_link_logs_in_and_leaves_no_token_in_the_address(opened: Any, served: serve.Instance) -> None:
+def test_the_link_logs_in_and_leaves_no_token_in_the_address(opened: Any, served: serve.Instance, link: str) -> None:
     assert served.token not in opened.url
     assert opened.evaluate("document.cookie") == ""
     assert served.token not in opened.evaluate("JSON.stringify({...localStorage})")
@@ -139,6 +140,9 @@ def test_the_link_logs_in_and_leaves_no_token_in_the_address(opened: Any, served
     shows(opened, "Live")
     opened.get_by_role("button", name="Log out").click()
     opened.get_by_label("Token of the instance").wait_for()
+    opened.goto(link)  # It loads nothing anew: only what is behind the # is another.
+    shows(opened, "Live")
+    opened.get_by_role("button", name="Log out").click()
     opened.reload()
     opened.get_by_label("Token of the instance").fill(served.token)
     opened.get_by_role("button", name="Log in").click()
@@ -184,7 +188,7 @@ def test_it_shows_what_the_api_says_after_requests_of_which_some_fail(opened: An
 
 
 def test_names_are_text_whatever_is_in_them(opened: Any, served: serve.Instance) -> None:
-    for name in (ODD, "__proto__", "constructor"):
+    for name in (ODD, SEPARATED, "__proto__", "constructor"):
         served.create_backend(name, Version, name)
         served.create_endpoint(name, backend=name)
         opened.get_by_role("heading", name=name, exact=True).wait_for()

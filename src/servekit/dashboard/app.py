@@ -98,7 +98,7 @@ class Dashboard:
             self._gathered(request, self._posts[path])
         elif method not in ("GET", "HEAD"):
             raise InvalidInputError(f"{method} {path}: the page uses GET, and POST for /login, /logout and /call/…")
-        elif path in self._gets:
+        elif path in self._gets and method == "GET":
             self._gets[path](request)
         else:
             self._answer_asset(request, "index.html" if path == "/" else path.removeprefix("/static/"))

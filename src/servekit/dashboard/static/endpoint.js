@@ -47,7 +47,7 @@ export class EndpointView {
       onMove: (parts) => this.drafted(parts),
     });
     this.unsplit = h("p", { class: "soft" }, "No version has traffic.");
-    this.effect = new Effect({ apply: () => this.apply(), discard: () => this.drafted(null) });
+    this.effect = new Effect({ apply: () => this.apply(), discard: () => this.settled() });
     this.others = h("div", { class: "others" });
     const rows = h("tbody");
     this.versions = new Keyed(rows, (version) => new Version(version));
@@ -110,6 +110,12 @@ export class EndpointView {
     this.showSplit();
   }
 
+  /** There is no draft any more; the keyboard is where it was. */
+  settled() {
+    this.drafted(null);
+    this.split.handles[0]?.focus();
+  }
+
   showSplit() {
     const parts = this.parts;
     show(this.split.root, parts.length > 0);
@@ -144,7 +150,7 @@ export class EndpointView {
     try {
       await this.context.session.call("set_traffic", { name: this.name, shares: Object.fromEntries(this.draft) });
       this.endpoint.traffic = Object.fromEntries(this.draft);
-      this.drafted(null);
+      this.settled();
     } catch (error) {
       this.effect.failed(error.message);
     } finally {

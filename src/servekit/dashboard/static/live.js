@@ -98,7 +98,7 @@ export class Live {
   }
 
   take(event) {
-    const [, kind, data] = /^event: (\w+)\ndata: (.*)$/.exec(event);
+    const [, kind, data] = /^event: (\w+)\ndata: ([^\n]*)$/.exec(event);
     if (kind === "whole") this.state = JSON.parse(data);
     else applyChanges(this.state, JSON.parse(data));
     this.pauseMs = FIRST_PAUSE_MS;

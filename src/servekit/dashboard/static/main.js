@@ -19,11 +19,19 @@ function logIn(error = "") {
   show(new LoginView(session, () => show(new Page(session)), error));
 }
 
+async function open() {
+  try {
+    if (await session.open()) show(new Page(session));
+    else logIn();
+  } catch (error) {
+    logIn(error.message);
+  }
+}
+
 applyTheme();
 session.onEnd = () => logIn("The session has ended.");
-try {
-  if (await session.open()) show(new Page(session));
-  else logIn();
-} catch (error) {
-  logIn(error.message);
-}
+// A link that logs in, opened where the page is open, loads nothing anew.
+addEventListener("hashchange", () => {
+  if (location.hash.startsWith("#token=")) open();
+});
+await open();

@@ -71,11 +71,10 @@ export class Page {
   }
 
   route() {
-    const [, asked, ...rest] = location.hash.split("/");
+    const [, asked] = location.hash.split("/");
     const [id, title, View] = VIEWS.find(([each]) => each === asked) ?? VIEWS[0];
     for (const [each, link] of this.links) setAttribute(link, "aria-current", each === id ? "page" : null);
-    const about = decodeURIComponent(rest.join("/"));
-    const context = { session: this.session, rates: this.rates, points: this.points, confirmed, about };
+    const context = { session: this.session, rates: this.rates, points: this.points, confirmed };
     this.view?.end?.();
     this.view = new View(context);
     this.title = title;

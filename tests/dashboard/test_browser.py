@@ -261,6 +261,7 @@ def test_one_click_and_a_confirmation_lead_back(opened: Any, served: serve.Insta
 def test_who_has_the_read_only_token_may_look(page: Any, served: serve.Instance, link: str) -> None:
     page.goto(link.replace(served.token, served.read_token))
     shows(page, "read only")
+    shows(page, "Live")
     assert cells(page, "one")["Share"] == "90 %"
     assert page.get_by_role("slider").count() == 0
     page.get_by_role("link", name="History").click()

@@ -81,7 +81,7 @@ export class Chart {
       cursor: { y: false, points: { size: 5 } },
       scales: { x: { range: (_, first, last) => [Math.min(first, last - SHORTEST_S), last] }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
       axes: [
-        { ...axis, size: 22, gap: 2, values: (_, times) => times.map(hour) },
+        { ...axis, size: 26, gap: 6, values: (_, times) => times.map(hour) },
         { ...axis, size: 58, gap: 4, values: (_, values) => values.map((value) => this.format(value)) },
       ],
       series: [{}, ...this.series.map(({ name, color }) => ({

@@ -8,7 +8,7 @@ import { ERRORS_FROM, isDown, readyOf, runningAt } from "./problems.js";
 import { SplitBar } from "./split.js";
 
 const COLORS = 6;
-const COLUMNS = ["Share", "Requests/s", "Requests", "Errors", "Error rate", "p50", "p99", "Replicas", "In flight", "Waiting"];
+const COLUMNS = ["Share", "Requests", "per s", "Errors", "Error rate", "p50", "p99", "Replicas", "In flight", "Waiting"];
 
 class Version {
   constructor({ name, color }) {
@@ -19,7 +19,7 @@ class Version {
 
   update({ share, rates, latency, backend }) {
     const texts = [
-      percent(share), rate(rates.perSecond), count(rates.requests), count(rates.errors), percent(rates.errorShare),
+      percent(share), count(rates.requests), rate(rates.perSecond), count(rates.errors), percent(rates.errorShare),
       duration(latency?.p50), duration(latency?.p99),
       `${readyOf(backend)} of ${backend?.wanted_replicas ?? 0}`, count(backend ? runningAt(backend) : 0), count(backend?.queued ?? 0),
     ];

@@ -20,11 +20,10 @@ export function problemsOf(state, rates) {
   const found = [];
   for (const [name, endpoint] of Object.entries(status.endpoints)) {
     if (isDown(status, endpoint)) found.push(["bad", `Endpoint ${name} has traffic, and no replica that is ready.`]);
-    const { errorShare, recent } = rates.of("endpoints", name);
-    if (errorShare >= ERRORS_FROM) {
-      const share = `${count(recent.errors)} of ${count(recent.requests)} requests of the last minute failed`;
-      found.push(["bad", `Endpoint ${name}: ${share}, ${percent(errorShare)}.`]);
-    }
+    found.push(...failing(`Endpoint ${name}`, "bad", rates.of("endpoints", name)));
+    const versions = Object.keys(endpoint.traffic);
+    if (versions.length < 2) continue;
+    for (const version of versions) found.push(...failing(`Version ${version} of ${name}`, "warn", rates.of("backends", version)));
   }
   for (const [name, backend] of Object.entries(status.backends)) {
     const ready = readyOf(backend);
@@ -39,6 +38,12 @@ export function problemsOf(state, rates) {
   if (status.deploy) found.push(["info", `${status.deploy[0].toUpperCase()}${status.deploy.slice(1)}.`]);
   const order = ["bad", "warn", "info"];
   return found.sort(([a], [b]) => order.indexOf(a) - order.indexOf(b));
+}
+
+function failing(what, level, { errorShare, recent }) {
+  if (errorShare === null || errorShare < ERRORS_FROM) return [];
+  const share = `${count(recent.errors)} of ${count(recent.requests)} requests of the last minute failed`;
+  return [[level, `${what}: ${share}, ${percent(errorShare)}.`]];
 }
 
 function cause(backend) {

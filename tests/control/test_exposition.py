@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from servekit.control.exposition import Family, bounded, render
+from servekit.control.exposition import Family, bounded, bounded_metrics, render
 from servekit.control.request_metrics import request_families
 from servekit.tallies import BOUNDS, BYTES_IN, FIRST_BYTE, HANDLER, RESENDS, SLOTS, SUM
 
@@ -102,3 +103,22 @@ def test_requests_by_their_labels() -> None:
     assert found["servekit_http_request_first_byte_seconds_count"] == {("a", "e"): 6}
     assert found["servekit_http_request_body_bytes_total"]["b", "e"] == 10
     assert found["servekit_http_resends_total"]["b", "e"] == 1
+
+
+def told(name: str, series: int) -> Metric:
+    metric = Metric(name, "T.", "counter")
+    for number in range(series):
+        metric.add_sample(f"{name}_total", {"n": str(number)}, number)
+    return metric
+
+
+def test_what_replicas_tell_is_whole_or_left_out() -> None:
+    kept, dropped = bounded_metrics([told("a", 3), told("b", 4), told("c", 2), told("d", 1)], 5)
+    assert ([metric.name for metric in kept], dropped) == (["a", "c"], 5)
+    assert bounded_metrics([told("a", 3)], 0) == ([], 3)
+
+
+@pytest.mark.parametrize(("accept", "parse"), [("", parse_text), (OPENMETRICS, parse_openmetrics)])
+def test_what_replicas_tell_comes_behind(accept: str, parse: Any) -> None:
+    text, _ = render([Family("c_total", "counter", "C.", (), [((), 3)])], accept, [told("words", 2)])
+    assert samples(text, parse) == {"c_total": {(): 3}, "words_total": {("0",): 0, ("1",): 1}}

@@ -169,7 +169,7 @@ def test_metrics_for_all_at_a_host_of_ones_own():
         assert url.startswith("http://127.0.0.2:")
         answer = fresh_get(f"{url}/metrics")
         assert answer.status_code == 200
-        assert 'servekit_info{instance="default"' in answer.text
+        assert 'servekit_info{name="default"' in answer.text
         assert fresh_get(f"{url}/v1/status").status_code == 401
         reader = {"authorization": f"Bearer {instance.read_token}"}
         assert httpx.get(f"{url}/v1/status", headers=reader).json()["name"] == "default"

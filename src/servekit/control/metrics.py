@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from servekit.control.controller import RESTART_REASONS, Controller
 from servekit.control.exposition import DROPPED, MOST_SERIES, Family, bounded, bounded_metrics, render
@@ -18,9 +18,6 @@ from servekit.control.totals import Sums
 from servekit.control.user_metrics import UserMetrics
 from servekit.tallies import COUNT, Tallies
 from servekit.vitals import LoopLag, cpu_us, own_vitals
-
-if TYPE_CHECKING:
-    from prometheus_client import Metric
 
 _DROPPED: tuple[str | int, ...] = ("dropped",)
 
@@ -66,21 +63,20 @@ class Metrics:
 
     async def scraped(self, accept: str) -> tuple[bytes, str]:
         """All of it as text, and the Content-Type of that."""
-        families, told = self.families()
+        families = self.families()
+        left = self._most_series - sum(len(family.rows) * family.series_per_row for family in families)
+        of_replicas = chain(list(self._replica_gauges.collect()), self._user_metrics.collect())
         await self._user_metrics.save()  # Who has seen it will see no less from the next controller.
-        # Much text takes its time, and the controller has others to answer.
+        # Many series take their time, and the controller has others to answer.
+        told, dropped = await asyncio.to_thread(bounded_metrics, of_replicas, left)
+        self._tallies.add(_DROPPED)[COUNT] += dropped  # The next answer has it.
         return await asyncio.to_thread(render, families, accept, told)
 
-    def families(self) -> tuple[list[Family], list[Metric]]:
-        """Those that are counted here and in ingress workers, and those that replicas tell."""
+    def families(self) -> list[Family]:
+        """Those that are counted in the controller and in ingress workers."""
         self._tallies.add(("cpu", "controller"))[COUNT] = cpu_us()
         sums = self._controller.ingresses.counts.totals.read()
         found, dropped = bounded(self._families(sums), self._most_series)
-        left = self._most_series - sum(len(family.rows) * family.series_per_row for family in found)
-        told, more_dropped = bounded_metrics(
-            chain(self._replica_gauges.collect(), self._user_metrics.collect()), max(0, left)
-        )
-        dropped += more_dropped
         self._tallies.add(_DROPPED)[COUNT] += dropped
         text = (
             "Series that were left out of an answer, summed, for there would have been more than its bound; or, with a "
@@ -90,7 +86,7 @@ class Metrics:
         family.add(sums.get(_DROPPED, [0])[COUNT] + dropped, "")
         for backend, count in self._user_metrics.dropped().items():
             family.add(count, backend)
-        return [*found, family], told
+        return [*found, family]
 
     def _families(self, sums: Sums) -> Iterator[Family]:
         """The few first: what is beyond the bound is left out."""
@@ -104,7 +100,7 @@ class Metrics:
 
     def _info(self) -> Family:
         about = self._about()
-        labels = {"version": self._version, "instance": str(about["name"]), "runtime": str(about["runtime"])}
+        labels = {"version": self._version, "name": str(about["name"]), "runtime": str(about["runtime"])}
         return Family("servekit_info", "gauge", "The instance; always 1.", tuple(labels), [(tuple(labels.values()), 1)])
 
     def _processes(self, sums: Sums) -> Iterator[Family]:

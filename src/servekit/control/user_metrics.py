@@ -20,6 +20,7 @@ import msgspec
 from servekit.control import metric_sums
 from servekit.control.series_limit import SeriesLimit
 from servekit.control.store import StoreThread
+from servekit.control.told_metrics import BackendBase, ToldByReplica, ToldMetrics
 from servekit.errors import StoreError
 from servekit.tasks import TaskSet
 from servekit.wire.control_frames import MetricFamily, MetricsTold
@@ -32,23 +33,6 @@ _log = logging.getLogger("servekit.control")
 SAVE_EVERY_S = 5.0
 MOST_DELETED = 20
 """Backends that are remembered after they were deleted."""
-
-
-class ToldByReplica(msgspec.Struct, array_like=True):
-    """What a living replica told last."""
-
-    backend: str
-    families: dict[str, MetricFamily] = {}
-    dropped: int = 0
-    refused: dict[str, int] = {}
-    """By metric, series for which there was no room here."""
-
-
-class BackendBase(msgspec.Struct, array_like=True):
-    """What the ended replicas of a backend come to."""
-
-    families: dict[str, list[MetricFamily]] = {}
-    dropped: int = 0
 
 
 class _SavedMetrics(msgspec.Struct, array_like=True):
@@ -119,17 +103,8 @@ class UserMetrics:
     # -- what others see -----------------------------------------------------------------------------------------------
 
     def collect(self) -> Iterator[Metric]:
-        """For a registry of `prometheus_client`."""
-        from prometheus_client import Metric
-
-        metrics: dict[str, Metric] = {}
-        for backend in sorted({*self._bases, *(living.backend for living in self._living.values())}):
-            for family, labels in self._families(backend):
-                name = family.name
-                if name not in metrics:
-                    metrics[name] = Metric(name, family.documentation, family.kind)
-                _add_samples(metrics[name], family, labels)
-        yield from metrics.values()
+        """For a registry of `prometheus_client`: what there is now, made in whatever thread asks for the next one."""
+        return ToldMetrics(self._copied_bases(), self._copied_living(), dict(self._kinds)).collect()
 
     def dropped(self) -> dict[str, int]:
         """By backend: how many series were refused here, and how many uses of series in its replicas went nowhere."""
@@ -137,19 +112,6 @@ class UserMetrics:
         for living in self._living.values():
             counts[living.backend] = counts.get(living.backend, 0) + living.dropped
         return counts
-
-    def _families(self, backend: str) -> Iterator[tuple[MetricFamily, dict[str, str]]]:
-        """Those of a backend, each with labels beside its own."""
-        base = self._base(backend)
-        living = {replica: each for replica, each in self._living.items() if each.backend == backend}
-        for name in dict.fromkeys(chain(base.families, *(each.families for each in living.values()))):
-            told = {replica: each.families[name] for replica, each in living.items() if name in each.families}
-            if self._kinds.get(name) == "gauge":
-                for replica, family in told.items():
-                    yield family, {"backend": backend, "replica": replica}
-            else:
-                for family in metric_sums.total([*base.families.get(name, ()), *told.values()]):
-                    yield family, {"backend": backend}
 
     # -- what outlives the controller ----------------------------------------------------------------------------------
 
@@ -254,21 +216,3 @@ class UserMetrics:
             self._limit(backend).forget_metric(name)
         self._kinds[name] = family.kind
         return True
-
-
-def _add_samples(metric: Metric, family: MetricFamily, more: dict[str, str]) -> None:
-    name, bounds = family.name, family.bounds
-    for values, numbers in family.series.items():
-        labels = {**more, **dict(zip(family.labels, values, strict=True))}
-        if family.kind != "histogram":
-            metric.add_sample(f"{name}_total" if family.kind == "counter" else name, labels, numbers[0])
-            continue
-        *counts, count, summed = numbers
-        for bound, number in zip((*map(_bound_text, bounds), "+Inf"), (*counts, count), strict=True):
-            metric.add_sample(f"{name}_bucket", {**labels, "le": bound}, number)
-        metric.add_sample(f"{name}_count", labels, count)
-        metric.add_sample(f"{name}_sum", labels, summed)
-
-
-def _bound_text(bound: float) -> str:
-    return repr(float(bound))

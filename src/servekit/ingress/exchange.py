@@ -6,7 +6,7 @@ import logging
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from time import monotonic, time
+from time import monotonic
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from servekit.error_answers import ErrorAnswer
@@ -151,7 +151,7 @@ class Exchange(HttpRequest):
     ahead: int
     """How many calls the replica had of this ingress worker then."""
     began_at: float
-    """When the answer began to come; 0: it has not."""
+    """When the answer began to come, where it comes in pieces; 0: it has not."""
     service_us: int
     """How long the handler ran; below 0: it has not ended."""
     batch_size: int
@@ -315,7 +315,6 @@ class Exchange(HttpRequest):
     def answered(self, answer: Answer) -> None:
         """The replica has answered."""
         if not self.done:
-            self.began_at = monotonic()
             self.batch_size = answer.batch_size
             if answer.failed:
                 self.error = "handler_failed"
@@ -484,7 +483,8 @@ class Exchange(HttpRequest):
         # Not the loop's time, which stands still within a turn and would make quick answers end before they began.
         received_at, sent_at, began_at = self.received_at, self.sent_at, self.began_at
         service_us, replica = self.service_us, self.replica
-        latency_s = monotonic() - received_at
+        ended_at = monotonic()
+        latency_s = ended_at - received_at
         endpoint, backend, method, error = self.owner.name, self.backend, self.method, self.error
         slots = shared.slots.get(("request", endpoint, backend, method, status, error))
         if slots is None:
@@ -513,13 +513,13 @@ class Exchange(HttpRequest):
             self.path,
             status,
             latency_s,
-            time(),
+            ended_at + shared.epoch_s,
             body_bytes,
             self.client,
             self.owner.route_text,
             error,
             sent_at - received_at if sent_at else -1.0,
-            began_at - received_at if began_at else -1.0,
+            began_at - received_at if began_at else latency_s if service_us >= 0 else -1.0,
             service_us / 1e6,
             self.tries,
             self.ahead,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 
@@ -64,6 +65,9 @@ class Shared:
         self.slow: deque[RequestRecord] = deque(maxlen=REMARKABLE_REQUESTS)
         """Those of the others that were slow for their endpoint: see `servekit.ingress.slowness`."""
         self.weights = WeightsHistory()
+        self.epoch_s = 0.0
+        """``time.time`` is so far beyond ``time.monotonic``: asked once a second, not for each request."""
+        self.set_clocks()
         self.snapshot = 0
         """The version of the snapshot that is applied."""
         self.refused: Counter[tuple[str, str]] = Counter()
@@ -74,6 +78,9 @@ class Shared:
         """The replicas that get no requests for a while, each with its backend and why."""
         self.served: dict[str, str] = {}
         """Replicas that have died, or seem to have, and had answered calls: each with its backend."""
+
+    def set_clocks(self) -> None:
+        self.epoch_s = time.time() - time.monotonic()
 
     def new_slots(self, endpoint: str, backend: str, method: str, status: int, error: str) -> memoryview:
         """The slots for requests that ended so, of which there are none yet."""

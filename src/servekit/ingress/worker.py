@@ -317,6 +317,7 @@ class IngressWorker:
         now = asyncio.get_running_loop().time()
         if now - self._looked_at >= LOOK_EVERY_S:
             self._looked_at = now
+            self.router.shared.set_clocks()
             self._tallies.settle()
             self._vitals = own_vitals(self._lag)
             if self._own_process:

@@ -125,7 +125,7 @@ def cells(page: Any, version: str) -> dict[str, str]:
     """The row of a version of the endpoint, by column."""
     table = page.get_by_role("region", name="Versions of split")
     heads = table.locator("thead th").all_inner_texts()
-    row = table.locator("tbody tr").filter(has=page.get_by_role("rowheader", name=version))
+    row = table.locator("tr").filter(has=page.get_by_role("rowheader", name=version))
     return dict(zip(heads[1:], row.locator("td").all_inner_texts(), strict=True))
 
 
@@ -165,6 +165,8 @@ def test_it_shows_what_the_api_says_after_requests_of_which_some_fail(opened: An
         assert row["Share"] == share
         assert row["Replicas"] == "1 of 1"
     assert sum(tally["by_status"].get("500", 0) for tally in stat["backends"].values()) == 37
+    row = cells(opened, "All")
+    assert (row["Requests"], row["Errors"], row["Replicas"]) == ("1,000", "37", "2 of 2")
     shows(opened, "37 of 1,000 requests of the last minute failed, 3.7 %")
     opened.get_by_role("link", name="Replicas").click()
     for name, backend in status["backends"].items():

@@ -12,20 +12,24 @@ const COLUMNS = ["Share", "Requests", "per s", "Errors", "Error rate", "p50", "p
 
 class Version {
   constructor({ name, color }) {
-    this.name = h("th", { scope: "row", class: "name", title: name }, h("span", { class: `dot ${color}` }), name);
+    const dot = color ? h("span", { class: `dot ${color}` }) : null;
+    this.name = h("th", { scope: "row", class: "name", title: name }, dot, name);
     this.cells = COLUMNS.map(() => h("td", { class: "number" }));
     this.root = h("tr", {}, this.name, ...this.cells);
   }
 
-  update({ share, rates, latency, backend }) {
+  /** `backends`: its own, or those of all versions. */
+  update({ share, rates, latency, backends }) {
+    const sum = (of) => backends.reduce((total, backend) => total + of(backend), 0);
+    const [ready, wanted] = [sum(readyOf), sum((backend) => backend.wanted_replicas)];
     const texts = [
       percent(share), count(rates.requests), rate(rates.perSecond), count(rates.errors), percent(rates.errorShare),
       duration(latency?.p50), duration(latency?.p99),
-      `${readyOf(backend)} of ${backend?.wanted_replicas ?? 0}`, count(backend ? runningAt(backend) : 0), count(backend?.queued ?? 0),
+      `${count(ready)} of ${count(wanted)}`, count(sum(runningAt)), count(sum((backend) => backend.queued)),
     ];
     texts.forEach((text, at) => setText(this.cells[at], text));
     setAttribute(this.cells[4], "class", rates.errorShare >= ERRORS_FROM ? "number bad" : "number");
-    setAttribute(this.cells[7], "class", backend && readyOf(backend) < backend.wanted_replicas ? "number warn" : "number");
+    setAttribute(this.cells[7], "class", ready < wanted ? "number warn" : "number");
   }
 }
 
@@ -51,6 +55,7 @@ export class EndpointView {
     this.others = h("div", { class: "others" });
     const rows = h("tbody");
     this.versions = new Keyed(rows, (version) => new Version(version));
+    this.all = new Version({ name: "All" }); // With what servekit refused, which no version has.
     this.charts = new EndpointCharts(name, context.points, (version) => this.colorOf(version));
     const heads = COLUMNS.map((title) => h("th", { scope: "col", class: "number" }, title));
     this.root = h("article", { class: "card endpoint", "aria-label": `Endpoint ${name}` },
@@ -58,7 +63,7 @@ export class EndpointView {
       this.split.root, this.unsplit, this.effect.root,
       h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Versions of ${name}` },
         h("table", { class: "figures" },
-          h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Version"), ...heads)), rows)),
+          h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Version"), ...heads)), rows, h("tfoot", {}, this.all.root))),
       this.others, this.charts.root);
   }
 
@@ -82,7 +87,14 @@ export class EndpointView {
     const down = isDown(state.status, endpoint);
     setText(this.badge, names.length === 0 ? "no traffic" : down ? "cannot serve" : "serves");
     setAttribute(this.badge, "class", `badge ${names.length === 0 ? "soft" : down ? "bad" : "good"}`);
-    this.versions.update(names.map((name) => this.version(name)), ({ name }) => name);
+    const versions = names.map((name) => this.version(name));
+    this.versions.update(versions, ({ name }) => name);
+    this.all.update({
+      share: versions.length ? 1 : null,
+      rates: this.context.rates.of("endpoints", this.name),
+      latency: own(state.stat.endpoints, this.name)?.latency_s.minute,
+      backends: versions.flatMap(({ backends }) => backends),
+    });
     this.charts.update(names);
     this.showSplit();
   }
@@ -93,8 +105,8 @@ export class EndpointView {
       color: this.colorOf(name),
       share: this.endpoint.traffic[name],
       rates: this.context.rates.of("backends", name),
-      latency: own(this.state.stat.backends, name)?.latency_s?.minute,
-      backend: own(this.state.status.backends, name),
+      latency: own(this.state.stat.backends, name)?.latency_s.minute,
+      backends: [own(this.state.status.backends, name)].filter(Boolean),
     };
   }
 

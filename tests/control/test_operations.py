@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from servekit.control.operations import Operations
 from servekit.control.state import Desired
 from servekit.errors import BackendStartError, InvalidInputError, NotFoundError, ServekitError
 from servekit.interfaces import Placement, ReplicaRuntime
-from servekit.wire.control_frames import PluginRef
+from servekit.wire.control_frames import PluginRef, Report
 
 
 class Plugins:
@@ -301,5 +302,54 @@ def test_where_the_handles_of_an_endpoint_dial(run: Any) -> None:
         assert await bench.call("link_addresses", name="e") == [["unix:i1"], ["unix:i2", "tcp:h:1"]]
         with pytest.raises(NotFoundError, match="'f'"):
             await bench.call("link_addresses", name="f")
+
+    run(test)
+
+
+def test_what_waits_and_what_was_replaced_is_told(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.create_backend()
+        await bench.call("create_endpoint", name="e", backend="b")
+        for name, queued in (("ingress1", 2), ("ingress2", 3)):
+            bench.control.ingresses.linked(name).report = Report(queued={"b": queued}, parked={"e": 1})
+        status = await bench.call("status")
+        assert (status["backends"]["b"]["queued"], status["endpoints"]["e"]["parked"]) == (5, 2)
+        assert [replica["memory_bytes"] for replica in status["backends"]["b"]["replicas"]] == [0]
+        assert (await bench.call("stat"))["restarts"] == {}
+
+    run(test)
+
+
+def test_the_samples_of_the_last_hour(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.create_backend()
+        await bench.call("create_endpoint", name="e", backend="b")
+        assert await bench.call("recent") == {"endpoints": {"e": []}, "backends": {"b": []}}
+        assert await bench.call("recent", endpoint="e") == {"endpoints": {"e": []}, "backends": {}}
+        assert await bench.call("recent", backend="nowhere") == {"endpoints": {}, "backends": {}}
+
+    run(test)
+
+
+def test_the_logs_tail(run: Any, tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        with pytest.raises(NotFoundError, match="gathers no log"):
+            await bench.call("log_tail")
+        log = tmp_path / "servekit.log"
+        log.write_text("one\ntwo\nthree\n")
+        bench.operations = Operations(
+            bench.control.controller,
+            bench.plugins,
+            bench.plugins,
+            bench.control.store_thread,
+            ("process", {}),
+            dict,
+            str(log),
+        )
+        assert await bench.call("log_tail") == ["one", "two", "three"]
+        assert await bench.call("log_tail", lines=1) == ["three"]
+        for lines in (0, 1001):
+            with pytest.raises(InvalidInputError, match="from 1 to 1000"):
+                await bench.call("log_tail", lines=lines)
 
     run(test)

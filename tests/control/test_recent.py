@@ -83,3 +83,12 @@ def test_there_is_a_bound_on_names() -> None:
     last = ("endpoint", str(MOST_NAMES + 4))
     assert recent.history(last) == []
     assert recent.latency_s(last, values(1.0)) == {"minute": NOTHING, "hour": NOTHING}
+
+
+def test_of_the_samples_those_since_a_moment_are_told() -> None:
+    recent = Recent()
+    for number in range(1, 4):
+        recent.sample(10.0 * number, {NAME: values(*[1.0] * number)})
+    assert [point.at for point in recent.history(NAME)] == [10.0, 20.0, 30.0]
+    assert [point.at for point in recent.history(NAME, 10.0)] == [20.0, 30.0]
+    assert recent.history(NAME, 30.0) == recent.history(("backend", "b"), 0.0) == []

@@ -41,9 +41,12 @@ def pids(instance: serve.Instance, backend: str) -> set[int]:
 def whole(instance: serve.Instance) -> dict[str, Any]:
     """`status()` without what changes by itself, and the targets that are kept."""
     status = instance.status()
+    for endpoint in status["endpoints"].values():
+        del endpoint["parked"]
     for backend in status["backends"].values():
+        del backend["queued"]
         for replica in backend["replicas"]:
-            del replica["outstanding"], replica["busy_s"]
+            del replica["outstanding"], replica["busy_s"], replica["memory_bytes"]
     return {**status, "targets": sorted(os.listdir(f"{instance.directory}/targets"))}
 
 

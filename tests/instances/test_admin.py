@@ -97,7 +97,7 @@ def test_each_refusal_is_named_for_what_it_is(admin):
 
     assert named(admin.get("/v1/status", headers={"authorization": "Bearer 00"})) == (401, "AuthenticationError")
     assert named(admin.get("/v1/status", headers={"host": "evil.example"})) == (403, "ForbiddenError")
-    assert named(admin.get("/")) == (404, "NotFoundError")
+    assert named(admin.get("/nowhere")) == (404, "NotFoundError")
     assert named(admin.post("/v1/format_disk")) == (404, "NotFoundError")
     assert named(admin.put("/v1/status")) == (405, "InvalidInputError")
     assert admin.get("/v1/status").headers["x-content-type-options"] == "nosniff"

@@ -10,15 +10,15 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from datetime import datetime, timezone
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import click
-import msgspec
 
 from servekit.cli.options import instance_name
 from servekit.config import nearest
 from servekit.control.directories import state_directory
 from servekit.control.log_files import LOG, aside
+from servekit.control.log_lines import Which, written_by
 from servekit.control.state import check_name
 from servekit.errors import NotFoundError
 from servekit.logs import stamp
@@ -28,7 +28,6 @@ LAST = 200
 LOOK_S = 0.2
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _REPLICA = re.compile(r"\breplica (\S+) (r\d+-[0-9a-f]{6})\b")
-_HEAD_TIME = re.compile(r'(?:\{"time":")?(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)')
 
 
 def moment(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:
@@ -88,30 +87,6 @@ def logs(name: str, backend: str | None, replica: str | None, follow: bool, last
             time.sleep(LOOK_S)
 
 
-class Which:
-    """Which lines are to be shown."""
-
-    def __init__(self, backend: str | None, replica: str | None, since: str) -> None:
-        self._since = since
-        self._names: re.Pattern[str] | None = None
-        self._backend, self._replica = backend, replica
-        if backend is not None:
-            one = r"r\d+-[0-9a-f]{6}\b" if replica is None else rf"{re.escape(replica)}(?![0-9a-f])"
-            self._names = re.compile(rf"\breplica {re.escape(backend)} {one}")
-
-    def has(self, line: str) -> bool:
-        head = _HEAD_TIME.match(line)
-        if self._since and (head is None or head[1] < self._since):
-            return False
-        if self._names is None or self._names.search(line):
-            return True
-        return line.startswith("{") and self._is_by(line)
-
-    def _is_by(self, line: str) -> bool:
-        backend, replica = _by(line) or ("", "")
-        return backend == self._backend and self._replica in (None, replica, replica.partition("-")[0])
-
-
 def unknown_in(path: str, backend: str, replica: str | None) -> str:
     """That no line is of the backend, or of its replica, with the name that it may have meant; empty where one is."""
     found: dict[str, set[str]] = {}
@@ -119,7 +94,7 @@ def unknown_in(path: str, backend: str, replica: str | None) -> str:
         for line in log.read():
             for name, id_ in _REPLICA.findall(line):
                 found.setdefault(name, set()).add(id_)
-            if line.startswith("{") and (by := _by(line)) is not None:
+            if line.startswith("{") and (by := written_by(line)) is not None:
                 found.setdefault(by[0], set()).add(by[1])
     if backend not in found:
         return f"there is no backend {backend!r} in the logs{nearest(backend, found)}"
@@ -127,16 +102,6 @@ def unknown_in(path: str, backend: str, replica: str | None) -> str:
     if replica is None or replica in found[backend] | short:
         return ""
     return f"there is no replica {replica!r} of backend {backend!r} in the logs{nearest(replica, short)}"
-
-
-def _by(line: str) -> tuple[str, str] | None:
-    """The backend and the replica of a line of the format ``json``."""
-    try:
-        fields: Any = msgspec.json.decode(line)
-    except msgspec.DecodeError:
-        return None
-    known = isinstance(fields, dict) and "backend" in fields
-    return (str(fields["backend"]), str(fields.get("replica", ""))) if known else None
 
 
 class LogReader:

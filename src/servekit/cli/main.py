@@ -23,6 +23,7 @@ COMMANDS = {
     "stop": ("standing", "End a standing instance, once it has answered"),
     "restore": ("standing", "Put back the last good state of an instance"),
     "status": ("status", "Show what a standing instance serves"),
+    "dashboard": ("dashboard", "Print a link to an instance's dashboard"),
     "explain": ("explain", "Tell why a request went where it went"),
     "logs": ("logs", "Show what a standing instance has logged"),
     "events": ("events", "Show what has happened to a standing instance"),

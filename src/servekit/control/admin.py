@@ -2,8 +2,9 @@
 ``GET /metrics``, for Prometheus.
 
 It listens on a Unix socket (mode 0600, in a directory of mode 0700), and on request on TCP. Both ask for the instance's
-token; for what changes nothing the read-only one will do. The Host must be this machine, against DNS rebinding; and no
-page of another origin is answered, which the browser tells by Origin, or where it sends none by Sec-Fetch-Site.
+token; for what changes nothing the read-only one will do. Every other path is the dashboard's, which has sessions. The
+Host must be this machine, against DNS rebinding; and no page of another origin is answered, which the browser tells by
+Origin, or where it sends none by Sec-Fetch-Site.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from servekit.errors import (
     NotFoundError,
     ServekitError,
 )
-from servekit.http1.request import HttpRequest, gather
+from servekit.http1.request import HttpApp, HttpRequest, gather
 from servekit.tasks import TaskSet
 from servekit.tokens import read_only
 
@@ -38,6 +39,8 @@ _OWN_SITE = (b"", b"none", b"same-origin")
 _ANY_HOST = frozenset({"0.0.0.0", "::"})
 PREFIX = "/v1/"
 METRICS = "/metrics"
+Refusal = tuple[int, bytes, bytes]
+"""Status, head, body."""
 
 
 class AdminApp:
@@ -50,17 +53,20 @@ class AdminApp:
         operations: Operations,
         token: bytes,
         metrics: Metrics,
+        pages: HttpApp,
         *,
         open_metrics: bool = False,
         host: str = "127.0.0.1",
     ) -> None:
         """
         Args:
+            pages: answers all but operations and metrics, and asks by itself who the client is.
             open_metrics: the metrics are for all, and need no token.
             host: where the TCP listener is.
         """
         self._operations = operations
         self._metrics = metrics
+        self._pages = pages
         self._open_metrics = open_metrics
         self._hosts = _hosts(host)
         self._any_address = host in _ANY_HOST
@@ -74,8 +80,10 @@ class AdminApp:
             request.respond(*refused)
         elif request.path == METRICS:
             self._tasks.spawn(self._scrape(request))
-        else:
+        elif request.path.startswith(PREFIX):
             gather(request, self._begin)
+        else:
+            self._pages.handle(request)
 
     def _begin(self, request: HttpRequest) -> None:
         # A change that has begun is made to its end, also where its client is gone by then.
@@ -111,26 +119,28 @@ class AdminApp:
         else:
             request.respond(200, JSON, result)
 
-    def _refused(self, request: HttpRequest) -> tuple[int, bytes, bytes] | None:
+    def _refused(self, request: HttpRequest) -> Refusal | None:
         fields, path = request.fields, request.path
-        given = fields.get(b"authorization", b"")
-        may_all = hmac.compare_digest(given, self._authorization)
-        may_read = hmac.compare_digest(given, self._read_authorization)
-        if not (may_all or may_read or (self._open_metrics and path == METRICS)):
-            error: ServekitError = AuthenticationError("the instance's token is missing or wrong")
-            return 401, b"www-authenticate: Bearer\r\n" + JSON, _error(error)
         host = fields.get(b"host", b"").decode("latin-1")
         if not self._is_own(host):
             return 403, JSON, _error(ForbiddenError(f"the admin API does not answer for the host {host!r}"))
         origin = fields.get(b"origin", b"").decode("latin-1")
-        if origin not in ("", f"http://{host}") or fields.get(b"sec-fetch-site", b"") not in _OWN_SITE:
+        of_own = origin in ("", f"http://{host}") and fields.get(b"sec-fetch-site", b"") in _OWN_SITE
+        if not of_own and not _is_visit(request):
             return 403, JSON, _error(ForbiddenError(f"the admin API does not answer to pages of {origin or 'others'}"))
+        return self._refused_by_token(request) if path == METRICS or path.startswith(PREFIX) else None
+
+    def _refused_by_token(self, request: HttpRequest) -> Refusal | None:
+        path, given = request.path, request.fields.get(b"authorization", b"")
+        may_all = hmac.compare_digest(given, self._authorization)
+        may_read = hmac.compare_digest(given, self._read_authorization)
+        if not (may_all or may_read or (self._open_metrics and path == METRICS)):
+            error = AuthenticationError("the instance's token is missing or wrong")
+            return 401, b"www-authenticate: Bearer\r\n" + JSON, _error(error)
         if path == METRICS:
             if request.method != "GET":
                 return 405, b"allow: GET\r\n" + JSON, _error(InvalidInputError("use GET"))
             return None
-        if not path.startswith(PREFIX):
-            return 404, JSON, _error(NotFoundError(f"operations are below {PREFIX}, metrics at {METRICS}"))
         if request.method not in ("POST", "GET"):
             return 405, b"allow: GET, POST\r\n" + JSON, _error(InvalidInputError("use GET or POST"))
         if not may_all and path.removeprefix(PREFIX) not in READ_ONLY:
@@ -166,6 +176,13 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_visit(request: HttpRequest) -> bool:
+    """Whether the user goes to the dashboard, by a link on another page say. The page itself holds nothing secret."""
+    fields = request.fields
+    is_page = fields.get(b"sec-fetch-mode") == b"navigate" and fields.get(b"sec-fetch-dest") == b"document"
+    return is_page and request.method == "GET" and request.path == "/"
 
 
 def _error(error: ServekitError) -> bytes:

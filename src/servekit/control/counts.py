@@ -10,7 +10,7 @@ from typing import Any
 
 from servekit.control.recent import Name, Point, Recent
 from servekit.control.totals import Sums, Totals
-from servekit.tallies import DURATION_US, FAILOVERS, FINE_BOUNDS, Key
+from servekit.tallies import COUNT, DURATION_US, FAILOVERS, FINE_BOUNDS, Key
 
 _BUCKETS = len(FINE_BOUNDS) + 1
 _SIDES = ("endpoint", "backend")
@@ -42,13 +42,14 @@ class Counts:
         tallies = self._tallies(self.totals.read())
         self._recent.sample(time.time(), {name: tally.values for name, tally in tallies.items()})
 
-    def history(self, side: str, name: str) -> list[Point]:
-        """The samples of the last hour of an ``endpoint``, or a ``backend``, the oldest first."""
-        return self._recent.history((side, name))
+    def history(self, side: str, name: str, since: float = 0.0) -> list[Point]:
+        """The samples of the last hour of an ``endpoint``, or a ``backend``, that were taken after ``since``, the
+        oldest first."""
+        return self._recent.history((side, name), since)
 
     def stat(self) -> dict[str, Any]:
         """For `servekit.stat()`: by endpoint and by backend, how many requests were answered, with what status, and in
-        what time."""
+        what time; and how many replicas of each backend were followed by another, by the reason."""
         sums = self.totals.read()
         found: dict[str, dict[str, Any]] = {side: {} for side in _SIDES}
         for name, tally in self._tallies(sums).items():
@@ -58,7 +59,16 @@ class Counts:
                 told |= {"failovers": tally.failovers, "deadly": tally.deadly}
             found[side][name[1]] = told
         unrouted = sum(sum(slots[:_BUCKETS]) for key, slots in sums.items() if key[:2] == ("request", ""))
-        return {"endpoints": found["endpoint"], "backends": found["backend"], "unrouted": unrouted}
+        restarts: dict[str, dict[str, int]] = {}
+        for key, slots in sums.items():
+            if key[0] == "restart":
+                restarts.setdefault(str(key[1]), {})[str(key[2])] = slots[COUNT]
+        return {
+            "endpoints": found["endpoint"],
+            "backends": found["backend"],
+            "unrouted": unrouted,
+            "restarts": restarts,
+        }
 
     def _tallies(self, sums: Sums) -> dict[Name, _Tally]:
         """By endpoint and by backend, without what was forgotten."""

@@ -300,6 +300,16 @@ class IngressFleet:
         reports = (worker.report for worker in self.workers.values() if worker.report is not None)
         return sum(report.replica_outstanding.get(replica_id, 0) for report in reports)
 
+    def queued(self, backend: str) -> int:
+        """How many requests wait for room in a replica of the backend, as the workers last reported."""
+        reports = (worker.report for worker in self.workers.values() if worker.report is not None)
+        return sum(report.queued.get(backend, 0) for report in reports)
+
+    def parked(self, endpoint: str) -> int:
+        """How many requests of the endpoint wait for a backend that can serve, as the workers last reported."""
+        reports = (worker.report for worker in self.workers.values() if worker.report is not None)
+        return sum(report.parked.get(endpoint, 0) for report in reports)
+
     def overdue_s(self, replica_id: str) -> float:
         """How far the replica's oldest call is beyond its deadline, as the workers last reported."""
         reports = (worker.report for worker in self.workers.values() if worker.report is not None)

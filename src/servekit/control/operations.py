@@ -31,6 +31,7 @@ from servekit.control.controller import Controller
 from servekit.control.deploys import Deploy, Wanted
 from servekit.control.event_ring import clock
 from servekit.control.history import Author
+from servekit.control.log_lines import Which, last_lines
 from servekit.control.nesting import LEVELS, is_too_deep
 from servekit.control.runtimes import Runtimes
 from servekit.control.state import BackendRecord, BackendSource, Desired
@@ -42,8 +43,12 @@ from servekit.interfaces import RequestObserver, RoutingPolicy
 from servekit.plugins import Registry
 from servekit.wire.control_frames import MOST_RECALLED, EndpointRecord, PluginRef, Recall
 
+MOST_LOG_LINES = 1000
 READ_ONLY = frozenset(
-    {"status", "stat", "history", "list_endpoints", "list_backends", "get_traffic", "get_backend_config"}
+    {
+        *("status", "stat", "recent", "history", "events", "failures"),
+        *("list_endpoints", "list_backends", "get_traffic", "get_backend_config"),
+    }
 )
 """The operations that the read-only token opens: none that changes anything, shows code, or tells what a deploy would
 have to know (`export` may have secrets in it, as arguments of targets)."""
@@ -88,6 +93,20 @@ class GoBack(msgspec.Struct, forbid_unknown_fields=True):
 
 class Named(msgspec.Struct, forbid_unknown_fields=True):
     name: str
+
+
+class LogTail(msgspec.Struct, forbid_unknown_fields=True):
+    backend: str | None = None
+    """None: all lines."""
+    replica: str | None = None
+    lines: int = 200
+
+
+class WhichSamples(msgspec.Struct, forbid_unknown_fields=True):
+    endpoint: str | None = None
+    """Neither an endpoint nor a backend: all of both."""
+    backend: str | None = None
+    since: float = 0.0
 
 
 class ExplainRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -164,13 +183,16 @@ class Operations:
         store: StoreThread,
         default_runtime: tuple[str, dict[str, Any]],
         about: Callable[[], dict[str, Any]],
+        log_path: str = "",
     ) -> None:
+        """``log_path``: of the log that the instance gathers; empty where it gathers none."""
         self._controller = controller
         self._resolver = resolver
         self._runtimes = runtimes
         self._store = store
         self._default_runtime = default_runtime
         self._about = about
+        self._log_path = log_path
         self._pending: list[BackendRecord] = []
         """Backends that are being created, and those that they take the place of."""
         self._under_way = ""
@@ -196,6 +218,8 @@ class Operations:
             "history": (Named, self._history),
             "rollback": (GoBack, self._rollback),
             "cancel_deploy": (Nothing, self._cancel_deploy),
+            "recent": (WhichSamples, self._recent),
+            "log_tail": (LogTail, self._log_tail),
             "events": (WhichEvents, self._events),
             "failures": (WhichFailures, self._failures),
             "link_addresses": (Named, self._link_addresses),
@@ -500,6 +524,7 @@ class Operations:
             backend["replicas"] = [r.status(ingresses.outstanding(r.id)) for r in replicas]
             backend["wanted_replicas"] = autoscalers.replicas(self._controller.desired.backends[name])
             backend["load"] = round(autoscalers.load(name), 3)
+            backend["queued"] = ingresses.queued(name)
             failures = self._controller.failures[name]
             backend["last_start_error"] = str(failures.start_error or "")
             backend["last_failure"] = str(failures.last or "")
@@ -507,7 +532,10 @@ class Operations:
             **self._about(),
             "runtimes": self._runtimes.lines(),
             "deploy": self._under_way,
-            "endpoints": await self._list_endpoints(Nothing()),
+            "endpoints": {
+                name: {**endpoint, "parked": ingresses.parked(name)}
+                for name, endpoint in (await self._list_endpoints(Nothing())).items()
+            },
             "backends": backends,
             "ingress": [{"id": w.id, "pid": w.pid, "ready": w.applied > 0} for w in ingresses.workers.values()],
         }
@@ -522,6 +550,29 @@ class Operations:
         # What an ingress worker counted before an endpoint was deleted may have come after that.
         self._controller.forget_counts()
         return self._controller.ingresses.counts.stat()
+
+    async def _recent(self, a: WhichSamples) -> dict[str, dict[str, Any]]:
+        """The samples of the last hour that were taken after ``since``, by endpoint and by backend."""
+        desired, counts = self._controller.desired, self._controller.ingresses.counts
+        every = a.endpoint is None and a.backend is None
+        endpoints = desired.endpoints if every else [name for name in (a.endpoint,) if name in desired.endpoints]
+        backends = desired.backends if every else [name for name in (a.backend,) if name in desired.backends]
+        return {
+            "endpoints": {name: counts.history("endpoint", name, a.since) for name in endpoints},
+            "backends": {name: counts.history("backend", name, a.since) for name in backends},
+        }
+
+    async def _log_tail(self, a: LogTail) -> list[str]:
+        """The last lines that the processes of the instance have logged and printed, or those of a backend's
+        replicas."""
+        if not self._log_path:
+            raise NotFoundError(
+                "this instance gathers no log: its processes print where it was started; `servekit start` gathers one"
+            )
+        if not 1 <= a.lines <= MOST_LOG_LINES:
+            raise InvalidInputError(f"log_tail: lines must be from 1 to {MOST_LOG_LINES}, not {a.lines}")
+        which = Which(a.backend, a.replica)
+        return await asyncio.to_thread(last_lines, self._log_path, which, a.lines)
 
     async def _explain(self, a: ExplainRequest) -> dict[str, Any]:
         answers = await self._controller.ingresses.recall(Recall(0, request_id=a.id))

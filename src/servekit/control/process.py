@@ -21,14 +21,17 @@ from servekit.config import HttpLimits
 from servekit.control import ingress_process
 from servekit.control.admin import AdminApp
 from servekit.control.log_files import LogFiles
+from servekit.control.operations import READ_ONLY
 from servekit.control.service import Service
 from servekit.control.setup import InstanceSetup, ProcessSetup, StartReport
+from servekit.dashboard.app import Dashboard
 from servekit.errors import ServekitError, StoreError
 from servekit.forks import forks
 from servekit.http1.server import HttpServer
 from servekit.output import open_output, stream_to
 from servekit.plugins import Registry, disabled_by_environment, discover
 from servekit.processes import begin_process, extend_sys_path, read_told, set_title
+from servekit.tokens import read_only
 from servekit.wire.network import bind_unix
 
 _log = logging.getLogger("servekit.control")
@@ -79,11 +82,12 @@ class ControllerProcess:
             await asyncio.wait([starting])
             if not starting.cancelled():
                 starting.result()
-                app, servers = await self._open_admin(service, loop)
+                pages, app, servers = await self._open_admin(service, loop)
                 found, runtimes = self._registry, service.runtimes.lines()
                 self._say(StartReport("", "", found.loaded, runtimes, [*found.problems], service.kept))
                 delay_s = setup.instance.options.drain_delay_s
                 await self._ending.wait()
+                await pages.close()
                 await app.close()
         except ServekitError as error:
             self._say(StartReport(type(error).__name__, str(error)))
@@ -103,13 +107,15 @@ class ControllerProcess:
 
     async def _open_admin(
         self, service: Service, loop: asyncio.AbstractEventLoop
-    ) -> tuple[AdminApp, list[asyncio.Server]]:
+    ) -> tuple[Dashboard, AdminApp, list[asyncio.Server]]:
         setup = self._setup.instance
         options = setup.options
+        pages = Dashboard(service.operations, setup.token, read_only(setup.token), READ_ONLY)
         app = AdminApp(
             service.operations,
             setup.token,
             service.metrics,
+            pages,
             open_metrics=options.open_metrics,
             host=options.admin_host,
         )
@@ -122,7 +128,7 @@ class ControllerProcess:
             servers.append(await loop.create_server(http.protocol_factory, sock=tcp))
         self._listening = forks.hold(*filter(None, [setup.http_fd]))
         forks.hold(*(each for server in servers for each in server.sockets))
-        return app, servers
+        return pages, app, servers
 
     def _watch_owner(self, loop: asyncio.AbstractEventLoop, service: Service) -> int | None:
         """Watch the owner by a pidfd: a pipe would stay open in a child that the owner forked."""

@@ -81,13 +81,13 @@ class Recent:
             "hour": _percentiles(list(map(add, ring.hour, newest))),
         }
 
-    def history(self, name: Name) -> list[Point]:
-        """Its samples of the last hour, the oldest first."""
+    def history(self, name: Name, since: float = 0.0) -> list[Point]:
+        """Its samples of the last hour that were taken after ``since``, the oldest first."""
         ring = self._rings.get(name)
-        if ring is None:
+        if ring is None or self._times[-1] <= since:
             return []
         times = list(self._times)[-len(ring.samples) :]
-        return [_point(at, _dense(sample)) for at, sample in zip(times, ring.samples, strict=True)]
+        return [_point(at, _dense(sample)) for at, sample in zip(times, ring.samples, strict=True) if at > since]
 
 
 class _Ring:

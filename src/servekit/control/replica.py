@@ -210,6 +210,7 @@ class ManagedReplica(LinkedWorker):
             "node": self.node,
             "outstanding": outstanding,
             "busy_s": round(self.report.busy_s, 3),
+            "memory_bytes": self.report.memory_bytes,
             "started": self.started_at,
             "revision": self.record.revision,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from servekit.control.events import EventLog
 from servekit.control.ingress_process import check_version
 from servekit.control.ingresses import IngressFleet, IngressProcess
 from servekit.control.links import ControlServer
+from servekit.control.log_files import LOG
 from servekit.control.metrics import Metrics
 from servekit.control.operations import Operations, Resolver
 from servekit.control.replica import ReplicaContext, ReplicaEvents
@@ -97,7 +99,10 @@ class Service:
             tallies=self._tallies,
         )
         runtime = (setup.options.runtime, setup.options.runtime_options)
-        self.operations = Operations(controller, self._resolver, self.runtimes, self._store, runtime, self._about)
+        log_path = os.path.join(setup.log_directory, LOG) if setup.log_directory else ""
+        self.operations = Operations(
+            controller, self._resolver, self.runtimes, self._store, runtime, self._about, log_path
+        )
         self.metrics = Metrics(controller, self._tallies, self._about, self.user_metrics)
         self.runtimes.check(*runtime)
         self._observers = [self._resolver.observer(*each) for each in setup.options.observers.items()]

@@ -1,0 +1,64 @@
+// How fast counters go up, as this page has seen them.
+
+import { own } from "./dom.js";
+
+const KEPT_S = 75;
+const RATE_S = 10;
+const MINUTE_S = 60;
+
+/** Of one endpoint or backend, since the instance began: requests and errors, which are answers with a status from 500 on. */
+function counted(tally) {
+  let errors = 0;
+  for (const [status, requests] of Object.entries(tally?.by_status ?? {})) {
+    if (Number(status) >= 500) errors += requests;
+  }
+  return { requests: tally?.requests ?? 0, errors };
+}
+
+export class Rates {
+  /** `points`: the samples of the controller, for what was before this page. */
+  constructor(points) {
+    this.points = points;
+    this.samples = [];
+  }
+
+  add(state) {
+    const { at, stat } = state;
+    const last = this.samples[this.samples.length - 1];
+    if (last && (at <= last.at || wentBack(last.stat, stat))) this.samples = [];
+    // The state is changed in place; what is kept of it must not be.
+    this.samples.push({ at, stat: structuredClone(stat) });
+    while (this.samples[0].at < at - KEPT_S) this.samples.shift();
+  }
+
+  /** Of an endpoint or a backend; `kind`: "endpoints" or "backends". Of the last minute: `recent`. */
+  of(kind, name) {
+    const last = this.samples[this.samples.length - 1];
+    const now = counted(own(last.stat[kind], name));
+    const [short, long] = [RATE_S, MINUTE_S].map((seconds) => this.samples.find(({ at }) => at >= last.at - seconds));
+    const soon = counted(own(short.stat[kind], name));
+    const then = counted(own(long.stat[kind], name));
+    const seconds = last.at - short.at;
+    const recent = { requests: now.requests - then.requests, errors: now.errors - then.errors };
+    for (const point of this.points.of(kind, name).points) {
+      if (point.at > last.at - MINUTE_S && point.at <= long.at) {
+        recent.requests += point.requests;
+        recent.errors += point.errors;
+      }
+    }
+    return { ...now, recent, errorShare: shareOf(recent), perSecond: seconds > 0 ? (now.requests - soon.requests) / seconds : 0 };
+  }
+}
+
+/** Of requests, which have failed; null where there were none. */
+export function shareOf({ requests, errors }) {
+  return requests > 0 ? errors / requests : null;
+}
+
+function wentBack(before, after) {
+  return ["endpoints", "backends"].some((kind) =>
+    Object.entries(before[kind]).some(([name, tally]) => {
+      const now = own(after[kind], name);
+      return now !== undefined && now.requests < tally.requests;
+    }));
+}

@@ -588,6 +588,7 @@ class Instance:
         found: list[dict[str, Any]] = self._client.call("failures", backend=backend)
         return found
 
+    @checked
     def explain(self, request_id: str) -> dict[str, Any]:
         """Why a request went where it went, and when: of the last 10,000 of each ingress worker, and longer where it
         failed or was slow.

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.ingress.conftest import World
 
 from servekit.ingress import recent as recent_module
-from servekit.ingress.recent import Kind, RecentRequests
+from servekit.ingress.recent import RecentRequests, RequestKind
 from servekit.interfaces import RequestRecord
 
 
@@ -75,7 +75,7 @@ def test_more_kinds_than_there_may_be_are_forgotten_with_all_that_was(
 @given(st.integers(1, 6), st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=30))
 def test_it_is_a_ring(most: int, requests: list[tuple[str, bool]]) -> None:
     ring = RecentRequests(most)
-    number = ring.number_of(Kind("e", "/x", "b", "r1", "GET", 200, ""))
+    number = ring.number_of(RequestKind("e", "/x", "b", "r1", "GET", 200, ""))
     for at, (request_id, packed) in enumerate(requests):
         if packed:
             values = (hash(request_id), float(at), 1_000_000, 0, 0, 1, 1, number, 1, 0, 0)

@@ -15,13 +15,13 @@ from servekit.interfaces import RequestRecord
 
 PACKED = struct.Struct("=qdQQqQQIIII")
 """The hash of its id; when it ended; how long it took, waited until it was sent, and was in the handler (below 0:
-unknown), in microseconds; the snapshot; the answer's length; its `Kind`; sends, ahead, the batch's size."""
+unknown), in microseconds; the snapshot; the answer's length; its `RequestKind`; sends, ahead, the batch's size."""
 PACKED_BYTES = PACKED.size
 _hash = struct.Struct("=q")
 MOST_KINDS = 20_000
 
 
-class Kind(NamedTuple):
+class RequestKind(NamedTuple):
     """What many requests have in common."""
 
     endpoint: str
@@ -47,10 +47,10 @@ class RecentRequests:
         """Records that are not packed, by number modulo ``most``."""
         self._first = 0
         """The number of the first one that is not forgotten, where the ring is not full."""
-        self._kinds: list[Kind] = []
-        self._numbers: dict[Kind, int] = {}
+        self._kinds: list[RequestKind] = []
+        self._numbers: dict[RequestKind, int] = {}
 
-    def number_of(self, kind: Kind) -> int | None:
+    def number_of(self, kind: RequestKind) -> int | None:
         """The number by which requests of the kind are packed. None: there are `MOST_KINDS` others; see `forget`."""
         number = self._numbers.get(kind)
         if number is None and len(self._kinds) < MOST_KINDS:

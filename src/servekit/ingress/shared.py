@@ -10,7 +10,7 @@ from typing import Any
 
 from servekit.config import COMMON_METHODS
 from servekit.ingress.deadlines import Deadlines
-from servekit.ingress.recent import Kind, RecentRequests
+from servekit.ingress.recent import RecentRequests, RequestKind
 from servekit.ingress.spool import SpoolSpace
 from servekit.ingress.suspects import Suspects
 from servekit.ingress.weights import WeightsHistory
@@ -59,7 +59,7 @@ class Shared:
         self.tallies = tallies or Tallies(None)
         self.kinds: dict[tuple[Any, str, ReplicaView | None, str, int, str], tuple[memoryview, int]] = {}
         """Found again in one step: by endpoint, backend, replica, method, status and error, the tallies' slots, and
-        the number of the `Kind`. Emptied once a second, so that it holds on to nothing that is gone."""
+        the number of the `RequestKind`. Emptied once a second, so that it holds on to nothing that is gone."""
         self.recent = RecentRequests(RECENT_REQUESTS)
         """The requests that have ended last."""
         self.trace_share = 0.0
@@ -94,7 +94,7 @@ class Shared:
         ``owner``: the endpoint, with a ``name`` and a ``route_text``.
         """
         replica_id = "" if replica is None else replica.id
-        alike = Kind(owner.name, owner.route_text, backend, replica_id, method, status, error)
+        alike = RequestKind(owner.name, owner.route_text, backend, replica_id, method, status, error)
         number = self.recent.number_of(alike)
         if number is None:
             self.recent.forget()

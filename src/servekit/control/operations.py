@@ -46,7 +46,7 @@ from servekit.wire.control_frames import MOST_RECALLED, EndpointRecord, PluginRe
 MOST_LOG_LINES = 1000
 READ_ONLY = frozenset(
     {
-        *("status", "stat", "recent", "history", "events", "failures"),
+        *("status", "stat", "recent", "history", "events", "failures", "explain", "last_requests"),
         *("list_endpoints", "list_backends", "get_traffic", "get_backend_config"),
     }
 )

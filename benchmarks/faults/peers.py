@@ -88,7 +88,7 @@ def kill_all(at: PeerScene, watch: Watch) -> None:
 
 def hang(at: PeerScene, watch: Watch) -> None:
     with watch.fault():
-        watch.notes.append(f"the call that hangs: {at.ask('hang')[:3]}")
+        watch.notes.append(f"the call that hangs: {at.ask('hang').replace(':', ' ').split()[0]}")
     time.sleep(LOOK_S)
     watch.until_whole(at_work(watch.load, REPLICAS, set()), WITHIN_S)
 

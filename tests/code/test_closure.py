@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.code.conftest import Write, frozen, paths
 
-from servekit.code import closure
+from servekit.code import closure, modules
 from servekit.code.closure import imported_names, resolved
 from servekit.errors import InvalidInputError
 
@@ -97,6 +97,7 @@ def test_modules_in_an_archive(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_is_installed_is_recorded(write: Write, folder: Path) -> None:
     """Also in a folder of the user's own, by ``pip install --target``; what lies there beside is not."""
+    modules._distributions.cache_clear()  # What was installed when an earlier test asked.
     write(zz_installed__mod="", zz_mine="import zz_installed.mod, pytest, os, servekit, servekit_flask")
     info = folder / "zz_dist-2.5.dist-info"
     info.mkdir()

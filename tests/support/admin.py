@@ -9,9 +9,12 @@ from typing import Any
 
 from servekit.config import HttpLimits
 from servekit.control.admin import AdminApp
+from servekit.control.operations import READ_ONLY
 from servekit.control.service import Service
+from servekit.dashboard.app import Dashboard
 from servekit.http1.server import HttpServer
 from servekit.inprocess import InProcessInstance
+from servekit.tokens import read_only
 
 
 class Kept(InProcessInstance):
@@ -31,15 +34,18 @@ def listening(instance: Kept, address: str, token: bytes, **options: Any) -> Ite
 
     async def listen() -> None:
         loop = asyncio.get_running_loop()
-        app = AdminApp(instance.service.operations, token, instance.service.metrics, **options)
+        operations, metrics = instance.service.operations, instance.service.metrics
+        pages = Dashboard(operations, token, read_only(token), READ_ONLY)
+        app = AdminApp(operations, token, metrics, pages, **options)
         http = HttpServer(app, HttpLimits(), loop)
         http.start()
-        opened.extend([app, http, await loop.create_unix_server(http.protocol_factory, address)])
+        opened.extend([app, pages, http, await loop.create_unix_server(http.protocol_factory, address)])
 
     async def close() -> None:
-        app, http, server = opened
+        app, pages, http, server = opened
         server.close()
         http.close()
+        await pages.close()
         await app.close()
 
     instance.submit(listen())

@@ -189,6 +189,17 @@ def test_it_shows_what_the_api_says_after_requests_of_which_some_fail(opened: An
     assert opened.locator("pre.toml").inner_text().strip() == served.export().strip()
 
 
+def test_an_endpoint_without_traffic_is_shown_beside_the_others(opened: Any, served: serve.Instance) -> None:
+    served.create_endpoint("bare", "/bare")
+    bare = opened.get_by_role("article", name="Endpoint bare")
+    bare.get_by_text("No version has traffic.").wait_for()
+    served.set_traffic("split", {"one": 0.4, "two": 0.6})
+    until(lambda: cells(opened, "two")["Share"] == "60 %")
+    assert opened.get_by_text("Live", exact=True).is_visible()
+    served.set_traffic("bare", {"one": 1.0})
+    bare.get_by_role("rowheader", name="one").wait_for()
+
+
 def test_names_are_text_whatever_is_in_them(opened: Any, served: serve.Instance) -> None:
     for name in (ODD, SEPARATED, "__proto__", "constructor"):
         served.create_backend(name, Version, name)
@@ -316,6 +327,42 @@ def test_it_lives_through_a_lost_connection(
     until(lambda: cells(page, "two")["Share"] == "50 %")
     assert [text for text in said if "ERR_" not in text] == []
     said.clear()
+
+
+def test_an_error_of_a_view_is_told_as_one_and_the_stream_goes_on(
+    opened: Any, served: serve.Instance, said: list[str]
+) -> None:
+    fail = "OverviewView.prototype.update = () => { throw new RangeError('told to fail'); }"
+    opened.evaluate(f"import('/static/overview.js').then(({{ OverviewView }}) => {{ {fail} }})")
+    shows(opened, "Overview cannot be shown, by a fault of this page: RangeError: told to fail")
+    assert opened.get_by_text("Live", exact=True).is_visible()
+    opened.get_by_role("link", name="Plugins").click()
+    shows(opened, served.status()["plugins"][0])
+    assert not opened.get_by_text("cannot be shown").is_visible()
+    assert [text for text in said if "told to fail" not in text] == []
+    said.clear()
+
+
+def test_a_stream_that_cannot_be_read_is_closed(opened: Any) -> None:
+    """Else the server goes on with it, and has one more with each error."""
+    read = """async () => {
+        const { Live } = await import("/static/live.js");
+        let signal;
+        let aborted;
+        const fetched = window.fetch;
+        window.fetch = async (path, options) => {
+            signal = options.signal;
+            return new Response("no event\\n\\n");
+        };
+        const live = new Live({ headers: {} }, () => {}, () => {
+            aborted = signal.aborted;
+            live.close();
+        });
+        await live.run();
+        window.fetch = fetched;
+        return aborted;
+    }"""
+    assert opened.evaluate(read)
 
 
 # -- for everyone ------------------------------------------------------------------------------------------------------

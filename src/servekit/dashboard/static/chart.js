@@ -11,6 +11,7 @@ export class Chart {
   /** `format(value)`: of values, as text. */
   constructor({ title, format }) {
     this.series = [];
+    this.items = [];
     this.format = format;
     this.title = title;
     this.data = null;

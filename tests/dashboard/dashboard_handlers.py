@@ -8,9 +8,11 @@ import flask
 
 
 class Version:
-    """Fails where it is told to, and dies where it is told to."""
+    """Fails where it is told to, and dies where it is told to; the one named ``broken`` cannot be built."""
 
     def __init__(self, name: str) -> None:
+        if name == "broken":
+            raise LookupError("no weights for it")
         self.name = name
 
     def __call__(self, request: flask.Request) -> str:

@@ -189,6 +189,41 @@ def test_it_shows_what_the_api_says_after_requests_of_which_some_fail(opened: An
     assert opened.locator("pre.toml").inner_text().strip() == served.export().strip()
 
 
+def test_an_endpoint_without_traffic_is_shown_beside_the_others(opened: Any, served: serve.Instance) -> None:
+    served.create_endpoint("bare", "/bare")
+    bare = opened.get_by_role("article", name="Endpoint bare")
+    bare.get_by_text("No version has traffic.").wait_for()
+    served.set_traffic("split", {"one": 0.4, "two": 0.6})
+    until(lambda: cells(opened, "two")["Share"] == "60 %")
+    assert opened.get_by_text("Live", exact=True).is_visible()
+    served.set_traffic("bare", {"one": 1.0})
+    bare.get_by_role("rowheader", name="one").wait_for()
+
+
+def test_a_handler_that_cannot_be_built_is_listed_by_its_error(opened: Any, served: serve.Instance) -> None:
+    with pytest.raises(errors.BackendStartError):
+        served.create_backend("broken", Version, "broken")
+    opened.get_by_role("link", name="Events").click()
+    title = opened.locator(".groups li").filter(has_text="in build").locator("strong").first
+    until(lambda: title.inner_text() == "LookupError: no weights for it")
+
+
+def test_figures_of_a_backend_that_several_endpoints_share_are_said_to_be_of_all(
+    opened: Any, served: serve.Instance
+) -> None:
+    shows(opened, "one")
+    assert not opened.get_by_text("of all its endpoints").first.is_visible()
+    served.create_endpoint("other", "/other", backend="one")
+    for name in ("split", "other"):
+        card = opened.get_by_role("article", name=f"Endpoint {name}")
+        card.get_by_role("rowheader", name="one of all its endpoints").wait_for()
+        card.locator(".legend").get_by_text("one, of all its endpoints").first.wait_for()
+    assert opened.get_by_role("rowheader", name="two of all its endpoints").count() == 0
+    with httpx.Client(base_url=served.url, timeout=60) as client:
+        assert [client.get("/other", params={"fail": 1}).status_code for _ in range(5)] == [500] * 5
+    shows(opened, "Version one of split, of all its endpoints:")
+
+
 def test_names_are_text_whatever_is_in_them(opened: Any, served: serve.Instance) -> None:
     for name in (ODD, SEPARATED, "__proto__", "constructor"):
         served.create_backend(name, Version, name)
@@ -318,7 +353,83 @@ def test_it_lives_through_a_lost_connection(
     said.clear()
 
 
+def test_an_error_of_a_view_is_told_as_one_and_the_stream_goes_on(
+    opened: Any, served: serve.Instance, said: list[str]
+) -> None:
+    fail = "OverviewView.prototype.update = () => { throw new RangeError('told to fail'); }"
+    opened.evaluate(f"import('/static/overview.js').then(({{ OverviewView }}) => {{ {fail} }})")
+    shows(opened, "Overview cannot be shown, by a fault of this page: RangeError: told to fail")
+    assert opened.get_by_text("Live", exact=True).is_visible()
+    opened.get_by_role("link", name="Plugins").click()
+    shows(opened, served.status()["plugins"][0])
+    assert not opened.get_by_text("cannot be shown").is_visible()
+    assert [text for text in said if "told to fail" not in text] == []
+    said.clear()
+
+
+def test_a_stream_that_cannot_be_read_is_closed(opened: Any) -> None:
+    """Else the server goes on with it, and has one more with each error."""
+    read = """async () => {
+        const { Live } = await import("/static/live.js");
+        let signal;
+        let aborted;
+        const fetched = window.fetch;
+        window.fetch = async (path, options) => {
+            signal = options.signal;
+            return new Response("no event\\n\\n");
+        };
+        const live = new Live({ headers: {} }, () => {}, () => {
+            aborted = signal.aborted;
+            live.close();
+        });
+        await live.run();
+        window.fetch = fetched;
+        return aborted;
+    }"""
+    assert opened.evaluate(read)
+
+
 # -- for everyone ------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_that_moves_no_border_asks_for_nothing(opened: Any, served: serve.Instance) -> None:
+    served.set_traffic("split", {"one": 1.0, "two": 0.0})
+    until(lambda: cells(opened, "one")["Share"] == "100 %")
+    handle = opened.get_by_role("slider", name="Traffic of one, against two")
+    apply = opened.get_by_role("button", name="Apply")
+    for key in ("PageUp", "End", "ArrowRight"):
+        handle.press(key)
+        assert not apply.is_visible()
+    handle.press("PageDown")
+    assert apply.is_visible()
+    handle.press("PageUp")
+    assert not apply.is_visible()
+
+
+def test_a_chart_without_samples_has_an_axis_that_ends_now(opened: Any) -> None:
+    drawn = """async () => {
+        const { Chart } = await import("/static/chart.js");
+        const chart = new Chart({ title: "Empty", format: String });
+        document.body.append(chart.root);
+        chart.setSeries([{ name: "one", color: "v0" }]);
+        chart.update([[], []]);
+        await new Promise(requestAnimationFrame);
+        const { min, max } = chart.plot.scales.x;
+        chart.end();
+        chart.root.remove();
+        return [max - min, Date.now() / 1000 - max];
+    }"""
+    length_s, ago_s = opened.evaluate(drawn)
+    assert length_s == 600
+    assert 0 <= ago_s < 60
+
+
+def test_on_a_phone_the_whole_history_is_in_the_window(opened: Any) -> None:
+    opened.set_viewport_size({"width": 360, "height": 900})
+    opened.get_by_role("link", name="History").click()
+    shows(opened, "serves now")
+    region = opened.get_by_role("region", name="History of split")
+    assert region.evaluate("each => each.scrollWidth <= each.clientWidth")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

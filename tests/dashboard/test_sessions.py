@@ -106,14 +106,17 @@ def test_it_outlives_the_controller_and_not_the_instance(sessions: Sessions, clo
         )
 
 
-def test_wrong_tokens_are_looked_at_so_often_and_no_more(sessions: Sessions, clock: Clock) -> None:
+def test_wrong_tokens_are_told_to_wait_and_a_right_one_is_taken(sessions: Sessions, clock: Clock) -> None:
     for _ in range(module.MOST_WRONG):
         with pytest.raises(AuthenticationError):
             sessions.begin("wrong")
     with pytest.raises(UnavailableError, match="wait a minute"):
-        sessions.begin(TOKEN.hex())
-    clock.now += module.WRONG_S
+        sessions.begin("wrong")
     assert sessions.begin(TOKEN.hex()).may_change
+    assert not sessions.begin(READ_TOKEN.hex()).may_change
+    clock.now += module.WRONG_S
+    with pytest.raises(AuthenticationError):
+        sessions.begin("wrong")
 
 
 def test_what_is_remembered_of_sessions_that_ended_is_bounded(

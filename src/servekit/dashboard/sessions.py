@@ -20,7 +20,8 @@ from servekit.errors import AuthenticationError, UnavailableError
 
 SESSION_S = 12 * 3600.0
 MOST_WRONG = 20
-"""Wrong tokens in `WRONG_S`; beyond them no token is looked at."""
+"""Wrong tokens in `WRONG_S`; those beyond them are told to wait. A right one is always taken: else whoever sends wrong
+ones would lock others out."""
 WRONG_S = 60.0
 MOST_ENDED = 1000
 """Sessions that were logged out of and are remembered; of more, the oldest are forgotten."""
@@ -53,14 +54,17 @@ class Sessions:
     def begin(self, token: str) -> Session:
         """Raises `AuthenticationError`, and `UnavailableError` after too many of those."""
         now = self._now()
-        if len(self._wrong) == MOST_WRONG and now < self._wrong[0] + WRONG_S:
-            raise UnavailableError(f"{MOST_WRONG} wrong tokens came within {WRONG_S:g} s; wait a minute")
         given = token.strip().encode(errors="replace")
         found = [may_change for known, may_change in self._tokens if hmac.compare_digest(given, known)]
         if not found:
-            self._wrong.append(now)
+            self._count_wrong(now)
             raise AuthenticationError("that is no token of this instance; `servekit dashboard` prints a link to log in")
         return Session(secrets.token_hex(16), found[0], now + SESSION_S)
+
+    def _count_wrong(self, now: float) -> None:
+        if len(self._wrong) == MOST_WRONG and now < self._wrong[0] + WRONG_S:
+            raise UnavailableError(f"{MOST_WRONG} wrong tokens came within {WRONG_S:g} s; wait a minute")
+        self._wrong.append(now)
 
     def cookie_of(self, session: Session) -> str:
         """The cookie's value. It does not have the token in it, nor tells anything of it."""

@@ -11,6 +11,7 @@ export class Chart {
   /** `format(value)`: of values, as text. */
   constructor({ title, format }) {
     this.series = [];
+    this.items = [];
     this.format = format;
     this.title = title;
     this.data = null;
@@ -79,7 +80,7 @@ export class Chart {
       height: HEIGHT,
       legend: { show: false },
       cursor: { y: false, points: { size: 5 } },
-      scales: { x: { range: (_, first, last) => [Math.min(first, last - SHORTEST_S), last] }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
+      scales: { x: { range: (_, first, last) => span(first, last) }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
       axes: [
         { ...axis, size: 26, gap: 6, values: (_, times) => times.map(hour) },
         { ...axis, size: 58, gap: 4, values: (_, values) => values.map((value) => this.format(value)) },
@@ -89,6 +90,12 @@ export class Chart {
       }))],
     };
   }
+}
+
+/** From when to when the axis goes: to now where there are no samples. */
+function span(first, last) {
+  const end = last ?? Date.now() / 1000;
+  return [Math.min(first ?? end, end - SHORTEST_S), end];
 }
 
 function hour(at) {

@@ -3,15 +3,15 @@
 import { Chart } from "./chart.js";
 import { h } from "./dom.js";
 import { duration, rate } from "./format.js";
+import { OF_ALL } from "./problems.js";
 
 const SAMPLE_S = 10;
 const PERCENTILES = [["p50", "p-low"], ["p90", "p-middle"], ["p99", "p-high"]].map(([name, color]) => ({ name, color }));
 
 export class EndpointCharts {
-  constructor(name, points, colorOf) {
+  constructor(name, points) {
     this.name = name;
     this.points = points;
-    this.colorOf = colorOf;
     this.rates = new Chart({ title: "Requests/s, by version", format: rate });
     this.errors = new Chart({ title: "Errors/s, by version", format: rate });
     this.latency = new Chart({ title: "Latency", format: duration });
@@ -19,19 +19,23 @@ export class EndpointCharts {
     this.charts = [this.latency, this.rates, this.errors];
     this.root = h("div", { class: "charts" }, ...this.charts.map((chart) => chart.root));
     this.drawn = [];
+    this.keys = "";
   }
 
   end() {
     for (const chart of this.charts) chart.end();
   }
 
+  /** `versions`: with the name and the colour of each, and whether it is shared with other endpoints. */
   update(versions) {
-    const histories = [this.points.of("endpoints", this.name), ...versions.map((name) => this.points.of("backends", name))];
+    const histories = [this.points.of("endpoints", this.name), ...versions.map(({ name }) => this.points.of("backends", name))];
     const seen = histories.map(({ points }) => points);
-    if (seen.length === this.drawn.length && seen.every((points, at) => points === this.drawn[at])) return;
+    const series = versions.map(({ name, color, shared }) => ({ name: shared ? `${name}, ${OF_ALL}` : name, color }));
+    const keys = JSON.stringify(series);
+    if (keys === this.keys && seen.length === this.drawn.length && seen.every((points, at) => points === this.drawn[at])) return;
     this.drawn = seen;
+    this.keys = keys;
     this.latency.update(this.points.lines("endpoints", this.name, ({ p50 }) => p50, ({ p90 }) => p90, ({ p99 }) => p99));
-    const series = versions.map((name) => ({ name, color: this.colorOf(name) }));
     for (const [chart, value] of [[this.rates, ({ requests }) => requests], [this.errors, ({ errors }) => errors]]) {
       chart.setSeries(series);
       chart.update(aligned(seen[0], seen.slice(1), value));

@@ -4,7 +4,7 @@ import { h, Keyed, own, setAttribute, setText, show } from "./dom.js";
 import { Effect } from "./effect.js";
 import { count, duration, percent, plural, rate } from "./format.js";
 import { EndpointCharts } from "./charts.js";
-import { ERRORS_FROM, isDown, readyOf, runningAt } from "./problems.js";
+import { ERRORS_FROM, isDown, isShared, OF_ALL, readyOf, runningAt } from "./problems.js";
 import { SplitBar } from "./split.js";
 
 const COLORS = 6;
@@ -13,13 +13,15 @@ const COLUMNS = ["Share", "Requests", "per s", "Errors", "Error rate", "p50", "p
 class Version {
   constructor({ name, color }) {
     const dot = color ? h("span", { class: `dot ${color}` }) : null;
-    this.name = h("th", { scope: "row", class: "name", title: name }, dot, name);
+    this.shared = h("span", { class: "soft shared", hidden: true }, OF_ALL);
+    this.name = h("th", { scope: "row", class: "name", title: name }, dot, name, this.shared);
     this.cells = COLUMNS.map(() => h("td", { class: "number" }));
     this.root = h("tr", {}, this.name, ...this.cells);
   }
 
   /** `backends`: its own, or those of all versions. */
-  update({ share, rates, latency, backends }) {
+  update({ share, rates, latency, backends, shared = false }) {
+    show(this.shared, shared);
     const sum = (of) => backends.reduce((total, backend) => total + of(backend), 0);
     const [ready, wanted] = [sum(readyOf), sum((backend) => backend.wanted_replicas)];
     const texts = [
@@ -56,7 +58,7 @@ export class EndpointView {
     const rows = h("tbody");
     this.versions = new Keyed(rows, (version) => new Version(version));
     this.all = new Version({ name: "All" }); // With what servekit refused, which no version has.
-    this.charts = new EndpointCharts(name, context.points, (version) => this.colorOf(version));
+    this.charts = new EndpointCharts(name, context.points);
     const heads = COLUMNS.map((title) => h("th", { scope: "col", class: "number" }, title));
     this.root = h("article", { class: "card endpoint", "aria-label": `Endpoint ${name}` },
       h("header", {}, h("h2", {}, name), this.badge, this.route, this.methods, this.policy, this.parked),
@@ -95,13 +97,14 @@ export class EndpointView {
       latency: own(state.stat.endpoints, this.name)?.latency_s.minute,
       backends: versions.flatMap(({ backends }) => backends),
     });
-    this.charts.update(names);
+    this.charts.update(versions);
     this.showSplit();
   }
 
   version(name) {
     return {
       name,
+      shared: isShared(this.state.status, name),
       color: this.colorOf(name),
       share: this.endpoint.traffic[name],
       rates: this.context.rates.of("backends", name),
@@ -117,9 +120,14 @@ export class EndpointView {
   }
 
   drafted(parts) {
-    this.draft = parts;
+    this.draft = parts && this.isServed(parts) ? null : parts;
     this.effect.failed("");
     this.showSplit();
+  }
+
+  isServed(parts) {
+    const { traffic } = this.endpoint;
+    return parts.length === Object.keys(traffic).length && parts.every(([name, share]) => own(traffic, name) === share);
   }
 
   /** There is no draft any more; the keyboard is where it was. */
@@ -159,9 +167,10 @@ export class EndpointView {
   async apply() {
     this.effect.busy(true);
     this.effect.failed("");
+    const shares = Object.fromEntries(this.draft);
     try {
-      await this.context.session.call("set_traffic", { name: this.name, shares: Object.fromEntries(this.draft) });
-      this.endpoint.traffic = Object.fromEntries(this.draft);
+      await this.context.session.call("set_traffic", { name: this.name, shares });
+      this.endpoint.traffic = shares;
       this.settled();
     } catch (error) {
       this.effect.failed(error.message);

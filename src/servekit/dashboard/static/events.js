@@ -6,6 +6,11 @@ import { clock, count, plural } from "./format.js";
 const BAD = /_(failed|unhealthy|killed)$|^ingress_ended$/;
 const MIND = /^(refusals_began|replica_(ejected|replaced|recycled)|backend_put_back|controller_restarted)$/;
 
+/** The error itself: before the traceback of a handler that could not be built, behind all others. */
+function errorOf({ what, type, traceback }) {
+  return traceback.trim().split("\n").at(what === "build" ? 0 : -1) || type;
+}
+
 class Group {
   constructor() {
     this.title = h("strong", {});
@@ -18,7 +23,7 @@ class Group {
   }
 
   update([, group]) {
-    setText(this.title, group.traceback.trim().split("\n").at(-1) || group.type);
+    setText(this.title, errorOf(group));
     setText(this.count, `${count(group.count)} ×`);
     const during = group.what === "call" ? "" : `, in ${group.what}`;
     setText(this.where, `${group.backend}, ${group.file}:${group.line}, ${group.function}${during}`);

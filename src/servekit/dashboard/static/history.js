@@ -53,7 +53,7 @@ class EndpointHistory {
     this.error = h("p", { class: "error", role: "alert", hidden: true });
     const heads = ["When", "Traffic", "Revisions", "Why"].map((title) => h("th", { scope: "col" }, title));
     this.table = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `History of ${name}` },
-      h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Entry"), ...heads, h("td", {}))), rows));
+      h("table", { class: "entries" }, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Entry"), ...heads, h("td", {}))), rows));
     this.root = h("article", { class: "card", "aria-label": `Endpoint ${name}` },
       h("header", {}, h("h2", {}, name)), this.error, this.table, this.none);
   }

@@ -31,7 +31,8 @@ function put(object, key, value) {
 }
 
 export class Live {
-  /** `onState(state)`, after each event; `onLost(text)` while there is no stream, with "" when there is one. */
+  /** `onState(state)`, after each event, which catches its own errors: one that comes out of it is a lost stream.
+   *  `onLost(text)` while there is no stream, with "" when there is one. */
   constructor(session, onState, onLost) {
     this.session = session;
     this.onState = onState;
@@ -94,6 +95,7 @@ export class Live {
       }
     } finally {
       clearTimeout(watch);
+      this.abort.abort(); // Whatever has ended the reading: the server must not go on with a stream that nobody reads.
     }
   }
 

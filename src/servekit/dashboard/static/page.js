@@ -34,7 +34,8 @@ export class Page {
     this.links = new Map(VIEWS.map(([id, title]) => [id, h("a", { href: `#/${id}` }, title)]));
     this.main = h("main", { id: "main", tabindex: "-1" });
     this.lost = h("div", { class: "lost", role: "alert", hidden: true });
-    this.root = h("div", { class: "page" }, this.header(), this.lost, this.main);
+    this.broken = h("div", { class: "lost", role: "alert", hidden: true });
+    this.root = h("div", { class: "page" }, this.header(), this.lost, this.broken, this.main);
     this.routed = () => this.route();
     this.showTheme();
     this.live = new Live(session, (state) => this.update(state), (why) => this.connected(why));
@@ -79,17 +80,32 @@ export class Page {
     this.view = new View(context);
     this.title = title;
     this.main.replaceChildren(h("h1", { class: "unseen" }, title), this.view.root);
-    if (this.state) this.view.update(this.state);
+    if (this.state) this.attempt(() => this.view.update(this.state));
     this.showTitle();
   }
 
   update(state) {
     this.state = state;
-    this.rates.add(state);
-    this.points.add(state.recent);
-    setText(this.name, state.status.name);
-    this.showTitle();
-    this.view.update(state);
+    this.attempt(() => {
+      this.rates.add(state);
+      this.points.add(state.recent);
+      setText(this.name, state.status.name);
+      this.showTitle();
+      this.view.update(state);
+    });
+  }
+
+  /** Show something. An error of that is a fault of the page, and not one of the connection: it is said as such. */
+  attempt(showing) {
+    let text = "";
+    try {
+      showing();
+    } catch (error) {
+      text = `${this.title} cannot be shown, by a fault of this page: ${error}. Other views may be right; reload to try again.`;
+      if (this.broken.textContent !== text) console.error(error);
+    }
+    setText(this.broken, text);
+    show(this.broken, Boolean(text));
   }
 
   showTitle() {

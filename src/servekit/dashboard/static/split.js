@@ -85,6 +85,7 @@ export class SplitBar {
   move(at, wanted) {
     const [low, high] = this.range(at);
     const border = Math.min(high, Math.max(low, Math.round(wanted)));
+    if (border === this.border(at)) return;
     const [left, right] = [this.parts[at][0], this.parts[at + 1][0]];
     this.parts = this.parts.map((part, index) => {
       if (index === at) return [left, rounded(border - low)];

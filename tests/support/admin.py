@@ -31,7 +31,8 @@ def listening(instance: Kept, address: str, token: bytes, **options: Any) -> Ite
 
     async def listen() -> None:
         loop = asyncio.get_running_loop()
-        app = AdminApp(instance.service.operations, token, instance.service.metrics, **options)
+        no_pages: Any = None
+        app = AdminApp(instance.service.operations, token, instance.service.metrics, no_pages, **options)
         http = HttpServer(app, HttpLimits(), loop)
         http.start()
         opened.extend([app, http, await loop.create_unix_server(http.protocol_factory, address)])

@@ -174,6 +174,35 @@ def test_who_may_read_may_do_no_more(admin: Any, read_token: str) -> None:
     assert reader.post("/metrics").status_code == 405
 
 
+class Configured:
+    def reconfigure(self, user_config: Any) -> None: ...
+
+    def __call__(self, flask_request: Any) -> str:
+        return "configured"
+
+
+def test_who_may_read_sees_no_user_config(instance: Kept, admin: Any, read_token: str) -> None:
+    instance.create_backend("secretive", Configured, config={"user_config": {"key": "hush"}})
+    reader, owner = admin(read_token), admin(f"Bearer {TOKEN.hex()}")
+    for operation in ("status", "list_backends", "get_backend_config"):
+        sent = {"name": "secretive"} if operation == "get_backend_config" else {}
+        seen, whole = (each.post(f"/v1/{operation}", json=sent) for each in (reader, owner))
+        assert (seen.status_code, whole.status_code) == (200, 200)
+        assert "hush" in whole.text
+        assert "hush" not in seen.text
+        assert "user_config" not in seen.text
+        assert "num_replicas" in seen.text
+
+
+@pytest.mark.parametrize("scheme", ["bearer", "BEARER", "Bearer "])
+def test_the_schemes_case_does_not_count(admin: Any, read_token: str, scheme: str) -> None:
+    token = read_token.removeprefix("Bearer ")
+    assert admin(f"{scheme} {token}").get("/metrics").status_code == 200
+    assert admin(f"{scheme} {TOKEN.hex()}").post("/v1/history", json={"name": "e"}).status_code == 200
+    for wrong in (token, f"Basic {token}", f"bearer{token}", f"bearer {token}0"):
+        assert admin(wrong).get("/metrics").status_code == 401
+
+
 @pytest.mark.parametrize("authorization", ["", "Bearer", "Bearer 00", "Bearer " + "0" * 64])
 def test_without_a_token(admin: Any, authorization: str) -> None:
     assert admin(authorization).get("/metrics").status_code == 401

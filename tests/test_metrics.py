@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import cloudpickle
 import pytest
 
 import servekit as serve
@@ -89,6 +92,92 @@ def test_a_histogram_counts_by_buckets(recorded: Recorder) -> None:
     work()
     work()
     assert values(recorded)["took_seconds_count"] == 2.0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_no_sum_takes_a_value_that_is_not_finite(recorded: Recorder, value: float) -> None:
+    for use in (counter("words", "Words").inc, histogram("length", "Letters").observe):
+        with pytest.raises(InvalidInputError, match="Leave such values out, or set a gauge"):
+            use(value)
+    gauge("loaded", "Models").set(value)
+    found = values(recorded)
+    assert (found["words_total"], found["length_count"], found["length_sum"]) == (0, 0, 0)
+    assert str(found["loaded"]) == str(value)
+
+
+async def of_coroutine(steps: list[str]) -> None:
+    await asyncio.sleep(0)
+    steps.append("ran")
+    raise LookupError
+
+
+def of_generator(steps: list[str]) -> Iterator[int]:
+    yield 1
+    steps.append("ran")
+    raise LookupError
+
+
+async def of_async_generator(steps: list[str]) -> AsyncIterator[int]:
+    yield 1
+    steps.append("ran")
+    raise LookupError
+
+
+async def drained(answer: Any) -> None:
+    if inspect.isawaitable(answer):
+        await answer
+    elif hasattr(answer, "__aiter__"):
+        async for _ in answer:
+            pass
+    else:
+        list(answer)
+
+
+@pytest.mark.parametrize("function", [of_coroutine, of_generator, of_async_generator])
+def test_decorators_see_a_call_to_its_end(recorded: Recorder, function: Callable[..., Any]) -> None:
+    failures, running, took = counter("failures", "F"), gauge("running", "R"), histogram("took", "T")
+    steps: list[str] = []
+
+    class Steps(list[str]):
+        def append(self, step: str) -> None:
+            steps.append(step)
+            assert values(recorded)["running"] == 1
+            assert values(recorded)["took_count"] == len(steps) - 1
+
+    decorated = took.time()(running.track_inprogress()(failures.count_exceptions(LookupError)(function)))
+    assert inspect.iscoroutinefunction(decorated) == inspect.iscoroutinefunction(function)
+    assert inspect.isasyncgenfunction(decorated) == inspect.isasyncgenfunction(function)
+    assert inspect.isgeneratorfunction(decorated) == inspect.isgeneratorfunction(function)
+    for _ in range(2):
+        with pytest.raises(LookupError):
+            asyncio.run(drained(decorated(Steps())))
+    found = values(recorded)
+    assert steps == ["ran", "ran"]
+    assert (found["failures_total"], found["running"], found["took_count"]) == (2, 0, 2)
+
+
+def test_calls_of_a_decorated_coroutine_function_are_apart(recorded: Recorder) -> None:
+    running = gauge("running", "R")
+    seen: list[float] = []
+
+    @running.track_inprogress()
+    async def work() -> None:
+        await asyncio.sleep(0)
+        seen.append(values(recorded)["running"])
+
+    async def test() -> None:
+        await asyncio.gather(work(), work(), work())
+
+    asyncio.run(test())
+    assert max(seen) == 3
+    assert values(recorded)["running"] == 0
+
+
+def test_a_decorated_function_travels(recorded: Recorder) -> None:
+    took = histogram("took", "T")
+    decorated = took.time()(lambda: 5)
+    assert pickle.loads(cloudpickle.dumps(decorated))() == 5
+    assert values(recorded)["took_count"] == 1
 
 
 def test_the_same_name_is_the_same_metric(recorded: Recorder) -> None:

@@ -16,12 +16,14 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from servekit.arguments import checked
+from servekit.blocks import Block
 from servekit.config import short
 from servekit.errors import ArgumentError, InvalidInputError
 
@@ -200,6 +202,13 @@ class _Named:
             raise InvalidInputError(f"metric {definition.name!r} is {definition.text}: say which, by {self._example}")
         return recorder.get().series(definition, self._values)
 
+    def _check_finite(self, value: float) -> None:
+        if not abs(value) <= LARGEST:
+            raise InvalidInputError(
+                f"{self._definition.kind} {self._definition.name!r} cannot count {short(value)}: its sum would stay "
+                "so. Leave such values out, or set a gauge to them"
+            )
+
     def __repr__(self) -> str:
         values = f" {dict(zip(self._definition.labels, self._values, strict=True))}" if self._values else ""
         return f"<{self._definition.kind} {self._definition.name}{values}>"
@@ -214,18 +223,20 @@ class Counter(_Named):
     __slots__ = ()
 
     def inc(self, amount: float = 1) -> None:
-        """Count one, or ``amount`` more. Raises `InvalidInputError` where that is less than none."""
-        if not amount >= 0:
+        """Count one, or ``amount`` more. Raises `InvalidInputError` where that is less than none, or not finite."""
+        self._check_finite(amount)
+        if amount < 0:
             raise InvalidInputError(
                 f"counter {self._definition.name!r} cannot count {short(amount)}: it never goes back. Use a gauge"
             )
         self._here().inc(amount)
 
-    @contextlib.contextmanager
-    def count_exceptions(
-        self, kind: type[BaseException] | tuple[type[BaseException], ...] = Exception
-    ) -> Iterator[None]:
+    def count_exceptions(self, kind: type[BaseException] | tuple[type[BaseException], ...] = Exception) -> Block:
         """Count the exceptions that leave the block, or the function that this decorates."""
+        return Block(partial(self._counted, kind))
+
+    @contextlib.contextmanager
+    def _counted(self, kind: type[BaseException] | tuple[type[BaseException], ...]) -> Iterator[None]:
         try:
             yield
         except kind:
@@ -239,7 +250,7 @@ class Gauge(_Named):
     __slots__ = ()
 
     def set(self, value: float) -> None:
-        """Set the gauge to ``value``."""
+        """Set the gauge to ``value``, which may be infinite, or no number."""
         self._here().set(float(value))
 
     def inc(self, amount: float = 1) -> None:
@@ -254,9 +265,12 @@ class Gauge(_Named):
         """Set the gauge to the seconds since 1970."""
         self.set(time.time())
 
-    @contextlib.contextmanager
-    def track_inprogress(self) -> Iterator[None]:
+    def track_inprogress(self) -> Block:
         """The gauge is one more while the block, or the function that this decorates, runs."""
+        return Block(self._tracked)
+
+    @contextlib.contextmanager
+    def _tracked(self) -> Iterator[None]:
         here = self._here()
         here.inc()
         try:
@@ -271,12 +285,16 @@ class Histogram(_Named):
     __slots__ = ()
 
     def observe(self, value: float) -> None:
-        """Count ``value`` in its bucket."""
+        """Count ``value`` in its bucket. Raises `InvalidInputError` where ``value`` is not finite."""
+        self._check_finite(value)
         self._here().observe(value)
 
+    def time(self) -> Block:
+        """Observe how many seconds the block, or the function that this decorates, takes."""
+        return Block(self._timed)
+
     @contextlib.contextmanager
-    def time(self) -> Iterator[None]:
-        """Observe how many seconds the block, or the function that this decorates, takes; not for an ``async def``."""
+    def _timed(self) -> Iterator[None]:
         began = time.perf_counter()
         try:
             yield

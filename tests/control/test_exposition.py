@@ -67,6 +67,15 @@ def test_what_is_beyond_the_bound_is_left_out_and_counted() -> None:
     assert bounded([gauges], 10)[1] == 0
 
 
+def test_what_is_old_is_left_out_first() -> None:
+    gauges = Family("g", "gauge", "G.", ("name",), [(("gone",), 1), (("there",), 2)])
+    families = [gauges, histogram("gone", "there")]
+    per_row = histogram().series_per_row
+    kept, dropped = bounded(families, 1 + per_row + 1, lambda labels: labels["name"] == "gone")
+    assert [[labels for labels, _ in family.rows] for family in kept] == [[("there",), ("gone",)], [("there",)]]
+    assert dropped == per_row
+
+
 def test_requests_by_their_labels() -> None:
     def slots(requests: int, **more: int) -> list[int]:
         found = [0] * SLOTS
@@ -110,6 +119,11 @@ def told(name: str, series: int) -> Metric:
     for number in range(series):
         metric.add_sample(f"{name}_total", {"n": str(number)}, number)
     return metric
+
+
+def test_parts_of_a_metric_are_one_metric() -> None:
+    kept, dropped = bounded_metrics([told("a", 3), told("b", 1), told("a", 4), told("a", 1)], 6)
+    assert ([(metric.name, len(metric.samples)) for metric in kept], dropped) == ([("a", 4), ("b", 1)], 4)
 
 
 def test_what_replicas_tell_is_whole_or_left_out() -> None:

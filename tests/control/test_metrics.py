@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.admin import Kept, listening
 from tests.support.waiting import until
 
+import servekit
 from servekit.testing.instances import open_host
 
 TOKEN = b"t" * 32
@@ -52,6 +53,11 @@ def admin(instance: Kept, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def read_token(instance: Kept, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(instance, "token", TOKEN.hex())
     return f"Bearer {instance.read_token}"
+
+
+def counts(flask_request: Any) -> str:
+    servekit.metrics.counter("seen", "Requests").inc()
+    return "seen"
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:
@@ -97,6 +103,27 @@ def test_what_was_sent_is_counted(client: httpx.Client, admin: Any, read_token: 
     assert after["servekit_replicas", "b", "ready"] == 1
     assert after["servekit_ingress_ready", "ingress1"] == 1
     assert after["servekit_metrics_series_dropped_total", ""] == 0
+
+
+def test_own_metrics_have_room_of_their_own_and_what_was_deleted_goes_first(
+    instance: Kept, client: httpx.Client, admin: Any, read_token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = admin(read_token)
+    instance.create_backend("counts", counts)
+    for name in ("gone", "there"):
+        instance.create_endpoint(name, f"/{name}", backend="counts")
+        assert client.get(f"/{name}").status_code == 200
+    instance.delete_endpoint("gone")
+    until(lambda: ("seen_total", "counts") in scraped(metrics))
+    there, gone = (("servekit_http_requests_total", "counts", name, "GET", "200") for name in ("there", "gone"))
+    few = [key for key in scraped(metrics) if not key[0].startswith(("servekit_http_request_", "servekit_replica_"))]
+    monkeypatch.setattr(instance.service.metrics, "_most_series", len(few) - 2)
+    now = scraped(metrics)
+    assert now["seen_total", "counts"] == 2
+    assert there in now
+    assert gone not in now
+    assert not any(key[0] == "servekit_http_request_duration_seconds_count" and key[2] == "gone" for key in now)
+    assert any(key[0] == "servekit_replica_busy_seconds" for key in now)
 
 
 def test_what_is_there_now(admin: Any, read_token: str) -> None:
@@ -145,6 +172,35 @@ def test_who_may_read_may_do_no_more(admin: Any, read_token: str) -> None:
         assert "read-only" in refused.json()["message"]
     assert reader.post("/v1/delete_endpoint", json={"name": "e"}).status_code == 403
     assert reader.post("/metrics").status_code == 405
+
+
+class Configured:
+    def reconfigure(self, user_config: Any) -> None: ...
+
+    def __call__(self, flask_request: Any) -> str:
+        return "configured"
+
+
+def test_who_may_read_sees_no_user_config(instance: Kept, admin: Any, read_token: str) -> None:
+    instance.create_backend("secretive", Configured, config={"user_config": {"key": "hush"}})
+    reader, owner = admin(read_token), admin(f"Bearer {TOKEN.hex()}")
+    for operation in ("status", "list_backends", "get_backend_config"):
+        sent = {"name": "secretive"} if operation == "get_backend_config" else {}
+        seen, whole = (each.post(f"/v1/{operation}", json=sent) for each in (reader, owner))
+        assert (seen.status_code, whole.status_code) == (200, 200)
+        assert "hush" in whole.text
+        assert "hush" not in seen.text
+        assert "user_config" not in seen.text
+        assert "num_replicas" in seen.text
+
+
+@pytest.mark.parametrize("scheme", ["bearer", "BEARER", "Bearer "])
+def test_the_schemes_case_does_not_count(admin: Any, read_token: str, scheme: str) -> None:
+    token = read_token.removeprefix("Bearer ")
+    assert admin(f"{scheme} {token}").get("/metrics").status_code == 200
+    assert admin(f"{scheme} {TOKEN.hex()}").post("/v1/history", json={"name": "e"}).status_code == 200
+    for wrong in (token, f"Basic {token}", f"bearer{token}", f"bearer {token}0"):
+        assert admin(wrong).get("/metrics").status_code == 401
 
 
 @pytest.mark.parametrize("authorization", ["", "Bearer", "Bearer 00", "Bearer " + "0" * 64])

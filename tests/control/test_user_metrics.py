@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
 from tests.support.full_disk import no_room
 from tests.support.waiting import until_async
 
 from servekit.control import user_metrics as module
+from servekit.control.exposition import bounded_metrics, render
 from servekit.control.series_limit import MOST_BACKEND_SERIES
 from servekit.control.store import Store, StoreThread
 from servekit.control.user_metrics import MOST_DELETED, UserMetrics
@@ -38,9 +38,8 @@ def tell(metrics: UserMetrics, replica: str, *families: MetricFamily, dropped: i
 
 def lines(metrics: UserMetrics) -> list[str]:
     """The exposition, without comments."""
-    registry = CollectorRegistry()
-    registry.register(metrics)  # type: ignore[arg-type]
-    return [line for line in generate_latest(registry).decode().splitlines() if line[0] != "#"]
+    text, _ = render([], "", bounded_metrics(metrics.parts(), 10**6)[0])
+    return [line for line in text.decode().splitlines() if line[0] != "#"]
 
 
 def test_counters_and_histograms_are_summed_and_gauges_are_not() -> None:
@@ -146,6 +145,61 @@ def test_a_name_has_one_kind_at_a_time(caplog: pytest.LogCaptureFixture) -> None
         await metrics.ended("r1")
         tell(metrics, "r2", words(3))
         assert lines(metrics)[0] == 'words_total{backend="b",language="en"} 3.0'
+
+    asyncio.run(test())
+
+
+def seen() -> MetricFamily:
+    return MetricFamily("counter", "seen", "Seen", (), (), {(): [1.0]})
+
+
+def gauge(name: str) -> MetricFamily:
+    return loaded(1, name)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (seen(), gauge("seen_total")),
+        (seen(), gauge("seen_created")),
+        (gauge("seen_total"), seen()),
+        (size(1, 1, 1, 1), gauge("size_count")),
+        (size(1, 1, 1, 1), gauge("size_sum")),
+        (size(1, 1, 1, 1), words(1, name="size_bucket")),
+        (words(1, name="size_bucket"), size(1, 1, 1, 1)),
+    ],
+)
+def test_a_name_that_is_part_of_another_backends_metric_is_not_shown(
+    caplog: pytest.LogCaptureFixture, first: MetricFamily, second: MetricFamily
+) -> None:
+    async def test() -> None:
+        metrics = UserMetrics()
+        metrics.began("r1", "a")
+        tell(metrics, "r1", first)
+        alone = lines(metrics)
+        metrics.began("r2", "b")
+        for _ in range(2):
+            tell(metrics, "r2", second, words(1, name="others"))
+        assert [line for line in lines(metrics) if not line.startswith("others_total")] == alone
+        assert metrics.dropped() == {"a": 0, "b": 1}
+        assert caplog.text.count(f"metric {second.name} of replica r2 is a {second.kind}, and is not shown") == 1
+        await metrics.ended("r1")
+        tell(metrics, "r2", second)
+        assert {line.split('"')[1] for line in lines(metrics)} == {"b"}
+        assert any(line.startswith(second.name) for line in lines(metrics))
+
+    asyncio.run(test())
+
+
+def test_the_parts_of_backends_that_are_there_come_first() -> None:
+    async def test() -> None:
+        metrics = UserMetrics()
+        for replica, backend in (("r1", "a"), ("r2", "b"), ("r3", "c")):
+            metrics.began(replica, backend)
+            tell(metrics, replica, words(1))
+        kept, dropped = bounded_metrics(metrics.parts(["c"]), 2)
+        shown = [sample.labels["backend"] for metric in kept for sample in metric.samples]
+        assert (shown, dropped, len(kept)) == (["c", "a"], 1, 1)
 
     asyncio.run(test())
 

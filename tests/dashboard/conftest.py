@@ -34,9 +34,14 @@ class FakeOperations:
             "recent": {"endpoints": {}, "backends": {}},
         }
         self.calls: list[tuple[str, Any, str]] = []
+        self.for_readers: list[bool] = []
+        """Of each call, whether what was to be answered is for someone who only reads."""
 
-    async def call(self, name: str, body: bytes, *, json: bool = False, who: str = "") -> bytes:
+    async def call(
+        self, name: str, body: bytes, *, json: bool = False, who: str = "", reads_only: bool = False
+    ) -> bytes:
         self.calls.append((name, decoded(body), who))
+        self.for_readers.append(reads_only)
         result = self.results.get(name, {})
         if isinstance(result, Exception):
             raise result

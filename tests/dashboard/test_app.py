@@ -157,6 +157,18 @@ def test_errors_are_those_of_the_admin_api(listener: Any, page: httpx.Client) ->
         assert str(error) in answer.json()["message"]
 
 
+def test_a_session_for_reading_and_the_stream_of_all_have_what_readers_may_see(
+    listener: Any, page: httpx.Client
+) -> None:
+    assert page.post("/call/status").status_code == 200
+    with listener.log_in(read_only(TOKEN)) as client:
+        assert client.post("/call/status").status_code == 200
+    assert listener.operations.for_readers == [False, True]
+    with page.stream("GET", "/live") as stream:
+        next(events(stream))
+    assert all(listener.operations.for_readers[2:])
+
+
 def test_a_session_for_reading_changes_nothing(listener: Any) -> None:
     with listener.log_in(read_only(TOKEN)) as client:
         assert client.get("/session").json()["may_change"] is False

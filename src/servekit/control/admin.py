@@ -70,8 +70,8 @@ class AdminApp:
         self._open_metrics = open_metrics
         self._hosts = _hosts(host)
         self._any_address = host in _ANY_HOST
-        self._authorization = _bearer(token)
-        self._read_authorization = _bearer(read_only(token))
+        self._token = token.hex().encode()
+        self._read_token = read_only(token).hex().encode()
         self._tasks = TaskSet()
 
     def handle(self, request: HttpRequest) -> None:
@@ -110,7 +110,8 @@ class AdminApp:
             as_json, body = True, b"{}"
         try:
             who = request.fields.get(b"x-servekit-client", b"").decode("latin-1")[:200]
-            result = await self._operations.call(name, body, json=as_json, who=who)
+            reads_only = not self._has_token(request)
+            result = await self._operations.call(name, body, json=as_json, who=who, reads_only=reads_only)
         except ServekitError as error:
             request.respond(404 if isinstance(error, NotFoundError) else 400, JSON, _error(error))
         except Exception as error:
@@ -131,9 +132,8 @@ class AdminApp:
         return self._refused_by_token(request) if path == METRICS or path.startswith(PREFIX) else None
 
     def _refused_by_token(self, request: HttpRequest) -> Refusal | None:
-        path, given = request.path, request.fields.get(b"authorization", b"")
-        may_all = hmac.compare_digest(given, self._authorization)
-        may_read = hmac.compare_digest(given, self._read_authorization)
+        path = request.path
+        may_all, may_read = self._has_token(request), self._has_read_token(request)
         if not (may_all or may_read or (self._open_metrics and path == METRICS)):
             error = AuthenticationError("the instance's token is missing or wrong")
             return 401, b"www-authenticate: Bearer\r\n" + JSON, _error(error)
@@ -150,6 +150,12 @@ class AdminApp:
             return 403, JSON, _error(ForbiddenError(message))
         return None
 
+    def _has_token(self, request: HttpRequest) -> bool:
+        return hmac.compare_digest(_given_token(request), self._token)
+
+    def _has_read_token(self, request: HttpRequest) -> bool:
+        return hmac.compare_digest(_given_token(request), self._read_token)
+
     def _is_own(self, host: str) -> bool:
         """Whether a Host names this machine, or an address of it: a name that is rebound is no address."""
         name, _, port = host.rpartition(":")
@@ -159,8 +165,10 @@ class AdminApp:
         return self._any_address and any(_is_address(each.strip("[]")) for each in names)
 
 
-def _bearer(token: bytes) -> bytes:
-    return b"Bearer " + token.hex().encode()
+def _given_token(request: HttpRequest) -> bytes:
+    """Empty: none was given. The scheme's case does not count (RFC 9110, 11.1)."""
+    scheme, _, token = request.fields.get(b"authorization", b"").partition(b" ")
+    return token.lstrip(b" ") if scheme.lower() == b"bearer" else b""
 
 
 def _hosts(host: str) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 MOST_SERIES = 20_000
+"""Of servekit's own."""
+MOST_TOLD_SERIES = 20_000
+"""Of replicas: room of their own, so that neither pushes out the other."""
 DROPPED = "servekit_metrics_series_dropped_total"
 _LE = [*(f"{bound:g}" for bound in BOUNDS), "+Inf"]
 
@@ -36,28 +39,47 @@ class Family:
         return len(_LE) + 2 if self.kind == "histogram" else 1
 
 
-def bounded(families: Iterable[Family], most: int = MOST_SERIES) -> tuple[list[Family], int]:
-    """The families with ``most`` series at most, the first ones; and how many were left out."""
-    kept, left, dropped = [], most, 0
-    for family in families:
-        fitting = min(len(family.rows), left // family.series_per_row)
-        dropped += (len(family.rows) - fitting) * family.series_per_row
-        left -= fitting * family.series_per_row
-        kept.append(Family(family.name, family.kind, family.help, family.labels, family.rows[:fitting]))
+def bounded(
+    families: Iterable[Family], most: int = MOST_SERIES, is_old: Callable[[dict[str, str]], bool] = lambda labels: False
+) -> tuple[list[Family], int]:
+    """The families with ``most`` series at most, the first ones; and how many were left out.
+
+    ``is_old``: by its labels, whether a row is to be left out before the rows of any family that are not.
+    """
+    found = list(families)
+    kept = [Family(family.name, family.kind, family.help, family.labels) for family in found]
+    left, dropped = most, 0
+    rows: list[list[list[Any]]] = []
+    for family in found:
+        new_and_old: list[list[Any]] = [[], []]
+        for row in family.rows:
+            new_and_old[is_old(dict(zip(family.labels, row[0], strict=True)))].append(row)
+        rows.append(new_and_old)
+    for old in (False, True):
+        for family, of_family in zip(kept, rows, strict=True):
+            fitting = min(len(of_family[old]), left // family.series_per_row)
+            dropped += (len(of_family[old]) - fitting) * family.series_per_row
+            left -= fitting * family.series_per_row
+            family.rows += of_family[old][:fitting]
     return kept, dropped
 
 
-def bounded_metrics(metrics: Iterable[Metric], most: int) -> tuple[list[Metric], int]:
-    """Those with ``most`` series at most, the first ones, each whole; and how many series were left out."""
-    kept, left, dropped = [], most, 0
-    for metric in metrics:
-        series = len(metric.samples)
-        if series <= left:
-            kept.append(metric)
-            left -= series
-        else:
+def bounded_metrics(parts: Iterable[Metric], most: int) -> tuple[list[Metric], int]:
+    """The metrics whose parts these are, with ``most`` series at most: the first parts, each whole; and how many series
+    were left out."""
+    kept: dict[str, Metric] = {}
+    left, dropped = most, 0
+    for part in parts:
+        series = len(part.samples)
+        if series > left:
             dropped += series
-    return kept, dropped
+            continue
+        left -= series
+        if part.name in kept:
+            kept[part.name].samples.extend(part.samples)
+        else:
+            kept[part.name] = part
+    return list(kept.values()), dropped
 
 
 def render(families: Sequence[Family], accept: str, more: Sequence[Metric] = ()) -> tuple[bytes, str]:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from importlib import metadata
 from itertools import chain
 from typing import Any
 
 from servekit.control.controller import RESTART_REASONS, Controller
-from servekit.control.exposition import DROPPED, MOST_SERIES, Family, bounded, bounded_metrics, render
+from servekit.control.exposition import (
+    DROPPED,
+    MOST_SERIES,
+    MOST_TOLD_SERIES,
+    Family,
+    bounded,
+    bounded_metrics,
+    render,
+)
 from servekit.control.plan import ReplicaState
 from servekit.control.replica_gauges import ReplicaGauges
 from servekit.control.request_metrics import request_families
 from servekit.control.totals import Sums
 from servekit.control.user_metrics import UserMetrics
-from servekit.tallies import COUNT, Tallies
+from servekit.tallies import COUNT, OTHER, Tallies
 from servekit.vitals import LoopLag, cpu_us, own_vitals
 
 _DROPPED: tuple[str | int, ...] = ("dropped",)
@@ -40,6 +48,7 @@ class Metrics:
         user_metrics: UserMetrics,
         *,
         most_series: int = MOST_SERIES,
+        most_told_series: int = MOST_TOLD_SERIES,
     ) -> None:
         """
         Args:
@@ -52,11 +61,9 @@ class Metrics:
         self._about = about
         self._user_metrics = user_metrics
         self._replica_gauges = ReplicaGauges(controller.replicas.replicas.values)
-        self._most_series = most_series
+        self._most_series, self._most_told_series = most_series, most_told_series
         self._version = _version()
         self._lag = LoopLag()
-        self.sources: list[Callable[[Sums], Iterable[Family]]] = []
-        """Of further families, by what was counted."""
 
     def close(self) -> None:
         self._lag.close()
@@ -64,11 +71,12 @@ class Metrics:
     async def scraped(self, accept: str) -> tuple[bytes, str]:
         """All of it as text, and the Content-Type of that."""
         families = self.families()
-        left = self._most_series - sum(len(family.rows) * family.series_per_row for family in families)
-        of_replicas = chain(list(self._replica_gauges.collect()), self._user_metrics.collect())
+        of_replicas = chain(
+            list(self._replica_gauges.collect()), self._user_metrics.parts(set(self._controller.desired.backends))
+        )
         await self._user_metrics.save()  # Who has seen it will see no less from the next controller.
         # Many series take their time, and the controller has others to answer.
-        told, dropped = await asyncio.to_thread(bounded_metrics, of_replicas, left)
+        told, dropped = await asyncio.to_thread(bounded_metrics, of_replicas, self._most_told_series)
         self._tallies.add(_DROPPED)[COUNT] += dropped  # The next answer has it.
         return await asyncio.to_thread(render, families, accept, told)
 
@@ -76,7 +84,7 @@ class Metrics:
         """Those that are counted in the controller and in ingress workers."""
         self._tallies.add(("cpu", "controller"))[COUNT] = cpu_us()
         sums = self._controller.ingresses.counts.totals.read()
-        found, dropped = bounded(self._families(sums), self._most_series)
+        found, dropped = bounded(self._families(sums), self._most_series, self._is_deleted)
         self._tallies.add(_DROPPED)[COUNT] += dropped
         text = (
             "Series that were left out of an answer, summed, for there would have been more than its bound; or, with a "
@@ -88,6 +96,14 @@ class Metrics:
             family.add(count, backend)
         return [*found, family]
 
+    def _is_deleted(self, labels: dict[str, str]) -> bool:
+        """Whether the endpoint or the backend that the labels name is no more."""
+        desired = self._controller.desired
+        there: dict[str, Collection[str]] = {"endpoint": desired.endpoints, "backend": desired.backends}
+        return any(
+            labels.get(label, "") not in ("", OTHER) and labels[label] not in names for label, names in there.items()
+        )
+
     def _families(self, sums: Sums) -> Iterator[Family]:
         """The few first: what is beyond the bound is left out."""
         yield self._info()
@@ -95,8 +111,6 @@ class Metrics:
         yield from self._replicas(sums)
         yield from self._now()
         yield from request_families(sums)
-        for source in self.sources:
-            yield from source(sums)
 
     def _info(self) -> Family:
         about = self._about()

@@ -33,6 +33,7 @@ from servekit.control.event_ring import clock
 from servekit.control.history import Author
 from servekit.control.log_lines import Which, last_lines
 from servekit.control.nesting import LEVELS, is_too_deep
+from servekit.control.reader_answers import without_user_configs
 from servekit.control.runtimes import Runtimes
 from servekit.control.state import BackendRecord, BackendSource, Desired
 from servekit.control.store import Store, StoreThread
@@ -229,10 +230,14 @@ class Operations:
             "last_requests": (LastRequests, self._last_requests),
         }
 
-    async def call(self, name: str, body: bytes, *, json: bool = False, who: str = "") -> bytes:
+    async def call(
+        self, name: str, body: bytes, *, json: bool = False, who: str = "", reads_only: bool = False
+    ) -> bytes:
         """Run an operation with its arguments in msgpack, or JSON; the result is JSON. Raises a `ServekitError`.
 
-        ``who``: the caller, for people.
+        Args:
+            who: the caller, for people.
+            reads_only: the caller is to see no ``user_config``, which may hold secrets.
         """
         if name not in self._table:
             raise NotFoundError(f"there is no operation {name!r}; there are {', '.join(self._table)}")
@@ -247,7 +252,8 @@ class Operations:
         if arguments is None or is_too_deep(arguments):
             raise InvalidInputError(f"{name}: an argument is nested more than {LEVELS} levels deep; make it flatter")
         history.author.set(Author(who, name))
-        return msgspec.json.encode(await operation(arguments))
+        result = msgspec.json.encode(await operation(arguments))
+        return without_user_configs(name, result) if reads_only else result
 
     # -- endpoints ---------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -44,17 +44,19 @@ class ToldMetrics:
     kinds: Mapping[str, str]
     """By metric."""
 
-    def collect(self) -> Iterator[Metric]:
+    def parts(self, first: Collection[str]) -> Iterator[Metric]:
+        """Of each metric a part for each backend, those of the backends ``first`` before all others."""
         from prometheus_client import Metric
 
-        metrics: dict[str, Metric] = {}
-        for backend in sorted({*self.bases, *(living.backend for living in self.living.values())}):
+        backends = {*self.bases, *(living.backend for living in self.living.values())}
+        for backend in sorted(backends, key=lambda name: (name not in first, name)):
+            parts: dict[str, Metric] = {}
             for family, labels in self._families(backend):
                 name = family.name
-                if name not in metrics:
-                    metrics[name] = Metric(name, family.documentation, family.kind)
-                _add_samples(metrics[name], family, labels)
-        yield from metrics.values()
+                if name not in parts:
+                    parts[name] = Metric(name, family.documentation, family.kind)
+                _add_samples(parts[name], family, labels)
+            yield from parts.values()
 
     def _families(self, backend: str) -> Iterator[tuple[MetricFamily, dict[str, str]]]:
         """Those of a backend, each with labels beside its own."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from servekit.control import metric_sums
+from servekit.control.exposed_names import ExposedNames
 from servekit.control.series_limit import SeriesLimit
 from servekit.control.store import StoreThread
 from servekit.control.told_metrics import BackendBase, ToldByReplica, ToldMetrics
@@ -51,7 +52,7 @@ class UserMetrics:
         """Replicas of an earlier controller that have not begun here."""
         self._bases: dict[str, BackendBase] = {}
         self._limits: dict[str, SeriesLimit] = {}
-        self._kinds: dict[str, str] = {}
+        self._names = ExposedNames()
         self._deleted: dict[str, None] = {}
         """The names of deleted backends, in the order in which they were."""
         self._version = self._saved_version = 0
@@ -74,7 +75,7 @@ class UserMetrics:
             return
         limit, base = self._limit(living.backend), self._base(living.backend)
         for family in filter(metric_sums.is_sound, frame.families):
-            if self._is_of_kind(family, replica):
+            if self._may_show(family, replica):
                 family, refused = limit.admit(family, replica)
                 living.families[family.name] = family
             else:
@@ -102,9 +103,10 @@ class UserMetrics:
 
     # -- what others see -----------------------------------------------------------------------------------------------
 
-    def collect(self) -> Iterator[Metric]:
-        """For a registry of `prometheus_client`: what there is now, made in whatever thread asks for the next one."""
-        return ToldMetrics(self._copied_bases(), self._copied_living(), dict(self._kinds)).collect()
+    def parts(self, first: Collection[str] = ()) -> Iterator[Metric]:
+        """What there is now, a part for each metric and backend, the backends ``first`` before all others; made in
+        whatever thread asks for the next one."""
+        return ToldMetrics(self._copied_bases(), self._copied_living(), dict(self._names.kinds)).parts(first)
 
     def dropped(self) -> dict[str, int]:
         """By backend: how many series were refused here, and how many uses of series in its replicas went nowhere."""
@@ -195,24 +197,34 @@ class UserMetrics:
         self._version += 1
 
     def _add_family(self, backend: str, family: MetricFamily) -> None:
-        kind = self._kinds.setdefault(family.name, family.kind)
-        if family.kind != "gauge" and family.kind == kind:
-            families = self._base(backend).families
-            family, _ = self._limit(backend).admit(family, "")
-            families[family.name] = metric_sums.total([*families.get(family.name, ()), family])
+        base = self._base(backend)
+        if family.kind == "gauge":
+            return
+        if not self._names.take(family.name, family.kind):
+            base.dropped += len(family.series)
+            return
+        family, _ = self._limit(backend).admit(family, "")
+        base.families[family.name] = metric_sums.total([*base.families.get(family.name, ()), family])
 
-    def _is_of_kind(self, family: MetricFamily, replica: str) -> bool:
-        """Whether the metric of that name is of the family's kind, or of another that no other replica has any more."""
-        name, kind = family.name, self._kinds.setdefault(family.name, family.kind)
-        if kind == family.kind:
-            return True
-        if any(name in living.families for other, living in self._living.items() if other != replica):
-            if name not in self._living[replica].refused:
-                text = "metric %s of replica %s is a %s, and is not shown, for another replica has a %s of that name"
-                _log.warning(text, name, replica, family.kind, kind)
-            return False
+    def _may_show(self, family: MetricFamily, replica: str) -> bool:
+        """Whether no other replica has a metric that is in the way of the family. One that no other replica has any
+        more makes room."""
+        name = family.name
+        taken = self._names.in_the_way(name, family.kind)
+        for other, living in self._living.items():
+            if other != replica and (held := taken & living.families.keys()):
+                if name not in self._living[replica].refused:
+                    text = "metric %s of replica %s is a %s, and is not shown, for another replica has a %s named %s"
+                    by = min(held)
+                    _log.warning(text, name, replica, family.kind, self._names.kinds[by], by)
+                return False
+        for gone in taken:
+            self._living[replica].families.pop(gone, None)
+            self._forget_metric(gone)
+        return self._names.take(name, family.kind)
+
+    def _forget_metric(self, name: str) -> None:
+        self._names.release(name)
         for backend, base in self._bases.items():
             base.families.pop(name, None)
             self._limit(backend).forget_metric(name)
-        self._kinds[name] = family.kind
-        return True

@@ -155,26 +155,28 @@ class Dashboard:
             raise ForbiddenError(f"the dashboard has no use for the operation {name!r}")
         self._check(session, name)
         # A change that has begun is made to its end, also where its page is gone by then.
-        self._tasks.spawn(self._told(request, name, self._ask(name, request.body or b"{}")))
+        self._tasks.spawn(self._told(request, name, self._ask(name, request.body or b"{}", session)))
 
     def _configuration(self, request: HttpRequest) -> None:
         """What ``servekit export`` writes."""
-        self._check(self._session(request), "export")
-        self._tasks.spawn(self._told(request, "export", self._export()))
+        session = self._session(request)
+        self._check(session, "export")
+        self._tasks.spawn(self._told(request, "export", self._export(session)))
 
     def _check(self, session: Session, name: str) -> None:
         if not session.may_change and name not in self._reads:
             raise ForbiddenError(f"{name} is not for a session of the read-only token: log in by the instance's token")
 
-    async def _export(self) -> bytes:
+    async def _export(self, session: Session) -> bytes:
         import tomli_w
 
-        exported, status = [msgspec.json.decode(await self._ask(name, b"{}")) for name in ("export", "status")]
+        exported, status = [msgspec.json.decode(await self._ask(name, b"{}", session)) for name in ("export", "status")]
         named = {"instance": {"name": status["name"], "runtime": status["runtime"]}}
         return msgspec.json.encode({"toml": tomli_w.dumps({**named, **exported})})
 
-    async def _ask(self, name: str, body: bytes) -> bytes:
-        return await self._operations.call(name, body, json=True, who=WHO)
+    async def _ask(self, name: str, body: bytes, session: Session) -> bytes:
+        reads_only = not session.may_change
+        return await self._operations.call(name, body, json=True, who=WHO, reads_only=reads_only)
 
     async def _told(self, request: HttpRequest, name: str, asking: Awaitable[bytes]) -> None:
         try:

@@ -28,8 +28,10 @@ SLOW_LOOKS = 5
 class AdminApi(Protocol):
     """The admin API, as a program in the same process calls it."""
 
-    async def call(self, name: str, body: bytes, *, json: bool = False, who: str = "") -> bytes:
-        """An operation's result. Raises a `ServekitError`."""
+    async def call(
+        self, name: str, body: bytes, *, json: bool = False, who: str = "", reads_only: bool = False
+    ) -> bytes:
+        """An operation's result, which is for someone who ``reads_only``. Raises a `ServekitError`."""
 
 
 class Stream:
@@ -64,7 +66,7 @@ class Stream:
 
 
 class Sampler:
-    """Asks for what there is, and tells all streams what has changed."""
+    """Asks for what there is, and tells all streams what has changed: the same to all, so what all may see."""
 
     def __init__(self, operations: AdminApi, sessions: Sessions) -> None:
         self._operations = operations
@@ -134,7 +136,7 @@ class Sampler:
     async def _result(self, name: str, arguments: bytes) -> bytes:
         """What the operation says; where it fails, what it said last, and the state says that it fails."""
         try:
-            result = await self._operations.call(name, arguments, json=True)
+            result = await self._operations.call(name, arguments, json=True, reads_only=True)
         except Exception as error:
             if name not in self._failing:
                 _log.warning("what the dashboard shows is old: the operation %s failed", name, exc_info=error)

@@ -108,6 +108,10 @@ def test_nearest() -> None:
     assert nearest("max", ["max_replicas", "min_replicas"]).startswith("; did you mean 'max_replicas'?")
     assert nearest("run", ["ran"], {"run": "init()"}).startswith("; in the place of what Ray Serve calls so: init() (")
     assert nearest("old", ["new"], {"old": "new"}) == "; did you mean 'new'? Known: new"
+    many = [f"b{number}" for number in range(100, 400)]
+    assert nearest("b398x", many, most=3) == "; did you mean 'b398'? Known: b397, b398, b399 and 297 more"
+    assert nearest("other", many, most=2) == ". Known: b100, b101 and 298 more"
+    assert nearest("other", many[:2], most=2) == ". Known: b100, b101"
 
 
 class Text(str):

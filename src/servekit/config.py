@@ -259,9 +259,19 @@ class HttpLimits(msgspec.Struct, frozen=True):
                 _at_least(name, value, 0)
 
 
-def nearest(name: object, known: Iterable[str], old: Mapping[str, str] = types.MappingProxyType({})) -> str:
-    """``; did you mean 'x'? Known: …``, to end a message about an unknown name; ``old``: `IN_RAY_SERVE`, where that may
-    be what is meant."""
+def nearest(
+    name: object,
+    known: Iterable[str],
+    old: Mapping[str, str] = types.MappingProxyType({}),
+    *,
+    most: int | None = None,
+) -> str:
+    """``; did you mean 'x'? Known: …``, to end a message about an unknown name.
+
+    Args:
+        old: `IN_RAY_SERVE`, where that may be what is meant.
+        most: so many names are listed, those that are most like it; None: all.
+    """
     names = sorted(known)
     meant = old.get(str(name), "")
     with_word = [each for each in names if str(name) in each.split("_")]
@@ -271,7 +281,12 @@ def nearest(name: object, known: Iterable[str], old: Mapping[str, str] = types.M
     hint = f"; did you mean {close[0]!r}?" if close else "."
     if meant and meant not in names:
         hint = f"; in the place of what Ray Serve calls so: {meant} ({PAGE})."
-    return f"{hint} Known: {', '.join(names) or 'none'}"
+    more = ""
+    if most is not None and len(names) > most:
+        like = difflib.get_close_matches(str(name), names, n=most)
+        listed = [*like, *(each for each in names if each not in like)][:most]
+        names, more = sorted(listed), f" and {len(names) - most} more"
+    return f"{hint} Known: {', '.join(names) or 'none'}{more}"
 
 
 # -- what is of which type -----------------------------------------------------------------------------

@@ -151,6 +151,8 @@ class InProcessRuntime(ReplicaRuntime):
 class _InProcessIngress:
     """An ingress worker as a task of the instance's loop."""
 
+    replaces = False
+
     def __init__(self, worker: IngressWorker) -> None:
         self.pid = os.getpid()
         self._task = asyncio.ensure_future(worker.run())

@@ -26,7 +26,7 @@ WIDTH = 80
 
 
 def broken(request: Any) -> None:
-    raise LookupError("of no use")
+    raise LookupError("of no use\r\x1b[2Jgone")
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,10 @@ def test_events_that_are_followed(instance: Instance, place: Path) -> None:
 
 @pytest.mark.processes
 def test_failures_are_a_table_or_json_or_tracebacks(instance: Instance, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["failures", "v"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("servekit: there is no backend 'v'")
+    assert said.endswith("Known: v1, v2\n")
     assert main(["failures", "v1"]) == 0
     assert capsys.readouterr().out == "servekit: nothing has failed in backend 'v1'\n"
     for _ in range(3):
@@ -91,7 +95,7 @@ def test_failures_are_a_table_or_json_or_tracebacks(instance: Instance, capsys: 
     assert main(["failures", "v2", "--traceback"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("3 times since ")
-    assert "LookupError: of no use" in printed
+    assert "LookupError: of no use\\r\\x1b[2Jgone\n" in printed
     assert main(["failures", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["function"] == "broken"
 
@@ -112,6 +116,7 @@ def rendered(table: Any) -> str:
 def test_texts_are_no_markup_and_say_how_often() -> None:
     printed = rendered(events_table([event(who="[ada]", count=57), event(kind="replica_failed", text="x" * 200)]))
     assert "[b]bold[/b], by [ada] (57 times" in printed
+    assert "its own \\r\\x1b[2J" in rendered(events_table([event(text="its own \r\x1b[2J")]))
     assert printed.count("x") == 200
     assert max(map(len, printed.splitlines())) <= WIDTH
 

@@ -20,7 +20,8 @@ from tests.support.waiting import until
 from servekit import api
 from servekit.cli import status as status_module
 from servekit.cli.main import main
-from servekit.cli.status import cause_of, degraded, table_of
+from servekit.cli.status import cause_of, degraded, table_of, watched
+from servekit.cli.trends import Reading, Trend
 from servekit.instance import Instance
 
 
@@ -218,3 +219,24 @@ def test_the_table_is_eighty_columns_wide(capsys: pytest.CaptureFixture[str]) ->
     assert lines[1] == "a deploy is under way"
     assert "^^^^" not in "".join(lines)
     assert "a plugin is not in use: plugin 'x' was not loaded" in lines
+
+
+@pytest.mark.parametrize("rows", [23, 40, 100])
+def test_what_is_watched_fits_the_screen(rows: int, capsys: pytest.CaptureFixture[str]) -> None:
+    status = of({"b": 1.0}, ready=0)
+    for kind in ("endpoints", "backends"):
+        (each,) = status[kind].values()
+        status[kind] |= {f"{kind}{number}": each for number in range(30)}
+    trends = {name: Trend() for name in status["endpoints"]}
+    for trend in trends.values():
+        trend.add(Reading(1.0))
+    Console(width=80).print(watched(status, trends, rows=rows))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= rows
+    heads = [line.split()[0] for line in lines if line.startswith(("LAST", "ENDPOINT", "BACKEND"))]
+    assert heads == ["LAST", "ENDPOINT", "BACKEND"]
+    tables = "\n".join(lines).split("\n\n")[1:4]
+    for table in tables:
+        _, *shown, last = table.splitlines()
+        assert last.strip() == f"and {31 - len(shown)} more" or len(shown) == 30
+    assert lines[-1].strip() == "and 30 more"

@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from servekit.cli.status import trends_table
-from servekit.cli.trends import BLOCKS, CELL_S, CELLS, PLAIN_BLOCKS, Reading, Span, Trend, Trends, reading_of, sparkline
+from servekit.cli.trends import (
+    BLOCKS,
+    CELL_S,
+    CELLS,
+    PLAIN_BLOCKS,
+    Reading,
+    Span,
+    Trend,
+    Trends,
+    reading_of,
+    shares,
+    sparkline,
+)
 
 
 def told(requests: int, *, failed: int = 0, mean_s: float = 0.01, **more: Any) -> dict[str, Any]:
@@ -22,12 +34,12 @@ def told(requests: int, *, failed: int = 0, mean_s: float = 0.01, **more: Any) -
 def steady(seconds: int, rate: int = 50, begins: float = 1000.0) -> Trend:
     trend = Trend()
     for second in range(seconds + 1):
-        trend.add(Reading(begins + second, second * rate, second * rate // 10, second * rate * 0.02))
+        trend.add(Reading(begins + second, second * rate, second * rate // 10, 0.02))
     return trend
 
 
 def test_a_reading_is_of_what_stat_says() -> None:
-    assert reading_of(7.0, told(200, failed=3, mean_s=0.5)) == Reading(7.0, 200, 3, 100.0)
+    assert reading_of(7.0, told(200, failed=3, mean_s=0.5)) == Reading(7.0, 200, 3)
     assert reading_of(7.0, None) == Reading(7.0)
     minute = {"latency_s": {"minute": {"p50": 0.1, "p99": 0.7}, "hour": {}}}
     assert reading_of(7.0, told(1, **minute)).p99_s == 0.7
@@ -37,13 +49,13 @@ def test_a_reading_is_of_what_stat_says() -> None:
 def test_rates_errors_and_latencies_are_those_of_the_last_seconds() -> None:
     trend = steady(60)
     assert trend.now() == pytest.approx((50.0, 0.1, 0.02))
-    trend.add(Reading(1070.0, 3000, 300, 60.0))
+    trend.add(Reading(1070.0, 3000, 300))
     assert trend.now() == Span(0.0)
 
 
 def test_one_reading_says_nothing_yet() -> None:
     trend = Trend()
-    trend.add(Reading(1000.0, 9_000_000, 0, 1.0))
+    trend.add(Reading(1000.0, 9_000_000))
     assert trend.now() == Span()
     assert trend.cells() == [Span()] * CELLS
     assert sparkline([cell.rate for cell in trend.cells()]) == " " * CELLS
@@ -60,7 +72,7 @@ def test_cells_are_of_the_last_minutes_and_stay_where_they_are() -> None:
 def test_the_percentile_is_taken_where_it_is_said() -> None:
     trend = Trend()
     for second, p99_s in enumerate([None, 0.1, 0.3, 0.2]):
-        trend.add(Reading(1000.0 + second, second, 0, 0.0, p99_s))
+        trend.add(Reading(1000.0 + second, second, 0, p99_s))
     assert trend.now().latency_s == 0.2
     assert trend.cells()[-1].latency_s == 0.3
 
@@ -103,13 +115,22 @@ def test_a_sparkline() -> None:
     assert sparkline([0.0, 0.0]) == "▁▁"
 
 
+@given(st.integers(-5, 100), st.lists(st.integers(0, 50), min_size=1))
+def test_rows_are_shared(rows: int, wanted: list[int]) -> None:
+    found = shares(rows, wanted)
+    if sum(max(each, 1) for each in wanted) <= rows:
+        assert [max(each, 1) for each in wanted] == found
+    assert all(1 <= each <= max(1, want) for each, want in zip(found, wanted, strict=True))
+    assert sum(found) <= max(rows, 0) + len(wanted)
+
+
 def test_the_table_fits_80_columns() -> None:
     trends = {"e": steady(60), "a_name_that_is_longer_than_others": steady(200, 123_456), "new": steady(0)}
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(trends_table(trends))
     lines = console.export_text().splitlines()
     assert len(lines) == 4
-    assert lines[0].split() == ["LAST", "3", "MIN", "REQ/S", "5XX", "MEAN"]
-    assert lines[1].split() == ["e", "50.0", "█" * 6, "10%", "20.0", "ms", "█" * 6]
+    assert lines[0].split() == ["LAST", "3", "MIN", "REQ/S", "5XX", "P99"]
+    assert lines[1].split() == ["e", "50.0", "█" * 6, "10%", "20.0", "ms", "█" * 7]
     assert lines[2].split()[1:2] == ["123456"]
-    assert lines[3].split() == ["new"]
+    assert lines[3].split() == ["new", "20.0", "ms", "█"]

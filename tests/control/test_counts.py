@@ -33,6 +33,24 @@ def test_what_was_deleted_is_forgotten(totals: Any) -> None:
     assert counts.stat()["endpoints"]["old"]["failovers"] == 0
 
 
+def test_what_has_counted_nothing_yet_is_told_where_it_is_asked_for(totals: Any) -> None:
+    counts = Counts(totals)
+    totals.count("e", "b", 200, 3, 0.3)
+    counts.sample()
+    stat = counts.stat(["e", "new"], ["b", "idle"])
+    assert requests(stat) == {"e": 3, "new": 0}
+    assert requests(stat, "backends") == {"b": 3, "idle": 0}
+    nothing = {"p50": None, "p90": None, "p99": None}
+    assert stat["endpoints"]["new"] == {
+        "requests": 0,
+        "by_status": {},
+        "mean_latency_s": 0.0,
+        "latency_s": {"minute": nothing, "hour": nothing},
+        "failovers": 0,
+        "deadly": 0,
+    }
+
+
 def test_a_backend_that_was_deleted_is_of_its_endpoint_yet(totals: Any) -> None:
     counts = Counts(totals)
     totals.count("e", "a", 200, 1, 0.1)

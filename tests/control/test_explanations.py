@@ -47,6 +47,10 @@ def says(*steps: RequestStep, **fields: Any) -> list[str]:
     return [step["says"] for step in explained(request(*steps, **fields))["steps"]]
 
 
+def test_an_id_that_is_not_known_is_cut() -> None:
+    assert f"no request '{200 * 'x'}…' is remembered. None has" in unknown(100_000 * "x", {})
+
+
 def test_the_usual_road() -> None:
     found = explained(request())
     assert found["came_at"] == pytest.approx(99.97)

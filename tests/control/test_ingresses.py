@@ -30,6 +30,7 @@ class Process:
     """A worker that lives until it is told to end."""
 
     pid = 7
+    replaces = False
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
@@ -255,6 +256,39 @@ def test_a_worker_that_ends_is_started_again(run: Any, monkeypatch: pytest.Monke
         await until_async(lambda: len(fleet.processes) == 2)
         worker = fleet.fleet.workers["i1"]
         assert (worker.link, worker.pid) == (None, 7)
+
+    run(test)
+
+
+def test_why_a_worker_ended_is_told(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LONGEST_RESTART_S", 0.001)
+
+    def texts(fleet: Fleet) -> list[str]:
+        return [event["text"].partition(";")[0] for event in fleet.events.event_log.told(kind="ingress_ended")]
+
+    async def test(fleet: Fleet) -> None:
+        fleet.fleet.workers["i1"].found_silent("its process is stopped")
+        await until_async(lambda: len(fleet.processes) == 2)
+        assert texts(fleet) == ["ingress i1 ended: killed, for its process is stopped"]
+        fleet.processes[1].ended.set()
+        await until_async(lambda: len(fleet.processes) == 3)
+        assert texts(fleet)[1:] == ["ingress i1 ended: exit code 1"]
+
+    run(test)
+
+
+def test_one_that_ended_without_a_controller_is_told_once(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LONGEST_RESTART_S", 0.001)
+    monkeypatch.setattr(Process, "replaces", True)
+
+    async def test(fleet: Fleet) -> None:
+        fleet.processes[0].ended.set()
+        await until_async(lambda: len(fleet.processes) == 2)
+        await settle()
+        assert [event["text"].partition(";")[0] for event in fleet.events.event_log.told()] == [
+            "ingress i1 ended while no controller was there",
+            "ingress i1 ended: exit code 1",
+        ]
 
     run(test)
 

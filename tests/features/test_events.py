@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from tests.support.waiting import until
 
+import servekit
 from servekit.control import refusals
 from servekit.control.event_ring import MOST_EVENTS
 from servekit.errors import BackendStartError, ServekitError
@@ -183,6 +185,47 @@ def test_what_handlers_raise_is_grouped_by_where(serve: ServedInstance) -> None:
     (build,) = serve.failures("broken")  # Told before the replica's end was.
     assert (build["what"], build["type"], build["function"]) == ("build", "LookupError", "Fails.__init__")
     assert "no such weights" in build["traceback"]
+
+
+class Front:
+    """Calls ``inner`` by a handle, in the way that the request says."""
+
+    def __init__(self) -> None:
+        self.inner = servekit.get_handle("inner")
+
+    def __call__(self, request: Any) -> str:
+        how = request.args["how"]
+        called = self.inner.options(method_name="items") if how == "items" else self.inner
+        try:
+            list(called.remote().result(30))
+        except LookupError as error:
+            return str(error)
+        return "nothing was raised"
+
+
+class Inner:
+    def __call__(self, request: Any) -> str:
+        raise LookupError("called")
+
+    def items(self, request: Any) -> Iterator[int]:
+        yield 1
+        raise LookupError("an item")
+
+
+def test_what_a_handle_calls_and_is_raised_is_told_as_well(serve: ServedInstance) -> None:
+    serve.create_backend("inner", Inner)
+    serve.create_endpoint("inner", backend="inner")
+    serve.create_backend("front", Front)
+    serve.create_endpoint("front", "/front", backend="front")
+    ids = {how: serve.client.get("/front", params={"how": how}).headers["x-request-id"] for how in ("call", "items")}
+    found = until(lambda: len(each := serve.failures("inner")) == 2 and each)
+    assert [(each["what"], each["type"], each["function"], each["count"]) for each in found] == [
+        ("call", "LookupError", "Inner.__call__", 1),
+        ("call", "LookupError", "Inner.items", 1),
+    ]
+    assert [each["request_id"] for each in found] == [*ids.values()]
+    assert {each["endpoint"] for each in found} == {"inner"}
+    assert serve.failures("front") == []
 
 
 def test_a_health_check_that_fails(serve: ServedInstance) -> None:

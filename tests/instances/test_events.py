@@ -57,6 +57,21 @@ def test_a_killed_replica_and_a_killed_ingress_worker(serving: serve.Instance) -
     until(lambda: len(pids(serving, "model")) == 1)
 
 
+def test_an_ingress_worker_that_is_killed_with_the_controller(detached: None, standing: subprocess.Popen[str]) -> None:
+    instance = attach()
+    began = instance.events()[-1]["number"]
+    (worker,) = instance.status()["ingress"]
+    pid = controller(standing)
+    os.kill(pid, signal.SIGSTOP)  # It is not to see the worker's end.
+    os.kill(worker["pid"], signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    assert until(lambda: texts(instance, since=began, kind="ingress_ended")) == [
+        "ingress ingress1 ended while no controller was there; another is started"
+    ]
+    until(lambda: [each["ready"] for each in instance.status()["ingress"]] == [True])
+    assert len(instance.events(began, kind="ingress_ended")) == 1
+
+
 def test_events_outlive_the_controller_and_the_instance(
     detached: None, standing: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,6 +98,8 @@ def test_events_outlive_the_controller_and_the_instance(
         kinds = [event["kind"] for event in found[len(after) :]]
         assert {"instance_ended", "replica_ended", "instance_started"} <= set(kinds)
         assert kinds.index("instance_ended") < kinds.index("instance_started")
+        (ended,) = [event for event in found[len(after) :] if event["kind"] == "instance_ended"]
+        assert f"(pid {os.getpid()})" in ended["who"]
         assert main(["stop", "--purge"]) == 0
         assert keeper.wait(60) == 0
     capsys.readouterr()

@@ -19,6 +19,7 @@ from servekit.handles.payload import pack, unpack
 from servekit.interfaces import Request, RequestAdapter, Response
 from servekit.replica import invocations
 from servekit.replica.flow import run, run_async
+from servekit.replica.invocations import Tell
 from servekit_flask.adapter import FlaskAdapter
 
 
@@ -62,12 +63,12 @@ def error_of(response: Response) -> Exception:
     return unpack_failure(response.body)
 
 
-def answer(adapter: RequestAdapter, handler: Any, asked: Request) -> Response:
-    return run(invocations.answering(adapter, handler, asked, on_loop=False))
+def answer(adapter: RequestAdapter, handler: Any, asked: Request, tell: Tell = id) -> Response:
+    return run(invocations.answering(adapter, handler, asked, tell, on_loop=False))
 
 
-async def answer_async(adapter: RequestAdapter, handler: Any, asked: Request) -> Response:
-    return await run_async(invocations.answering(adapter, handler, asked, on_loop=True))
+async def answer_async(adapter: RequestAdapter, handler: Any, asked: Request, tell: Tell = id) -> Response:
+    return await run_async(invocations.answering(adapter, handler, asked, tell, on_loop=True))
 
 
 def call(handler: Any, *args: Any, adapter: RequestAdapter | None = None, **kwargs: Any) -> Response:
@@ -147,7 +148,7 @@ def test_arguments_and_answers_one_by_one_for_batches() -> None:
     asked = request(1, b=2)
     assert run(invocations.arguments(asked)) == ((1,), {"b": 2})
     assert asked.body == b""
-    assert value_of(invocations.response_of([1])) == [1]
+    assert value_of(invocations.response_of([1], id)) == [1]
     assert isinstance(error_of(invocations.failure_of(KeyError("k"))), KeyError)
 
 
@@ -199,6 +200,41 @@ def test_arguments_that_cannot_be_unpickled_are_told(way: Way) -> None:
     asked.body = asked.body.replace(b"\x80\x05", b"\x80\x7f")
     run: Any = answer if way is call else lambda *given: asyncio.run(answer_async(*given))
     assert isinstance(error_of(run(FlaskAdapter(), fail, asked)), ValueError)
+
+
+@ways
+def test_what_a_request_by_http_would_have_failed_with_is_told(way: Way) -> None:
+    def told(handler: Any, adapter: RequestAdapter, **broken: bytes) -> list[BaseException]:
+        async def handler_async(decoded: Any) -> Any:
+            return handler(decoded)
+
+        found: list[BaseException] = []
+        asked = request()
+        asked.body = broken.get("body", asked.body)
+        if way is call:
+            read_all(answer(adapter, handler, asked, found.append))
+        else:
+            read_all(asyncio.run(answer_async(adapter, handler_async, asked, found.append)))
+        return found
+
+    error = KeyError("k")
+    assert told(lambda decoded: raising(error), Plain()) == [error]
+    assert told(lambda decoded: raising(error), FlaskAdapter()) == [error]
+    assert told(lambda decoded: Source().items(decoded, 1, error=error), FlaskAdapter()) == [error]
+    assert ["cannot be pickled" in str(each) for each in told(lambda decoded: threading.Thread(), Plain())] == [True]
+    assert told(lambda decoded: Source().items(decoded, 1), FlaskAdapter()) == []
+    assert told(lambda decoded: flask.abort(404), FlaskAdapter()) == []
+    assert told(lambda decoded: 1, Plain()) == []
+    assert told(lambda decoded: 1, Plain(), body=b"no pickle") == []
+
+
+def raising(error: Exception) -> None:
+    raise error
+
+
+def read_all(response: Response) -> None:
+    if isinstance(response.body, Iterator):
+        assert list(response.body)
 
 
 @ways

@@ -13,6 +13,7 @@ from servekit.cli.logs import moment
 from servekit.cli.options import instance_name
 from servekit.cli.status import attached
 from servekit.config import nearest
+from servekit.control.explanations import escaped
 from servekit.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 LAST = 50
 """How many events are shown where ``--since`` does not say it."""
 FOLLOW_S = 1.0
+MOST_KNOWN = 5
+"""Names in the message about one that is not known."""
+
+LINES = "\n\t"
+"""What a traceback has besides characters that can be printed; its message may be of a client's making."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs: an object a line.")
 
@@ -45,13 +51,17 @@ def events(name: str, about: str | None, since: float | None, follow: bool, as_j
         own = [each for each in found if _concerns(each, about)]
         if about is not None and not own and not follow:
             known = {each[key] for each in found for key in ("backend", "endpoint")} - {""}
-            raise NotFoundError(f"no event is about a backend or an endpoint {about!r}{nearest(about, known)}")
+            raise NotFoundError(f"no event is about a backend or an endpoint {about!r}{_nearest(about, known)}")
         _show([each for each in own if each["at"] >= since] if since is not None else own[-LAST:], as_json)
         while follow:
             time.sleep(FOLLOW_S)
             found = instance.events(seen)
             seen = found[-1]["number"] if found else seen
             _show([each for each in found if _concerns(each, about)], as_json)
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    return nearest(name, known, most=MOST_KNOWN)
 
 
 def _concerns(event: dict[str, Any], about: str | None) -> bool:
@@ -75,7 +85,7 @@ def events_table(found: Iterable[dict[str, Any]]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for each in found:
-        text = Text(each["text"], "yellow" if each["kind"].endswith(_ODD) else "")
+        text = Text(escaped(each["text"], allowed="\n"), "yellow" if each["kind"].endswith(_ODD) else "")
         if each["who"]:
             text.append(f", by {each['who']}", "dim")
         if each["count"] > 1:
@@ -109,6 +119,12 @@ def failures(name: str, backend: str | None, with_traceback: bool, as_json: bool
     """
     with attached(name) as instance:
         found = instance.failures(backend)
+        if backend is not None and not found and backend not in (known := instance.list_backends()):
+            failed = {each["backend"] for each in instance.failures()}
+            raise NotFoundError(
+                f"there is no backend {backend!r}, and nothing is known to have failed in one of that name"
+                f"{_nearest(backend, failed.union(known))}"
+            )
     if as_json:
         for each in found:
             click.echo(json.dumps(each))
@@ -118,7 +134,7 @@ def failures(name: str, backend: str | None, with_traceback: bool, as_json: bool
     elif with_traceback:
         for each in found:
             click.echo(f"{_times(each)} in {each['backend']}, the last time {each['last_time']}{_request(each)}")
-            click.echo(f"{each['traceback']}\n")
+            click.echo(f"{escaped(each['traceback'], allowed=LINES)}\n")
     else:
         _print(failures_table(found))
 

@@ -24,7 +24,7 @@ _CAUSE_WIDTH = 14
 
 
 @click.command()
-@click.argument("what", metavar="ID", required=False)
+@click.argument("what", metavar="[ID]", required=False)
 @instance_name
 @click.option("--slow", is_flag=True, help="List the last slow requests, of an endpoint or all.")
 @click.option("--failed", is_flag=True, help="List the last requests that failed.")

@@ -15,6 +15,7 @@ import click
 from servekit import api
 from servekit.cli.ending import say_soon
 from servekit.cli.options import DEFAULTS, given, init_options, instance_name, log_file_options, merged
+from servekit.client import who
 from servekit.config import DEFAULT_RUNTIME
 from servekit.control import standing
 from servekit.control.launch import Launch
@@ -102,7 +103,7 @@ def stop(name: str, purge: bool, yes: bool) -> int:
     if asks and not click.confirm(f"Delete all that instance {name!r} serves?", err=True):
         click.echo("servekit: nothing was deleted, and nothing ended", err=True)
         return 1
-    standing.stop(name, purge=purge)
+    standing.stop(name, purge=purge, who=who())
     return 0
 
 

@@ -15,9 +15,11 @@ from servekit.cli.options import instance_name
 from servekit.errors import DeadlineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
 
     from servekit.cli.trends import Span, Trend
     from servekit.instance import Instance
@@ -30,6 +32,8 @@ RESTART_TIMEOUT_S = 30.0
 """The same where something is to be done: one that crashed is started again meanwhile."""
 WATCH_S = 1.0
 DEGRADED = 3
+MOST_PROBLEMS = 3
+"""Sentences about what is wrong, on a screen that shows rows besides; at least 2."""
 
 
 @click.command()
@@ -124,33 +128,101 @@ def _ready(backend: dict[str, Any]) -> int:
 def table_of(status: dict[str, Any]) -> RenderableType:
     """Endpoints and backends, for people."""
     from rich.console import Group
-    from rich.table import Table
+
+    problems = _problems(status)
+    more: list[RenderableType] = ["", *problems] if problems else []
+    return Group(*_head(status), "", _endpoints(status), "", _backends(status), *more)
+
+
+def watched(
+    status: dict[str, Any], trends: Mapping[str, Trend], blocks: str = "", rows: int | None = None
+) -> RenderableType:
+    """The same below the requests of the last minutes, in so many rows, where a table of many shows only the first;
+    None: however many."""
+    from rich.console import Group
+
+    from servekit.cli.trends import shares
+
+    head, problems = _head(status), _problems(status)
+    if rows is not None and len(problems) > MOST_PROBLEMS:
+        problems = [*problems[: MOST_PROBLEMS - 1], _more(len(problems) - MOST_PROBLEMS + 1)]
+    more: list[RenderableType] = ["", *problems] if problems else []
+    most: list[int | None] = [None] * 3
+    if rows is not None:
+        left = rows - len(head) - len(more) - 2 * len(most)  # Before each table is a blank, and in it a head.
+        most = [*shares(left, (len(trends), len(status["endpoints"]), len(status["backends"])))]
+    tables = (trends_table(trends, blocks, most[0]), "", _endpoints(status, most[1]), "", _backends(status, most[2]))
+    return Group(*head, "", *tables, *more)
+
+
+def _head(status: dict[str, Any]) -> list[Text]:
     from rich.text import Text
 
     workers = status["ingress"]
     ready = sum(worker["ready"] for worker in workers)
     where = f"answers at {status['url']}" if status["url"] else "serves without HTTP"
     head = f"instance {status['name']!r} {where}; ingress workers {ready}/{len(workers)} ready"
-    endpoints = Table("ENDPOINT", "ROUTE", "METHODS", "TRAFFIC", box=None, pad_edge=False)
+    return [Text(line) for line in (head, status["deploy"]) if line]
+
+
+def _endpoints(status: dict[str, Any], most: int | None = None) -> Table:
+    from rich.table import Table
+
+    table = Table("ENDPOINT", "ROUTE", "METHODS", "TRAFFIC", box=None, pad_edge=False)
     faulty = degraded(status)
-    for name, endpoint in status["endpoints"].items():
+    shown, more = _first(status["endpoints"], most)
+    for name, endpoint in shown:
         route = (endpoint["route"] or "no HTTP") + ("/…" if endpoint["mount"] else "")
         shares = ", ".join(f"{backend}={share:g}" for backend, share in endpoint["traffic"].items()) or "none"
         style = "bold red" if name in faulty else ""
-        endpoints.add_row(*map(Text, (name, route, ", ".join(endpoint["methods"]), shares)), style=style)
-    backends = Table("BACKEND", "TARGET", "READY", "LAST FAILURE", box=None, pad_edge=False)
-    for name, backend in status["backends"].items():
+        table.add_row(*_cells((name, route, ", ".join(endpoint["methods"]), shares), most), style=style)
+    if more:
+        table.add_row(_more(more))
+    return table
+
+
+def _backends(status: dict[str, Any], most: int | None = None) -> Table:
+    from rich.table import Table
+
+    table = Table("BACKEND", "TARGET", "READY", "LAST FAILURE", box=None, pad_edge=False)
+    shown, more = _first(status["backends"], most)
+    for name, backend in shown:
         failure = cause_of(backend["last_failure"] or backend["last_start_error"])
         count = f"{_ready(backend)}/{backend['wanted_replicas']}"
         style = "" if _ready(backend) >= backend["wanted_replicas"] else "yellow"
-        backends.add_row(*map(Text, (name, backend["target"], count, failure)), style=style)
-    problems = [Text(f"a plugin is not in use: {problem}") for problem in status["plugin_problems"]]
-    faults = [Text(f"endpoint {name!r} has traffic and no replica that is ready") for name in faulty]
-    under_way = [Text(status["deploy"])] if status["deploy"] else []
-    parts: list[RenderableType] = [Text(head), *under_way, "", endpoints, "", backends]
-    if faults or problems:
-        parts += ["", *faults, *problems]
-    return Group(*parts)
+        table.add_row(*_cells((name, backend["target"], count, failure), most), style=style)
+    if more:
+        table.add_row(_more(more))
+    return table
+
+
+def _problems(status: dict[str, Any]) -> list[Text]:
+    from rich.text import Text
+
+    faults = [Text(f"endpoint {name!r} has traffic and no replica that is ready") for name in degraded(status)]
+    return [*faults, *(Text(f"a plugin is not in use: {problem}") for problem in status["plugin_problems"])]
+
+
+def _first(rows: Mapping[str, T], most: int | None) -> tuple[list[tuple[str, T]], int]:
+    """As many as fit into so many rows, and how many more there are: that takes a row."""
+    if most is None or len(rows) <= most:
+        return [*rows.items()], 0
+    return [*rows.items()][: most - 1], len(rows) - most + 1
+
+
+def _cells(texts: Iterable[str], most: int | None) -> list[Text]:
+    """Cells of a row, which is one line where rows are counted."""
+    from rich.text import Text
+
+    if most is None:
+        return [Text(text) for text in texts]
+    return [Text(text, no_wrap=True, overflow="ellipsis") for text in texts]
+
+
+def _more(number: int) -> Text:
+    from rich.text import Text
+
+    return Text(f"and {number} more", "dim")
 
 
 def cause_of(failure: str) -> str:
@@ -159,23 +231,25 @@ def cause_of(failure: str) -> str:
     return line.rpartition(" could not be built: ")[2].strip()
 
 
-def trends_table(trends: Mapping[str, Trend], blocks: str = "") -> RenderableType:
+def trends_table(trends: Mapping[str, Trend], blocks: str = "", most: int | None = None) -> Table:
     """The requests of the last minutes by endpoint, for people, in 80 columns."""
     from rich.table import Table
     from rich.text import Text
 
     from servekit.cli.trends import BLOCKS, CELL_S, CELLS, sparkline
 
-    has_p99 = any(trend.has_p99 for trend in trends.values())
     table = Table(box=None, pad_edge=False)
     table.add_column(f"LAST {CELLS * CELL_S / 60:g} MIN", max_width=16, no_wrap=True)
-    for head, width in (("REQ/S", 6), ("", CELLS), ("5XX", 4), ("P99" if has_p99 else "MEAN", 8), ("", CELLS)):
+    for head, width in (("REQ/S", 6), ("", CELLS), ("5XX", 4), ("P99", 8), ("", CELLS)):
         table.add_column(head, justify="right" if head else "left", width=width, no_wrap=True)
-    for name, trend in trends.items():
+    shown, more = _first(trends, most)
+    for name, trend in shown:
         now, cells = trend.now(), trend.cells()
         rates = sparkline([cell.rate for cell in cells], blocks or BLOCKS)
         latencies = sparkline([cell.latency_s for cell in cells], blocks or BLOCKS)
         table.add_row(*map(Text, (name, _rate(now), rates, _failed(now), _latency(now), latencies)))
+    if more:
+        table.add_row(_more(more))
     return table
 
 
@@ -196,7 +270,6 @@ def _latency(span: Span) -> str:
 
 
 def _watch(name: str) -> int:
-    from rich.console import Group
     from rich.live import Live
 
     from servekit.cli.trends import BLOCKS, PLAIN_BLOCKS, Trends
@@ -207,10 +280,9 @@ def _watch(name: str) -> int:
         while True:
             found, stat = _answer(name, lambda each: (each.status(), each.stat()), ANSWER_TIMEOUT_S)
             of_endpoints = trends.add(time.monotonic(), stat, found["endpoints"])
-            table = Group(table_of(found), "", trends_table(of_endpoints, blocks))
             if live.console.is_terminal:
-                live.update(table, refresh=True)
+                live.update(watched(found, of_endpoints, blocks, live.console.height - 1), refresh=True)
             else:
-                live.console.print(table)
+                live.console.print(watched(found, of_endpoints, blocks))
             time.sleep(WATCH_S)
     return 0

@@ -22,16 +22,15 @@ PLAIN_BLOCKS = "_.:-=+*#"
 
 
 class Reading(NamedTuple):
-    """What was said of one endpoint at one time; all but ``p99_s`` since the instance began."""
+    """What was said of one endpoint at one time: requests since the instance began, and ``p99_s`` of the last
+    minute."""
 
     at: float
     requests: int = 0
     failed: int = 0
     """Those that ended with a 5xx."""
-    latency_s: float = 0.0
-    """Summed."""
     p99_s: float | None = None
-    """Of the last minute; None: it is not said."""
+    """None: nothing came in that minute."""
 
 
 class Span(NamedTuple):
@@ -41,6 +40,7 @@ class Span(NamedTuple):
     failed: float | None = None
     """A share."""
     latency_s: float | None = None
+    """The 99th percentile."""
 
 
 class Trend:
@@ -56,15 +56,10 @@ class Trend:
             self._readings.clear()
         self._readings.append(reading)
 
-    @property
-    def has_p99(self) -> bool:
-        return any(reading.p99_s is not None for reading in self._readings)
-
     def now(self) -> Span:
-        """The last seconds; the latency is the 99th percentile where that is said, else the mean."""
+        """The last seconds; the latency is of the last minute."""
         last = self._readings[-1]
-        span = self._span(last.at - NOW_S, last.at)
-        return span._replace(latency_s=last.p99_s) if self.has_p99 else span
+        return self._span(last.at - NOW_S, last.at)._replace(latency_s=last.p99_s)
 
     def cells(self) -> list[Span]:
         """The last minutes, the oldest first, in pieces of `CELL_S` whose ends stay where they are as time goes on."""
@@ -72,11 +67,8 @@ class Trend:
         return [self._cell(number * CELL_S) for number in range(newest - CELLS + 1, newest + 1)]
 
     def _cell(self, begins: float) -> Span:
-        span = self._span(begins, begins + CELL_S)
-        if not self.has_p99:
-            return span
         told = [r.p99_s for r in self._readings if begins <= r.at < begins + CELL_S and r.p99_s is not None]
-        return span._replace(latency_s=max(told, default=None))
+        return self._span(begins, begins + CELL_S)._replace(latency_s=max(told, default=None))
 
     def _span(self, begins: float, ends: float) -> Span:
         """Between the last reading up to ``begins``, or the first of all, and the last up to ``ends``."""
@@ -88,7 +80,7 @@ class Trend:
         rate = requests / (last.at - first.at)
         if not requests:
             return Span(rate)
-        return Span(rate, (last.failed - first.failed) / requests, (last.latency_s - first.latency_s) / requests)
+        return Span(rate, (last.failed - first.failed) / requests)
 
 
 class Trends:
@@ -114,7 +106,17 @@ def reading_of(at: float, told: Mapping[str, Any] | None) -> Reading:
     requests = told["requests"]
     failed = sum(count for status, count in told["by_status"].items() if status >= "500")
     p99_s = told.get("latency_s", {}).get("minute", {}).get("p99")
-    return Reading(at, requests, failed, requests * told["mean_latency_s"], p99_s)
+    return Reading(at, requests, failed, p99_s)
+
+
+def shares(rows: int, wanted: Sequence[int]) -> list[int]:
+    """How many rows each of several tables gets: what it wants where there is room, else as much as the others, and at
+    least one."""
+    found = [0] * len(wanted)
+    for place, at in enumerate(sorted(range(len(wanted)), key=wanted.__getitem__)):
+        found[at] = max(1, min(wanted[at], -(-rows // (len(wanted) - place))))
+        rows -= found[at]
+    return found
 
 
 def sparkline(values: Sequence[float | None], blocks: str = BLOCKS) -> str:

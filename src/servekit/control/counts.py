@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from operator import sub
 from typing import Any
 
@@ -47,12 +47,16 @@ class Counts:
         oldest first."""
         return self._recent.history((side, name), since)
 
-    def stat(self) -> dict[str, Any]:
+    def stat(self, endpoints: Iterable[str] = (), backends: Iterable[str] = ()) -> dict[str, Any]:
         """For `servekit.stat()`: by endpoint and by backend, how many requests were answered, with what status, and in
-        what time; and how many replicas of each backend were followed by another, by the reason."""
+        what time, of these also where none was; and how many replicas of each backend were followed by another, by the
+        reason."""
         sums = self.totals.read()
         found: dict[str, dict[str, Any]] = {side: {} for side in _SIDES}
-        for name, tally in self._tallies(sums).items():
+        tallies = {
+            (side, name): _Tally() for side, names in zip(_SIDES, (endpoints, backends), strict=True) for name in names
+        }
+        for name, tally in (tallies | self._tallies(sums)).items():
             side = name[0]
             told = {**tally.stat(), "latency_s": self._recent.latency_s(name, tally.values)}
             if side == "endpoint":
@@ -113,5 +117,5 @@ class _Tally:
         return {
             "requests": requests,
             "by_status": self._by_status,
-            "mean_latency_s": self.values[_BUCKETS] / requests / 1e6,
+            "mean_latency_s": self.values[_BUCKETS] / requests / 1e6 if requests else 0.0,
         }

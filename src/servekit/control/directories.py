@@ -11,6 +11,8 @@ from servekit.wire.network import UNIX_PATH_BYTES
 
 _LONGEST_SOCKET = "r9999999999-ffffff.sock"
 """The longest name of a socket in an instance's directory: a replica's, whose number grows."""
+STOPPED_BY = "stopped_by"
+"""The file in an instance's directory that says who has told it to end, for people."""
 
 
 def scratch_directory() -> str:
@@ -25,6 +27,15 @@ def scratch_directory() -> str:
 def standing_directory(name: str, *, make: bool) -> str:
     """The directory of the standing instance ``name``, as `instance_directory` gives it."""
     return instance_directory(f"standing-{name}", make=make)
+
+
+def stopped_by(directory: str) -> str:
+    """Who has told the instance of this directory to end; empty: a signal, of which that is not known."""
+    try:
+        with open(os.path.join(directory, STOPPED_BY), encoding="utf-8", errors="replace") as file:
+            return file.read(200)
+    except OSError:
+        return ""
 
 
 def state_directory(name: str) -> str:

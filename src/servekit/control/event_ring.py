@@ -47,7 +47,7 @@ KINDS: Mapping[str, str] = {
     "replica_replaced": "A replica is replaced: a call hangs in it, or its runtime says that it will end.",
     "replica_recycled": "A replica is worn (`max_requests`, `max_memory_bytes`), and another takes its place.",
     "replica_ejected": "A replica gets no requests for a while, for it fails where its siblings do not.",
-    "ingress_ended": "An ingress worker has ended by itself; another follows.",
+    "ingress_ended": "An ingress worker has ended by itself, or had while there was no controller; another follows.",
     "ingress_killed": "An ingress worker was killed, for it was stopped or silent; another follows.",
     "refusals_began": "An endpoint began to refuse requests with an error of this type.",
     "refusals_ended": "For ten seconds no request was refused so.",

@@ -17,7 +17,7 @@ from servekit.wire.control_frames import Recalled, RecalledRequest
 MOST_OTHERS = 20
 """Other requests of the same id, in an explanation."""
 MOST_SHOWN = 200
-"""Characters of a path in a sentence."""
+"""Characters of a path, or of an id that is not known, in a sentence."""
 LONG_WAIT_S = 0.001
 """A wait at a replica that is told of."""
 _CHOSEN_BEFORE = ("sent", "alone", "held", "queued", "queue_full", "overloaded")
@@ -130,7 +130,7 @@ def unknown(request_id: str, answers: Mapping[str, Recalled | None]) -> str:
         if number
         else "None has ended since the ingress workers began"
     )
-    return f"no request {request_id!r} is remembered. {known}; ids are in the answers' X-Request-Id.{quiet}"
+    return f"no request {cut(request_id)!r} is remembered. {known}; ids are in the answers' X-Request-Id.{quiet}"
 
 
 def steps_of(told: RecalledRequest) -> list[RequestStep]:
@@ -190,8 +190,16 @@ def sentence(step: RequestStep, told: RecalledRequest) -> str:
 
 def printable(text: str) -> str:
     """Text of a client's for a terminal: what would move the cursor, say, is escaped, and what is long is cut."""
-    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[:MOST_SHOWN])
-    return shown if len(text) <= MOST_SHOWN else f"{shown}…"
+    return escaped(cut(text))
+
+
+def cut(text: str) -> str:
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+
+
+def escaped(text: str, *, allowed: str = "") -> str:
+    """Text for a terminal, where what would move the cursor, say, is escaped, but for the characters ``allowed``."""
+    return "".join(char if char.isprintable() or char in allowed else ascii(char)[1:-1] for char in text)
 
 
 def _came(record: RequestRecord) -> str:

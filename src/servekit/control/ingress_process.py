@@ -38,8 +38,11 @@ class IngressRecord(msgspec.Struct, array_like=True, frozen=True):
 class IngressSubprocess:
     """A started worker, watched by a pidfd: one that an earlier controller started is no child of this process."""
 
-    def __init__(self, identity: ProcessIdentity, child: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(
+        self, identity: ProcessIdentity, child: subprocess.Popen[bytes] | None = None, *, replaces: bool = False
+    ) -> None:
         self.pid = identity.pid
+        self.replaces = replaces
         self._identity = identity
         self._child = child
         self._pidfd = os.pidfd_open(self.pid)
@@ -53,7 +56,7 @@ class IngressSubprocess:
         self._pidfd = -1
         end_group(self._identity)  # A routing policy may have started some.
         if self._child is None:
-            return "ended"
+            return "how is not known, for an earlier controller had started it"
         return exit_reason(self._child.wait())
 
     def kill(self) -> None:
@@ -79,7 +82,7 @@ async def launch(bootstrap: WorkerBootstrap) -> IngressSubprocess:
     except OSError as error:
         # A controller after this one starts another, and tells this one to end, which dials it under the same id.
         _log.warning("ingress %s serves, but is not recorded: %s", bootstrap.worker_id, error)
-    return IngressSubprocess(started, child)
+    return IngressSubprocess(started, child, replaces=found is not None)
 
 
 def check_version(directory: str, name: str) -> None:

@@ -43,6 +43,8 @@ class IngressProcess(Protocol):
     """A started ingress worker."""
 
     pid: int
+    replaces: bool
+    """Whether the process takes the place of a recorded one that has ended."""
 
     async def wait(self) -> str:
         """Return how the worker ended, once it has."""
@@ -85,6 +87,8 @@ class ManagedIngress(LinkedWorker):
         self.report: Report | None = None
         """The last one that came on this link."""
         self._fleet = fleet
+        self._killed_for = ""
+        """Why the process was killed; empty: it was not."""
         self._content: Content | None = None
         """The content that the worker was last sent, of the version `_sent`."""
         self._sent = 0
@@ -93,7 +97,7 @@ class ManagedIngress(LinkedWorker):
 
     async def keep(self) -> None:
         """Start the worker, and start it again whenever it ends, until the fleet stops."""
-        fleet, pauses = self._fleet, Backoff(FIRST_RESTART_S, LONGEST_RESTART_S)
+        fleet, pauses, told = self._fleet, Backoff(FIRST_RESTART_S, LONGEST_RESTART_S), False
         while not fleet.stopping:
             began = time.monotonic()
             try:
@@ -102,7 +106,13 @@ class ManagedIngress(LinkedWorker):
                 ended = f"it could not be started: {error}"
             else:
                 self.pid = self.process.pid
+                if self.process.replaces and not told:  # It was an earlier controller's.
+                    text = f"ingress {self.id} ended while no controller was there; another is started"
+                    fleet.events.event_log.add("ingress_ended", text, level=logging.ERROR)
+                told = True
                 ended = await self.process.wait()
+                if self._killed_for:
+                    ended, self._killed_for = f"killed, for {self._killed_for}", ""
             self.process = None
             self.process_ended()
             if not fleet.stopping:
@@ -120,6 +130,7 @@ class ManagedIngress(LinkedWorker):
         """`keep` starts another."""
         text = f"ingress {self.id} is killed: {why}"
         self._fleet.events.event_log.add("ingress_killed", text, level=logging.WARNING)
+        self._killed_for = why
         self.kill()
 
     def kill(self) -> None:

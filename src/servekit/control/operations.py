@@ -555,7 +555,8 @@ class Operations:
     async def _stat(self, _: Nothing) -> dict[str, Any]:
         # What an ingress worker counted before an endpoint was deleted may have come after that.
         self._controller.forget_counts()
-        return self._controller.ingresses.counts.stat()
+        desired = self._controller.desired
+        return self._controller.ingresses.counts.stat(desired.endpoints, desired.backends)
 
     async def _recent(self, a: WhichSamples) -> dict[str, dict[str, Any]]:
         """The samples of the last hour that were taken after ``since``, by endpoint and by backend."""

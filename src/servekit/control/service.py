@@ -11,6 +11,7 @@ from typing import Any
 from servekit.config import ORPHAN_TIMEOUT_S
 from servekit.control.controller import Controller
 from servekit.control.counts import Counts
+from servekit.control.directories import stopped_by
 from servekit.control.event_ring import Event
 from servekit.control.events import EventLog
 from servekit.control.ingress_process import check_version
@@ -156,7 +157,8 @@ class Service:
         """End every worker, then the runtimes, then the store. For ``delay_s`` all is served yet; what is in flight has
         ``timeout_s`` after that."""
         if self._controller is not None:
-            self.event_log.add("instance_ended", f"instance {self._setup.options.name} is told to end")
+            text, by = f"instance {self._setup.options.name} is told to end", stopped_by(self._setup.directory)
+            self.event_log.add("instance_ended", text, who=by)
             self.metrics.close()
             await self._controller.stop(timeout_s, delay_s)
         await self.runtimes.close()

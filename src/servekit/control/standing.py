@@ -23,7 +23,7 @@ from servekit import logs
 from servekit.backoff import FIRST_RESTART_S, LONGEST_RESTART_S, Backoff
 from servekit.code import place
 from servekit.control import store
-from servekit.control.directories import make_state_directory, standing_directory, state_directory
+from servekit.control.directories import STOPPED_BY, make_state_directory, standing_directory, state_directory
 from servekit.control.ingress_process import all_recorded
 from servekit.control.launch import LOOK_S, STOP_MARGIN_S, Launch
 from servekit.control.setup import InstanceOptions, InstanceSetup, StartReport
@@ -100,8 +100,9 @@ def _command(command: str, name: str) -> str:
     return f"servekit {command}{runtime}{'' if name == 'default' else f' --name {shlex.quote(name)}'}"
 
 
-def stop(name: str, *, purge: bool = False) -> None:
-    """End the standing instance ``name``; return when it has ended. ``purge``: delete its state as well.
+def stop(name: str, *, purge: bool = False, who: str = "") -> None:
+    """End the standing instance ``name``; return when it has ended. ``purge``: delete its state as well;
+    ``who`` does it, for people.
 
     Raises `NotRunningError`, with ``purge`` only where there is no state of that name either; and `DeadlineError` where
     some of it is left.
@@ -109,7 +110,7 @@ def stop(name: str, *, purge: bool = False) -> None:
     check_name("instance", name)
     directory = state_directory(name)
     try:
-        _end(find(name))
+        _end(find(name), who)
     except NotRunningError:
         if not purge or not os.path.exists(directory):
             raise
@@ -118,8 +119,10 @@ def stop(name: str, *, purge: bool = False) -> None:
             shutil.rmtree(directory)
 
 
-def _end(record: StandingRecord) -> None:
+def _end(record: StandingRecord, who: str) -> None:
     """End that instance: its keeper, then whatever of it answers requests, be there a controller or not."""
+    with contextlib.suppress(OSError):  # On a full disk nobody is named.
+        write_private(Path(record.directory, STOPPED_BY), who.encode())
     workers = [worker.identity for worker in all_recorded(record.directory)]
     ends = time.monotonic() + record.stop_timeout_s
     for identity in (record.keeper, *workers):
@@ -216,7 +219,7 @@ def _begin_logs(setup: InstanceSetup) -> None:
 def _clear(directory: Path) -> None:
     """Remove what an earlier instance of the name has left whose keeper was killed: the records of workers that are
     about to end; and code, for a machine that crashed may have left files there without their content."""
-    for path in (*directory.glob("ingress*.json"), _record_path(str(directory))):
+    for path in (*directory.glob("ingress*.json"), _record_path(str(directory)), directory / STOPPED_BY):
         path.unlink(missing_ok=True)
     shutil.rmtree(directory / place.FOLDER, ignore_errors=True)
 

@@ -94,7 +94,9 @@ class HandlerCalls:
                 return self._no_method(call)
             self.enter(call, 1)
             if request.chain is not None:
-                response = yield from invocations.answering(adapter, handler, request, on_loop=on_loop)
+                response = yield from invocations.answering(
+                    adapter, handler, request, partial(self._tell, call), on_loop=on_loop
+                )
             elif on_loop and (entry.is_coroutine or adapter.is_async):
                 response = yield partial(adapter.call_async, handler, request)
             else:  # An async generator function is called as well: it returns its iterator at once.
@@ -111,9 +113,10 @@ class HandlerCalls:
             if request.chain is None:
                 response = (call.entry.adapter or self.adapter).answer_item(item, request)
             elif isinstance(item, BaseException):
+                self._tell(call, item)
                 response = invocations.failure_of(item)
             else:
-                response = invocations.response_of(item)
+                response = invocations.response_of(item, partial(self._tell, call))
             return _reply(request, response)
         except BaseException as error:
             return self._failed(call, response, error)
@@ -148,8 +151,15 @@ class HandlerCalls:
 
     def failure(self, call: OpenCall, error: BaseException) -> Rendered:
         """Log an error; returns the answer that tells the client of the error."""
+        trace = self._tell(call, error)
+        if call.stopped:
+            return _rendered(call, ErrorAnswer("handler_failed", "given up."))
+        return self._apology(call, error, trace)
+
+    def _tell(self, call: OpenCall, error: BaseException) -> str:
+        """Log an error, and count it among the failures, unless the call is given up; returns the traceback."""
         request = call.request
-        what = f"{request.method} {request.path}"
+        what = f"{request.method} {request.path}" if request.chain is None else "a call by a handle"
         about = {
             "request_id": request.id,
             "endpoint": request.endpoint,
@@ -159,12 +169,12 @@ class HandlerCalls:
         }
         if call.stopped:
             _log.debug("%s was given up: %s", what, call.stopped, extra=about)
-            return _rendered(call, ErrorAnswer("handler_failed", "given up."))
+            return ""
         trace = trace_of(error)
         # Not `exc_info`: whoever keeps the record, as a test may, would keep what the handler's frames refer to.
         _log.error("%s failed\n%s", what, trace, extra={**about, "traceback": trace})
         self._failures.add("call", error, trace, endpoint=request.endpoint, request_id=request.id)
-        return self._apology(call, error, trace)
+        return trace
 
     def batch_failure(self, calls: Sequence[OpenCall], error: BaseException) -> Iterator[tuple[OpenCall, Reply]]:
         """As `failure`, for all calls of a batch at once."""

@@ -7,9 +7,9 @@ makes is not used.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from servekit.errors import HandlerError, InvalidInputError
 from servekit.handles import answers
@@ -20,6 +20,9 @@ from servekit.interfaces import Handler, Request, RequestAdapter, Response
 from servekit.replica.flow import Flow, run, run_async
 from servekit.replica.render import aclose_body, close_body
 
+Tell: TypeAlias = Callable[[BaseException], object]
+"""Is told of each error that a request by HTTP would have failed with."""
+
 _VALUE = [("content-type", answers.VALUE)]
 _FAILURE = [("content-type", answers.FAILURE)]
 _STREAM = [("content-type", answers.STREAM)]
@@ -27,16 +30,23 @@ _STAND_IN = ""
 """The adapter is given this in the place of the result."""
 
 
-def answering(adapter: RequestAdapter, handler: Handler, request: Request, *, on_loop: bool) -> Flow[Response]:
+def answering(
+    adapter: RequestAdapter, handler: Handler, request: Request, tell: Tell, *, on_loop: bool
+) -> Flow[Response]:
     """Call a handler. An exception of the handler is in the answer; `asyncio.CancelledError` alone is raised.
 
     ``on_loop``: in a task, for an ``async def`` or an adapter that ``is_async``.
     """
-    captured = _Captured(handler)
+    captured = _Captured(handler, tell)
     try:
         if adapter.whole_application:
             raise InvalidInputError("the backend is a whole application, which handles cannot call; use HTTP")
         captured.args, captured.kwargs = yield from arguments(request)
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        return failure_of(error)  # The caller's fault: nothing has been called.
+    try:
         if on_loop:
             answered = yield partial(adapter.call_async, captured.call_async, request)
         else:
@@ -44,6 +54,8 @@ def answering(adapter: RequestAdapter, handler: Handler, request: Request, *, on
     except asyncio.CancelledError:
         raise
     except BaseException as error:
+        if captured.response is None or captured.raised:
+            tell(error)
         return captured.response or failure_of(error)
     return captured.response or _not_called(answered)
 
@@ -62,16 +74,18 @@ def arguments(request: Request) -> Flow[tuple[tuple[Any, ...], dict[str, Any]]]:
     return args, kwargs
 
 
-def response_of(value: Any) -> Response:
+def response_of(value: Any, tell: Tell) -> Response:
     """The answer that carries ``value``; for an iterator, async or not, the items as they are made."""
     if isinstance(value, Iterator):
-        return Response(200, _STREAM, _records(value))
+        return Response(200, _STREAM, _records(value, tell))
     if isinstance(value, AsyncIterator):
-        return Response(200, _STREAM, _async_records(value))
+        return Response(200, _STREAM, _async_records(value, tell))
     try:
         return Response(200, _VALUE, pack(value))
     except Exception as error:
-        return failure_of(_unsendable("its result", value, error))
+        unsendable = _unsendable("its result", value, error)
+        tell(unsendable)
+        return failure_of(unsendable)
 
 
 def failure_of(error: BaseException) -> Response:
@@ -82,11 +96,15 @@ def failure_of(error: BaseException) -> Response:
 class _Captured:
     """The handler that the adapter is given. Keeps the answer to the caller."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, tell: Tell) -> None:
         self._handler = handler
+        self._tell = tell
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
         self.response: Response | None = None
+        self.raised = False
+        """The handler has raised an error. It fails the call where the adapter has no answer for it, as of an HTTP
+        error."""
 
     def call(self, decoded: Any) -> Any:
         return run(self._calling(decoded))
@@ -100,9 +118,9 @@ class _Captured:
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            self.response = failure_of(error)
+            self.response, self.raised = failure_of(error), True
             raise
-        self.response = response_of(value)
+        self.response = response_of(value, self._tell)
         return _STAND_IN
 
 
@@ -133,45 +151,46 @@ def _unsendable(what: str, value: Any, error: Exception) -> HandlerError:
 # -- generators ------------------------------------------------------------------------------------------------------
 
 
-def _records(items: Iterator[Any]) -> Iterator[bytes]:
+def _records(items: Iterator[Any], tell: Tell) -> Iterator[bytes]:
     """The records of ``items``. Closing this generator early closes ``items``, whose ``finally`` then runs."""
     more = True
     try:
         while more:
             try:
-                piece, more = _record(next(items))
+                piece, more = _record(next(items), tell)
             except BaseException as error:
-                piece, more = _last_record(error), False
+                piece, more = _last_record(error, tell), False
             yield piece
     finally:
         close_body(items)
 
 
-async def _async_records(items: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+async def _async_records(items: AsyncIterator[Any], tell: Tell) -> AsyncIterator[bytes]:
     more = True
     try:
         while more:
             try:
-                piece, more = _record(await anext(items))
+                piece, more = _record(await anext(items), tell)
             except asyncio.CancelledError:
                 raise
             except BaseException as error:
-                piece, more = _last_record(error), False
+                piece, more = _last_record(error, tell), False
             yield piece
     finally:
         await aclose_body(items)
 
 
-def _record(item: Any) -> tuple[bytes, bool]:
+def _record(item: Any, tell: Tell) -> tuple[bytes, bool]:
     """The record of an item, and whether another may follow."""
     try:
         return record(RecordKind.ITEM, pack(item)), True
     except Exception as error:
-        return _last_record(_unsendable("an item of its stream", item, error)), False
+        return _last_record(_unsendable("an item of its stream", item, error), tell), False
 
 
-def _last_record(error: BaseException) -> bytes:
+def _last_record(error: BaseException, tell: Tell) -> bytes:
     """The record in the place of an item, where the generator ended or failed."""
     if isinstance(error, (StopIteration, StopAsyncIteration)):
         return record(RecordKind.DONE)
+    tell(error)
     return record(RecordKind.FAILURE, pack_failure(error))

@@ -167,6 +167,7 @@ class IngressWorker:
             self.router.close()
             self._lag.close()
             tallies.close()
+            shared.kinds.clear()
             await observers.close()
 
     def _listen(self) -> Acceptor | None:

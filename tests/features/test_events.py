@@ -41,6 +41,11 @@ class Fails:
             raise RuntimeError("it is ill")
 
 
+def raised_here(serve: ServedInstance, backend: str) -> list[dict[str, Any]]:
+    """Without what handlers of other tests have raised in the same instance."""
+    return [each for each in serve.failures(backend) if each["file"] == __file__]
+
+
 def last(serve: ServedInstance) -> int:
     """The number of the last event."""
     events = serve.events()
@@ -144,7 +149,7 @@ def test_a_replica_that_fails_again_and_again_is_a_few_events(serve: ServedInsta
     assert len(failed) == 3
     assert failed[-1]["first_at"] < failed[-1]["at"]
     assert len(serve.events(began, kind="replica_started")) == 3
-    assert until(lambda: [each for each in serve.failures("b") if each["count"] > 4])[0]["what"] == "build"
+    assert until(lambda: [each for each in raised_here(serve, "b") if each["count"] > 4])[0]["what"] == "build"
 
 
 @pytest.mark.runtimes("inprocess")
@@ -165,7 +170,7 @@ def test_what_handlers_raise_is_grouped_by_where(serve: ServedInstance) -> None:
     serve.create_endpoint("e", "/e", backend="b")
     before = {id_["request_id"] for id_ in serve.failures()}
     ids = [serve.client.get("/e").headers["x-request-id"] for _ in range(5)]
-    (call,) = until(lambda: [each for each in serve.failures("b") if each["count"] == 5])
+    (call,) = until(lambda: [each for each in raised_here(serve, "b") if each["count"] == 5])
     assert (call["what"], call["type"], call["function"], call["file"]) == (
         "call",
         "KeyError",
@@ -178,11 +183,11 @@ def test_what_handlers_raise_is_grouped_by_where(serve: ServedInstance) -> None:
     assert call["traceback"].endswith("KeyError: 'no such key'")
     with pytest.raises(BackendStartError):
         serve.update_backend_config("b", {"user_config": "bad"})
-    refused = until(lambda: [each for each in serve.failures("b") if each["what"] == "reconfigure"])
+    refused = until(lambda: [each for each in raised_here(serve, "b") if each["what"] == "reconfigure"])
     assert [(each["type"], each["function"]) for each in refused] == [("ValueError", "Fails.reconfigure")]
     with pytest.raises(BackendStartError):
         serve.create_backend("broken", Fails, "build")
-    (build,) = serve.failures("broken")  # Told before the replica's end was.
+    (build,) = raised_here(serve, "broken")  # Told before the replica's end was.
     assert (build["what"], build["type"], build["function"]) == ("build", "LookupError", "Fails.__init__")
     assert "no such weights" in build["traceback"]
 
@@ -218,14 +223,14 @@ def test_what_a_handle_calls_and_is_raised_is_told_as_well(serve: ServedInstance
     serve.create_backend("front", Front)
     serve.create_endpoint("front", "/front", backend="front")
     ids = {how: serve.client.get("/front", params={"how": how}).headers["x-request-id"] for how in ("call", "items")}
-    found = until(lambda: len(each := serve.failures("inner")) == 2 and each)
+    found = until(lambda: len(each := raised_here(serve, "inner")) == 2 and each)
     assert [(each["what"], each["type"], each["function"], each["count"]) for each in found] == [
         ("call", "LookupError", "Inner.__call__", 1),
         ("call", "LookupError", "Inner.items", 1),
     ]
     assert [each["request_id"] for each in found] == [*ids.values()]
     assert {each["endpoint"] for each in found} == {"inner"}
-    assert serve.failures("front") == []
+    assert raised_here(serve, "front") == []
 
 
 def test_a_health_check_that_fails(serve: ServedInstance) -> None:
@@ -234,7 +239,7 @@ def test_a_health_check_that_fails(serve: ServedInstance) -> None:
     event = until(lambda: serve.events(began, backend="b", kind="replica_unhealthy"))[0]
     assert "check_health() failed" in event["text"]
     assert "it is ill" in event["detail"]
-    group = until(lambda: [each for each in serve.failures("b") if each["what"] == "check_health"])[0]
+    group = until(lambda: [each for each in raised_here(serve, "b") if each["what"] == "check_health"])[0]
     assert (group["type"], group["function"]) == ("RuntimeError", "Fails.check_health")
 
 

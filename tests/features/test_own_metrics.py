@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
 from tests.support.waiting import until
 
 import servekit as serve
@@ -56,13 +55,9 @@ class Opened:
         self._service = service
 
     def lines(self, start: str = "test_") -> list[str]:
-        async def collected() -> str:
-            registry = CollectorRegistry()
-            registry.register(self._service.user_metrics)  # type: ignore[arg-type]
-            return generate_latest(registry).decode()
-
         instance: Any = self.served.instance
-        return [line for line in instance.submit(collected()).splitlines() if line.startswith(start)]
+        text, _ = instance.submit(self._service.metrics.scraped(""))
+        return [line for line in text.decode().splitlines() if line.startswith(start)]
 
     def get(self, path: str) -> None:
         assert self.served.client.get(path).status_code == 200

@@ -454,7 +454,7 @@ def header(request):
     return "hello", 200, {"X-Name": "żółw", "X-Other": "1"}
 
 def future(request):
-    return serve.get_handle("fails").remote()
+    return serve.get_handle("header").remote()
 
 async def blocks(request):
     time.sleep(2.5)

@@ -16,7 +16,7 @@ from servekit.control.setup import InstanceOptions
 
 pytestmark = pytest.mark.processes
 
-GONE_WITHIN_S = 10.0
+GONE_WITHIN_S = 30.0
 """The promise."""
 
 DRIVER = """

@@ -32,6 +32,8 @@ ROLES = {
 }
 """By words in the title of the process, or in its command line."""
 OWN = "this script, with a handle"
+NOT_AT_FIRST = "tallies.json"
+"""The sums of what processes had counted that have ended: written when the first of them does."""
 
 
 @dataclass
@@ -72,7 +74,8 @@ def look(folders: Sequence[Path], ingress: Sequence[int]) -> Looked:
         kind = "ingress worker" if pid in ingress else role(command_line(pid).decode(errors="replace"))
         held.setdefault(kind, Held()).add(pid)
     names = (path.relative_to(folder) for folder in folders for path in folder.rglob("*") if not path.is_dir())
-    return Looked(held, Counter(kind_of_file(str(name)) for name in names if "ray" not in name.parts))
+    kept = (str(name) for name in names if "ray" not in name.parts and name.name != NOT_AT_FIRST)
+    return Looked(held, Counter(kind_of_file(name) for name in kept))
 
 
 def role(command: str) -> str:

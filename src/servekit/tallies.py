@@ -43,8 +43,9 @@ def _fine() -> Iterator[float]:
 
 
 FINE_BOUNDS = tuple(sorted(_fine()))
+FINE_BUCKETS = len(FINE_BOUNDS) + 1
 
-_place = itertools.count(len(FINE_BOUNDS) + 1)
+_place = itertools.count(FINE_BUCKETS)
 DURATION_US = next(_place)
 """Summed. The slots before it are the histogram of durations, by `FINE_BOUNDS`."""
 

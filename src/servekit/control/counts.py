@@ -10,9 +10,8 @@ from typing import Any
 
 from servekit.control.recent import Name, Point, Recent
 from servekit.control.totals import Sums, Totals
-from servekit.tallies import COUNT, DURATION_US, FAILOVERS, FINE_BOUNDS, Key
+from servekit.tallies import COUNT, DURATION_US, FAILOVERS, FINE_BUCKETS, Key
 
-_BUCKETS = len(FINE_BOUNDS) + 1
 _SIDES = ("endpoint", "backend")
 """The second and the third word in the key of a record of requests."""
 
@@ -62,7 +61,7 @@ class Counts:
             if side == "endpoint":
                 told |= {"failovers": tally.failovers, "deadly": tally.deadly}
             found[side][name[1]] = told
-        unrouted = sum(sum(slots[:_BUCKETS]) for key, slots in sums.items() if key[:2] == ("request", ""))
+        unrouted = sum(sum(slots[:FINE_BUCKETS]) for key, slots in sums.items() if key[:2] == ("request", ""))
         restarts: dict[str, dict[str, int]] = {}
         for key, slots in sums.items():
             if key[0] == "restart":
@@ -84,7 +83,7 @@ class Counts:
                     continue
                 if key in forgotten:
                     slots = list(map(sub, slots, forgotten[key]))
-                if any(slots[:_BUCKETS]):
+                if any(slots[:FINE_BUCKETS]):
                     found.setdefault((side, str(key[at])), _Tally()).add(key, slots)
         return found
 
@@ -93,20 +92,20 @@ class _Tally:
     """The requests of one endpoint or backend."""
 
     def __init__(self) -> None:
-        self.values = [0] * (_BUCKETS + 2)
+        self.values = [0] * (FINE_BUCKETS + 2)
         """As `Recent` samples them."""
         self.failovers = self.deadly = 0
         self._by_status: Counter[str] = Counter()
 
     def add(self, key: Key, slots: Sequence[int]) -> None:
         status, error = int(key[4]), key[5]
-        counts, values = slots[:_BUCKETS], self.values
+        counts, values = slots[:FINE_BUCKETS], self.values
         requests = sum(counts)
         for at, count in enumerate(counts):
             values[at] += count
-        values[_BUCKETS] += slots[DURATION_US]
+        values[FINE_BUCKETS] += slots[DURATION_US]
         if status >= 500:
-            values[_BUCKETS + 1] += requests
+            values[FINE_BUCKETS + 1] += requests
         self.failovers += slots[FAILOVERS]
         if error == "deadly_request":
             self.deadly += requests
@@ -117,5 +116,5 @@ class _Tally:
         return {
             "requests": requests,
             "by_status": self._by_status,
-            "mean_latency_s": self.values[_BUCKETS] / requests / 1e6 if requests else 0.0,
+            "mean_latency_s": self.values[FINE_BUCKETS] / requests / 1e6 if requests else 0.0,
         }

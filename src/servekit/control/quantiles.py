@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -25,8 +26,13 @@ def quantile(counts: Sequence[int], bounds: Sequence[float], share: float) -> fl
     return float(bounds[-1])
 
 
-def rebucketed(counts: Sequence[int], bounds: Sequence[float], into: Sequence[float]) -> list[int]:
+def rebucketed(counts: Sequence[int], bounds: tuple[float, ...], into: tuple[float, ...]) -> list[int]:
     """The same values in the wider buckets of ``into``, each of which is one of the ``bounds``."""
+    return [sum(counts[start:end]) for start, end in _spans(bounds, into)]
+
+
+@functools.cache
+def _spans(bounds: tuple[float, ...], into: tuple[float, ...]) -> list[tuple[int, int]]:
+    """Which of the narrower buckets each of the wider ones is."""
     ends = [bounds.index(bound) + 1 for bound in into]
-    starts = [0, *ends]
-    return [sum(counts[start:end]) for start, end in zip(starts, [*ends, len(counts)], strict=True)]
+    return list(zip([0, *ends], [*ends, len(bounds) + 1], strict=True))

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from servekit.control.quantiles import quantile
-from servekit.tallies import FINE_BOUNDS
+from servekit.tallies import FINE_BOUNDS, FINE_BUCKETS
 
 SAMPLE_EVERY_S = 10.0
 IN_MINUTE = 6
@@ -25,8 +25,7 @@ Name: TypeAlias = "tuple[str, str]"
 Values: TypeAlias = "Sequence[int]"
 """What there was since the instance began: a histogram by `FINE_BOUNDS`, behind it the sum in microseconds, and how
 many requests ended with a status of 500 or above."""
-_BUCKETS = len(FINE_BOUNDS) + 1
-_WIDTH = _BUCKETS + 2
+_WIDTH = FINE_BUCKETS + 2
 _NOTHING = [0] * _WIDTH
 
 
@@ -130,11 +129,11 @@ def _dense(sample: array[int] | None) -> list[int]:
 
 
 def _percentiles(values: Values) -> dict[str, float | None]:
-    return {name: _rounded(quantile(values[:_BUCKETS], FINE_BOUNDS, share)) for name, share in SHARES.items()}
+    return {name: _rounded(quantile(values[:FINE_BUCKETS], FINE_BOUNDS, share)) for name, share in SHARES.items()}
 
 
 def _point(at: float, values: Values) -> Point:
-    requests, total_us, errors = sum(values[:_BUCKETS]), values[_BUCKETS], values[_BUCKETS + 1]
+    requests, total_us, errors = sum(values[:FINE_BUCKETS]), values[FINE_BUCKETS], values[FINE_BUCKETS + 1]
     return Point(at, requests, errors, total_us / requests / 1e6 if requests else None, **_percentiles(values))
 
 

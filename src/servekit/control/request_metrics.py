@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from servekit.control.exposition import Family
+from servekit.control.quantiles import rebucketed
 from servekit.control.totals import Sums
 from servekit.tallies import (
     BOUNDS,
@@ -13,6 +14,7 @@ from servekit.tallies import (
     DURATION_US,
     FAILOVERS,
     FINE_BOUNDS,
+    FINE_BUCKETS,
     FIRST_BYTE,
     HANDLER,
     INGRESS_WAIT,
@@ -23,10 +25,6 @@ from servekit.tallies import (
     SUM,
 )
 
-_BUCKETS = len(FINE_BOUNDS) + 1
-_ENDS = [FINE_BOUNDS.index(bound) + 1 for bound in BOUNDS]
-_SPANS = list(zip([0, *_ENDS], [*_ENDS, _BUCKETS], strict=True))
-"""The fine buckets that are each of the wider ones."""
 FAILURES = ("handler_failed", "broken_off")
 """The errors that are a handler's, and no answer of servekit's own."""
 _PARTS = (
@@ -62,7 +60,7 @@ def request_families(sums: Sums) -> Iterator[Family]:
         by_status.setdefault((endpoint, backend, method, status), _Sum()).add(slots)
         by_backend.setdefault((endpoint, backend), _Sum()).add(slots)
         by_endpoint.setdefault((endpoint,), _Sum()).add(slots)
-        requests = sum(slots[:_BUCKETS])
+        requests = sum(slots[:FINE_BUCKETS])
         if error in FAILURES:
             failures[endpoint, backend, error] = failures.get((endpoint, backend, error), 0) + requests
         elif error not in ("", OTHER):
@@ -71,7 +69,7 @@ def request_families(sums: Sums) -> Iterator[Family]:
         "servekit_http_requests_total",
         "Requests that have ended, calls of handles among them (POST).",
         ("endpoint", "backend", "method", "status"),
-        {labels: sum(found.slots[:_BUCKETS]) for labels, found in by_status.items()},
+        {labels: sum(found.slots[:FINE_BUCKETS]) for labels, found in by_status.items()},
     )
     yield _counters(
         "servekit_http_refusals_total",
@@ -117,7 +115,7 @@ def request_families(sums: Sums) -> Iterator[Family]:
         "servekit_http_request_duration_seconds", "histogram", text, ("endpoint", "backend", "method", "status")
     )
     for labels, found in by_status.items():
-        counts = [sum(found.slots[start:end]) for start, end in _SPANS]
+        counts = rebucketed(found.slots, FINE_BOUNDS, BOUNDS)
         durations.add((counts, found.slots[DURATION_US] / 1e6), *labels)
     yield durations
 

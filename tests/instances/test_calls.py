@@ -11,8 +11,7 @@ from pathlib import Path
 
 import instance_handlers
 import pytest
-from instance_tools import Process, parent, pids, replicas
-from tests.support.waiting import until
+from instance_tools import Process, parent, pids
 
 import servekit as serve
 
@@ -71,7 +70,7 @@ def test_names_and_routes_can_be_used_again(serving, client):
 @pytest.mark.runtimes("process")
 def test_traffic_may_be_given_from_either_side(serving, client):
     for name in ("a", "b", "c"):
-        serve.create_backend(name, instance_handlers.Named, name, wait=False)
+        serve.create_backend(name, instance_handlers.Named, name)
     serve.create_endpoint("one", "/one")
     serve.create_endpoint("two", "/two")
     serve.set_traffic("one", {"a": 0.75, "b": 0.25})
@@ -79,8 +78,6 @@ def test_traffic_may_be_given_from_either_side(serving, client):
     serve.set_traffic("c", {"one": 0.2, "two": 0.5})
     assert serve.get_traffic("one") == pytest.approx({"a": 0.6, "b": 0.2, "c": 0.2})
     assert serve.get_traffic("two") == pytest.approx({"b": 0.5, "c": 0.5})
-    for name in ("a", "b", "c"):
-        until(lambda name=name: replicas(serving, name))
     assert sorted(client.get("/one").json()["name"] for _ in range(5)) == ["a", "a", "a", "b", "c"]
     serve.create_endpoint("a", "/named-as-a-backend")
     serve.set_traffic("a", {"b": 1.0})
@@ -151,10 +148,8 @@ def split(instance):
         return lambda request: name
 
     for name in "abcde":
-        serve.create_backend(name, named(name), wait=False)
+        serve.create_backend(name, named(name))
     serve.create_endpoint("split", "/split")
-    for name in "abcde":
-        until(lambda name=name: replicas(instance, name))
     yield
     serve.delete_endpoint("split")
     for name in "abcde":

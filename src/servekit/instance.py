@@ -553,7 +553,8 @@ class Instance:
     def stat(self) -> dict[str, Any]:
         """Requests that ended since the instance began, by endpoint and by backend: how many, with what status, in what
         mean time, and in ``latency_s`` for the last ``minute`` and ``hour`` the times that half of them (``p50``), nine
-        tenths (``p90``) and 99 of 100 (``p99``) stayed below; None where there were none. See ``docs/metrics.md``."""
+        tenths (``p90``) and 99 of 100 (``p99``) stayed below; None where there were none. An endpoint has the same of
+        each backend's part in ``backends``. See ``docs/metrics.md``."""
         stat: dict[str, Any] = self._client.call("stat")
         return stat
 

@@ -48,7 +48,39 @@ def test_what_has_counted_nothing_yet_is_told_where_it_is_asked_for(totals: Any)
         "latency_s": {"minute": nothing, "hour": nothing},
         "failovers": 0,
         "deadly": 0,
+        "backends": {},
     }
+
+
+def test_of_a_backend_that_endpoints_share_each_has_a_part(totals: Any) -> None:
+    counts = Counts(totals)
+    counts.sample()
+    totals.count("e", "b", 200, 3, 0.3)
+    totals.count("e", "a", 200, 1, 0.1)
+    totals.count("f", "b", 500, 2, 4.0)
+    counts.sample()
+    stat = counts.stat()
+    assert requests(stat, "backends") == {"a": 1, "b": 5}
+    assert requests(stat["endpoints"]["e"], "backends") == {"a": 1, "b": 3}
+    assert stat["endpoints"]["f"]["backends"]["b"]["by_status"] == {"500": 2}
+    assert stat["endpoints"]["f"]["backends"]["b"]["latency_s"]["minute"]["p50"] > 1.0
+    assert sorted(counts.parts()) == [("e", "a"), ("e", "b"), ("f", "b")]
+    assert [(point.requests, point.errors) for point in counts.history("f", "b")] == [(2, 2)]
+
+
+@pytest.mark.parametrize("last", ["endpoint", "backend"])
+def test_a_part_begins_anew_with_each_of_its_two(totals: Any, last: str) -> None:
+    counts = Counts(totals)
+    totals.count("e", "b", 200, 3, 0.3)
+    both, either = ({"e"}, {"b"}), [(set(), {"b"}), ({"e"}, set())]
+    for present in either if last == "backend" else either[::-1]:
+        counts.sample()
+        counts.keep_only(*present)
+        counts.keep_only(*both)
+        assert counts.parts() == []
+        totals.count("e", "b", 200, 1, 0.1)
+    assert requests(counts.stat()["endpoints"]["e"], "backends") == {"b": 1}
+    assert requests(counts.stat(), f"{last}s") == {last[0]: 1}
 
 
 def test_a_backend_that_was_deleted_is_of_its_endpoint_yet(totals: Any) -> None:
@@ -73,7 +105,7 @@ def test_the_percentiles_are_of_what_came_since_the_controller_began(totals: Any
         counts.sample()
     totals.count("e", "b", 503, 1, 0.5)
     counts.sample()
-    first, second, third, last = counts.history("endpoint", "e")
+    first, second, third, last = counts.history("e", "")
     assert (first.requests, first.p50, second.requests, third.requests) == (0, None, 10, 0)
     assert (last.requests, last.errors, last.mean_s) == (1, 1, 0.5)
-    assert counts.history("endpoint", "other") == []
+    assert counts.history("other", "") == []

@@ -121,9 +121,9 @@ def shows(page: Any, text: str) -> None:
     page.get_by_text(text).first.wait_for()
 
 
-def cells(page: Any, version: str) -> dict[str, str]:
+def cells(page: Any, version: str, endpoint: str = "split") -> dict[str, str]:
     """The row of a version of the endpoint, by column."""
-    table = page.get_by_role("region", name="Versions of split")
+    table = page.get_by_role("region", name=f"Versions of {endpoint}")
     heads = table.locator("thead th").all_inner_texts()
     row = table.locator("tr").filter(has=page.get_by_role("rowheader", name=version))
     return dict(zip(heads[1:], row.locator("td").all_inner_texts(), strict=True))
@@ -208,20 +208,15 @@ def test_a_handler_that_cannot_be_built_is_listed_by_its_error(opened: Any, serv
     until(lambda: title.inner_text() == "LookupError: no weights for it")
 
 
-def test_figures_of_a_backend_that_several_endpoints_share_are_said_to_be_of_all(
-    opened: Any, served: serve.Instance
-) -> None:
-    shows(opened, "one")
-    assert not opened.get_by_text("of all its endpoints").first.is_visible()
+def test_of_a_backend_that_several_endpoints_share_each_shows_its_part(opened: Any, served: serve.Instance) -> None:
     served.create_endpoint("other", "/other", backend="one")
-    for name in ("split", "other"):
-        card = opened.get_by_role("article", name=f"Endpoint {name}")
-        card.get_by_role("rowheader", name="one of all its endpoints").wait_for()
-        card.locator(".legend").get_by_text("one, of all its endpoints").first.wait_for()
-    assert opened.get_by_role("rowheader", name="two of all its endpoints").count() == 0
     with httpx.Client(base_url=served.url, timeout=60) as client:
         assert [client.get("/other", params={"fail": 1}).status_code for _ in range(5)] == [500] * 5
-    shows(opened, "Version one of split, of all its endpoints:")
+    shows(opened, "Endpoint other: 5 of 5 requests of the last minute failed")
+    until(lambda: cells(opened, "one", "other")["Errors"] == "5")
+    assert cells(opened, "one", "other")["Requests"] == "5"
+    counted = served.stat()["endpoints"]["split"]["backends"].get("one", {"requests": 0})
+    assert cells(opened, "one")["Requests"] == str(counted["requests"])
 
 
 def test_names_are_text_whatever_is_in_them(opened: Any, served: serve.Instance) -> None:

@@ -1,4 +1,6 @@
-"""The requests that the ingress workers counted, by endpoint and by backend, as `servekit.stat()` tells of them."""
+"""The requests that the ingress workers counted, by endpoint, by backend and by both, as `servekit.stat()` tells of
+them.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,7 @@ from servekit.control.recent import Name, Point, Recent
 from servekit.control.totals import Sums, Totals
 from servekit.tallies import COUNT, DURATION_US, FAILOVERS, FINE_BUCKETS, Key
 
-_SIDES = ("endpoint", "backend")
-"""The second and the third word in the key of a record of requests."""
+_NOTHING: Sequence[int] = ()
 
 
 class Counts:
@@ -27,12 +28,14 @@ class Counts:
     def keep_only(self, endpoints: Collection[str], backends: Collection[str]) -> None:
         """Forget all others, which were deleted: what has such a name again begins anew."""
         sums, news = self.totals.read(), False
-        for at, (side, names) in enumerate(zip(_SIDES, (endpoints, backends), strict=True), 1):
-            forgotten = self.totals.forgotten[at - 1]
+        for side, names in enumerate((endpoints, backends)):
+            forgotten = self.totals.forgotten[side]
             for key, slots in sums.items():
-                if key[0] == "request" and key[at] and key[at] not in names and forgotten.get(key) != slots:
+                if key[0] != "request" or not (word := str(key[1 + side])) or word in names:
+                    continue
+                if forgotten.get(key) != slots:
                     forgotten[key], news = slots, True
-                    self._recent.forget((side, str(key[at])))
+                    self._recent.forget(side, word)
         if news:
             self.totals.save()
 
@@ -41,55 +44,69 @@ class Counts:
         tallies = self._tallies(self.totals.read())
         self._recent.sample(time.time(), {name: tally.values for name, tally in tallies.items()})
 
-    def history(self, side: str, name: str, since: float = 0.0) -> list[Point]:
-        """The samples of the last hour of an ``endpoint``, or a ``backend``, that were taken after ``since``, the
-        oldest first."""
-        return self._recent.history((side, name), since)
+    def history(self, endpoint: str, backend: str, since: float = 0.0) -> list[Point]:
+        """The samples of the last hour that were taken after ``since``, the oldest first. Either name may be empty,
+        which stands for all."""
+        return self._recent.history((endpoint, backend), since)
+
+    def parts(self) -> list[Name]:
+        """Which backends have had a part of which endpoints' requests in the last hour."""
+        return [name for name in self._recent.names() if all(name)]
 
     def stat(self, endpoints: Iterable[str] = (), backends: Iterable[str] = ()) -> dict[str, Any]:
         """For `servekit.stat()`: by endpoint and by backend, how many requests were answered, with what status, and in
-        what time, of these also where none was; and how many replicas of each backend were followed by another, by the
-        reason."""
+        what time, of these also where none was; of each endpoint the part of each backend too; and how many replicas of
+        each backend were followed by another, by the reason."""
         sums = self.totals.read()
-        found: dict[str, dict[str, Any]] = {side: {} for side in _SIDES}
-        tallies = {
-            (side, name): _Tally() for side, names in zip(_SIDES, (endpoints, backends), strict=True) for name in names
-        }
-        for name, tally in (tallies | self._tallies(sums)).items():
-            side = name[0]
-            told = {**tally.stat(), "latency_s": self._recent.latency_s(name, tally.values)}
-            if side == "endpoint":
-                told |= {"failovers": tally.failovers, "deadly": tally.deadly}
-            found[side][name[1]] = told
+        tallies = {**{(name, ""): _Tally() for name in endpoints}, **{("", name): _Tally() for name in backends}}
+        found: dict[str, dict[str, Any]] = {"": {}}
+        for (endpoint, backend), tally in sorted((tallies | self._tallies(sums)).items()):
+            told = {**tally.stat(), "latency_s": self._recent.latency_s((endpoint, backend), tally.values)}
+            if backend:
+                (found[endpoint]["backends"] if endpoint else found[""])[backend] = told
+            else:
+                found[endpoint] = {**told, "failovers": tally.failovers, "deadly": tally.deadly, "backends": {}}
         unrouted = sum(sum(slots[:FINE_BUCKETS]) for key, slots in sums.items() if key[:2] == ("request", ""))
         restarts: dict[str, dict[str, int]] = {}
         for key, slots in sums.items():
             if key[0] == "restart":
                 restarts.setdefault(str(key[1]), {})[str(key[2])] = slots[COUNT]
+        by_backend = found.pop("")
         return {
-            "endpoints": found["endpoint"],
-            "backends": found["backend"],
+            "endpoints": found,
+            "backends": by_backend,
             "unrouted": unrouted,
             "restarts": restarts,
         }
 
     def _tallies(self, sums: Sums) -> dict[Name, _Tally]:
-        """By endpoint and by backend, without what was forgotten."""
+        """By endpoint, by backend and by both, without what was forgotten."""
         found: dict[Name, _Tally] = {}
-        for at, side in enumerate(_SIDES, 1):
-            forgotten = self.totals.forgotten[at - 1]
-            for key, slots in sums.items():
-                if key[0] != "request" or not key[at]:
-                    continue
-                if key in forgotten:
-                    slots = list(map(sub, slots, forgotten[key]))
-                if any(slots[:FINE_BUCKETS]):
-                    found.setdefault((side, str(key[at])), _Tally()).add(key, slots)
+        for key, slots in sums.items():
+            if key[0] != "request":
+                continue
+            of_endpoint, of_backend = (forgotten.get(key, _NOTHING) for forgotten in self.totals.forgotten)
+            endpoint, backend = str(key[1]), str(key[2])
+            _add(found, (endpoint, ""), key, slots, of_endpoint)
+            _add(found, ("", backend), key, slots, of_backend)
+            if endpoint and backend:
+                # Of two states of one record, the later one is the greater.
+                _add(found, (endpoint, backend), key, slots, max(of_endpoint, of_backend, key=sum))
         return found
 
 
+def _add(found: dict[Name, _Tally], name: Name, key: Key, slots: Sequence[int], forgotten: Sequence[int]) -> None:
+    """Add what a record has since it was forgotten to the tally of the name; a name of nothing has none."""
+    if not any(name):
+        return
+    if forgotten:
+        slots = list(map(sub, slots, forgotten))
+    if any(slots[:FINE_BUCKETS]):
+        found.setdefault(name, _Tally()).add(key, slots)
+
+
 class _Tally:
-    """The requests of one endpoint or backend."""
+    """The requests of one endpoint, of one backend, or of both."""
 
     def __init__(self) -> None:
         self.values = [0] * (FINE_BUCKETS + 2)

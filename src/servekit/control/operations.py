@@ -559,14 +559,20 @@ class Operations:
         return self._controller.ingresses.counts.stat(desired.endpoints, desired.backends)
 
     async def _recent(self, a: WhichSamples) -> dict[str, dict[str, Any]]:
-        """The samples of the last hour that were taken after ``since``, by endpoint and by backend."""
+        """The samples of the last hour that were taken after ``since``: by endpoint, by backend, and in ``parts`` by
+        endpoint and the backends that had a part of its requests."""
         desired, counts = self._controller.desired, self._controller.ingresses.counts
         every = a.endpoint is None and a.backend is None
         endpoints = desired.endpoints if every else [name for name in (a.endpoint,) if name in desired.endpoints]
         backends = desired.backends if every else [name for name in (a.backend,) if name in desired.backends]
+        parts: dict[str, dict[str, Any]] = {name: {} for name in endpoints}
+        for endpoint, backend in counts.parts():
+            if endpoint in parts:
+                parts[endpoint][backend] = counts.history(endpoint, backend, a.since)
         return {
-            "endpoints": {name: counts.history("endpoint", name, a.since) for name in endpoints},
-            "backends": {name: counts.history("backend", name, a.since) for name in backends},
+            "endpoints": {name: counts.history(name, "", a.since) for name in endpoints},
+            "backends": {name: counts.history("", name, a.since) for name in backends},
+            "parts": parts,
         }
 
     async def _log_tail(self, a: LogTail) -> list[str]:

@@ -1,4 +1,6 @@
-"""The last hour of each endpoint and backend: requests, errors and how long they took, in a ring of fixed size."""
+"""The last hour of endpoints, of backends, and of a backend's part of an endpoint: requests, errors and how long they
+took, in rings of fixed size.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ MOST_NAMES = 500
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 Name: TypeAlias = "tuple[str, str]"
-"""``("endpoint", NAME)`` or ``("backend", NAME)``."""
+"""Of an endpoint and of a backend; either may be empty, which stands for all."""
 Values: TypeAlias = "Sequence[int]"
 """What there was since the instance began: a histogram by `FINE_BOUNDS`, behind it the sum in microseconds, and how
 many requests ended with a status of 500 or above."""
@@ -66,9 +68,14 @@ class Recent:
         self._began = True
         self._times.append(now)
 
-    def forget(self, name: Name) -> None:
-        """What had this name was deleted."""
-        self._rings.pop(name, None)
+    def forget(self, side: int, word: str) -> None:
+        """What had this name was deleted: an endpoint where ``side`` is 0, a backend where it is 1."""
+        for name in [name for name in self._rings if name[side] == word]:
+            del self._rings[name]
+
+    def names(self) -> list[Name]:
+        """Those of which there are samples."""
+        return list(self._rings)
 
     def latency_s(self, name: Name, values: Values) -> dict[str, dict[str, float | None]]:
         """The percentiles of the last minute and hour, up to now, when there is ``values``."""

@@ -46,13 +46,19 @@ def _since_the_newest(before: Any) -> dict[str, Any]:
     return {"since": 0.0 if before is None else before["at"]}
 
 
-def _newest(before: Any, result: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, Any]:
+def _newest(before: Any, result: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The newest sample of each name, as a list of one: pages ask for those before by themselves."""
-    newest = {kind: {name: found[-1:] for name, found in names.items() if found} for kind, names in result.items()}
-    at = max((found[0]["at"] for names in newest.values() for found in names.values()), default=None)
+    newest = {kind: _ends(names) for kind, names in result.items()}
+    at = max((found[0]["at"] for kind in ("endpoints", "backends") for found in newest[kind].values()), default=None)
     if at is None:  # None was taken since.
         return before or {"at": 0.0, **newest}
     return {"at": at, **newest}
+
+
+def _ends(names: dict[str, Any]) -> dict[str, Any]:
+    """The last of each list, in dicts of any depth, without what is empty then."""
+    ends = {name: found[-1:] if isinstance(found, list) else _ends(found) for name, found in names.items()}
+    return {name: found for name, found in ends.items() if found}
 
 
 LOOKS: Mapping[str, Look] = {

@@ -3,7 +3,6 @@
 import { Chart } from "./chart.js";
 import { h } from "./dom.js";
 import { duration, rate } from "./format.js";
-import { OF_ALL } from "./problems.js";
 
 const SAMPLE_S = 10;
 const PERCENTILES = [["p50", "p-low"], ["p90", "p-middle"], ["p99", "p-high"]].map(([name, color]) => ({ name, color }));
@@ -26,11 +25,11 @@ export class EndpointCharts {
     for (const chart of this.charts) chart.end();
   }
 
-  /** `versions`: with the name and the colour of each, and whether it is shared with other endpoints. */
+  /** `versions`: with the name and the colour of each. */
   update(versions) {
-    const histories = [this.points.of("endpoints", this.name), ...versions.map(({ name }) => this.points.of("backends", name))];
+    const histories = [this.points.of("endpoints", this.name), ...versions.map(({ name }) => this.points.of("endpoints", this.name, name))];
     const seen = histories.map(({ points }) => points);
-    const series = versions.map(({ name, color, shared }) => ({ name: shared ? `${name}, ${OF_ALL}` : name, color }));
+    const series = versions.map(({ name, color }) => ({ name, color }));
     const keys = JSON.stringify(series);
     if (keys === this.keys && seen.length === this.drawn.length && seen.every((points, at) => points === this.drawn[at])) return;
     this.drawn = seen;

@@ -4,7 +4,8 @@ import { h, Keyed, own, setAttribute, setText, show } from "./dom.js";
 import { Effect } from "./effect.js";
 import { count, duration, percent, plural, rate } from "./format.js";
 import { EndpointCharts } from "./charts.js";
-import { ERRORS_FROM, isDown, isShared, OF_ALL, readyOf, runningAt } from "./problems.js";
+import { ERRORS_FROM, isDown, readyOf, runningAt } from "./problems.js";
+import { tallyOf } from "./rates.js";
 import { SplitBar } from "./split.js";
 
 const COLORS = 6;
@@ -13,15 +14,13 @@ const COLUMNS = ["Share", "Requests", "per s", "Errors", "Error rate", "p50", "p
 class Version {
   constructor({ name, color }) {
     const dot = color ? h("span", { class: `dot ${color}` }) : null;
-    this.shared = h("span", { class: "soft shared", hidden: true }, OF_ALL);
-    this.name = h("th", { scope: "row", class: "name", title: name }, dot, name, this.shared);
+    this.name = h("th", { scope: "row", class: "name", title: name }, dot, name);
     this.cells = COLUMNS.map(() => h("td", { class: "number" }));
     this.root = h("tr", {}, this.name, ...this.cells);
   }
 
   /** `backends`: its own, or those of all versions. */
-  update({ share, rates, latency, backends, shared = false }) {
-    show(this.shared, shared);
+  update({ share, rates, latency, backends }) {
     const sum = (of) => backends.reduce((total, backend) => total + of(backend), 0);
     const [ready, wanted] = [sum(readyOf), sum((backend) => backend.wanted_replicas)];
     const texts = [
@@ -104,11 +103,10 @@ export class EndpointView {
   version(name) {
     return {
       name,
-      shared: isShared(this.state.status, name),
       color: this.colorOf(name),
       share: this.endpoint.traffic[name],
-      rates: this.context.rates.of("backends", name),
-      latency: own(this.state.stat.backends, name)?.latency_s.minute,
+      rates: this.context.rates.of("endpoints", this.name, name),
+      latency: tallyOf(this.state.stat, "endpoints", this.name, name)?.latency_s.minute,
       backends: [own(this.state.status.backends, name)].filter(Boolean),
     };
   }

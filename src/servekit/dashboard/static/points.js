@@ -1,4 +1,4 @@
-// The last hour of endpoints and backends, as the controller has sampled it: asked for once, and then added to.
+// The last hour of endpoints, backends and parts, as the controller has sampled it: asked for once, and then added to.
 
 import { own } from "./dom.js";
 
@@ -6,9 +6,11 @@ const HOUR_S = 3600;
 const GAP_S = 25; // Samples are 10 s apart.
 const AGAIN_MS = 10_000;
 
-/** Of one name: the samples, and the lines of charts that were made of them. */
+/** Of one endpoint or backend, or a backend's part of an endpoint: the samples, and the lines of charts made of them. */
 class History {
-  constructor() {
+  constructor(kind, name, part) {
+    this.arguments = { [kind.slice(0, -1)]: name };
+    this.told = (recent) => (part === undefined ? own(recent?.[kind], name) : own(own(recent?.parts, name), part)) ?? [];
     this.points = [];
     this.asked = false;
     this.lines = new Map();
@@ -24,27 +26,24 @@ class History {
 export class Points {
   constructor(session) {
     this.session = session;
-    this.histories = { endpoints: new Map(), backends: new Map() };
+    this.histories = new Map();
   }
 
   /** `recent`: the newest samples, by name. */
   add(recent) {
-    for (const kind of ["endpoints", "backends"]) {
-      for (const [name, history] of this.histories[kind]) {
-        const newest = (own(recent?.[kind], name) ?? []).at(-1);
-        const last = history.points.at(-1);
-        if (!newest || !history.asked || newest.at <= (last?.at ?? 0)) continue;
-        if (last && newest.at - last.at > GAP_S) this.ask(kind, name, history);
-        else history.set([...history.points, newest]);
-      }
+    for (const history of this.histories.values()) {
+      const newest = history.told(recent).at(-1);
+      const last = history.points.at(-1);
+      if (!newest || !history.asked || newest.at <= (last?.at ?? 0)) continue;
+      if (last && newest.at - last.at > GAP_S) this.ask(history);
+      else history.set([...history.points, newest]);
     }
   }
 
-  async ask(kind, name, history) {
+  async ask(history) {
     history.asked = true;
     try {
-      const told = await this.session.call("recent", { [kind.slice(0, -1)]: name });
-      history.set(own(told[kind], name) ?? []);
+      history.set(history.told(await this.session.call("recent", history.arguments)));
     } catch {
       setTimeout(() => {
         history.asked = false; // It is asked again when a chart is drawn next.
@@ -52,13 +51,14 @@ export class Points {
     }
   }
 
-  of(kind, name) {
-    let history = this.histories[kind].get(name);
+  of(kind, name, part) {
+    const key = JSON.stringify([kind, name, part]);
+    let history = this.histories.get(key);
     if (!history) {
-      history = new History();
-      this.histories[kind].set(name, history);
+      history = new History(kind, name, part);
+      this.histories.set(key, history);
     }
-    if (!history.asked) this.ask(kind, name, history);
+    if (!history.asked) this.ask(history);
     return history;
   }
 

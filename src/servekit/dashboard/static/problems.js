@@ -14,13 +14,6 @@ export function runningAt(backend) {
   return backend.replicas.reduce((total, replica) => total + replica.outstanding, 0);
 }
 
-export const OF_ALL = "of all its endpoints";
-
-/** Whether a backend serves several endpoints: its figures are of all of them, and must be called so. */
-export function isShared(status, version) {
-  return Object.values(status.endpoints).filter(({ traffic }) => Object.hasOwn(traffic, version)).length > 1;
-}
-
 /** Pairs of a severity ("bad", "warn" or "info") and a text. */
 export function problemsOf(state, rates) {
   const { status } = state;
@@ -31,8 +24,7 @@ export function problemsOf(state, rates) {
     const versions = Object.keys(endpoint.traffic);
     if (versions.length < 2) continue;
     for (const version of versions) {
-      const what = `Version ${version} of ${name}`;
-      found.push(...failing(isShared(status, version) ? `${what}, ${OF_ALL}` : what, "warn", rates.of("backends", version)));
+      found.push(...failing(`Version ${version} of ${name}`, "warn", rates.of("endpoints", name, version)));
     }
   }
   for (const [name, backend] of Object.entries(status.backends)) {

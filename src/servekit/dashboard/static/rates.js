@@ -31,16 +31,16 @@ export class Rates {
     while (this.samples[0].at < at - KEPT_S) this.samples.shift();
   }
 
-  /** Of an endpoint or a backend; `kind`: "endpoints" or "backends". Of the last minute: `recent`. */
-  of(kind, name) {
+  /** Of an endpoint or a backend, as `kind` says, or of a backend's `part` of an endpoint. Of the last minute: `recent`. */
+  of(kind, name, part) {
     const last = this.samples[this.samples.length - 1];
-    const now = counted(own(last.stat[kind], name));
+    const now = counted(tallyOf(last.stat, kind, name, part));
     const [short, long] = [RATE_S, MINUTE_S].map((seconds) => this.samples.find(({ at }) => at >= last.at - seconds));
-    const soon = counted(own(short.stat[kind], name));
-    const then = counted(own(long.stat[kind], name));
+    const soon = counted(tallyOf(short.stat, kind, name, part));
+    const then = counted(tallyOf(long.stat, kind, name, part));
     const seconds = last.at - short.at;
     const recent = { requests: now.requests - then.requests, errors: now.errors - then.errors };
-    for (const point of this.points.of(kind, name).points) {
+    for (const point of this.points.of(kind, name, part).points) {
       if (point.at > last.at - MINUTE_S && point.at <= long.at) {
         recent.requests += point.requests;
         recent.errors += point.errors;
@@ -48,6 +48,12 @@ export class Rates {
     }
     return { ...now, recent, errorShare: shareOf(recent), perSecond: seconds > 0 ? (now.requests - soon.requests) / seconds : 0 };
   }
+}
+
+/** What `stat` says: `kind` is "endpoints" or "backends"; of an endpoint, the `part` of a backend where one is named. */
+export function tallyOf(stat, kind, name, part) {
+  const tally = own(stat[kind], name);
+  return part === undefined ? tally : own(tally?.backends, part);
 }
 
 /** Of requests, which have failed; null where there were none. */

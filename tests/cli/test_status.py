@@ -221,6 +221,13 @@ def test_the_table_is_eighty_columns_wide(capsys: pytest.CaptureFixture[str]) ->
     assert "a plugin is not in use: plugin 'x' was not loaded" in lines
 
 
+def test_what_a_handler_has_raised_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    status = of({"b": 1.0}, ready=0)
+    status["backends"]["b"]["last_failure"] = "ValueError: \x1b[2Jno weights"
+    Console(width=80).print(table_of(status))
+    assert "\\x1b[2Jno weights" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("rows", [23, 40, 100])
 def test_what_is_watched_fits_the_screen(rows: int, capsys: pytest.CaptureFixture[str]) -> None:
     status = of({"b": 1.0}, ready=0)

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from instance_tools import empty
 from tests.support.waiting import until
 
 import servekit as serve
@@ -49,10 +50,7 @@ def instance(log: Path) -> Iterator[serve.Instance]:
 @pytest.fixture
 def serving(instance: serve.Instance) -> Iterator[serve.Instance]:
     yield instance
-    for name in instance.list_endpoints():
-        instance.delete_endpoint(name)
-    for name in instance.list_backends():
-        instance.delete_backend(name)
+    empty(instance)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tests.support.runtimes import on_each_runtime
 # Handlers are to be found by replicas, as they find what lies beside a user's script.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from instance_tools import Scripts, end_all, marked, started_standing, temporary_scripts
+from instance_tools import Scripts, empty, end_all, marked, started_standing, temporary_scripts
 
 import servekit as serve
 
@@ -42,10 +42,7 @@ def instance(runtime: str, request: pytest.FixtureRequest) -> Iterator[serve.Ins
 def serving(instance: serve.Instance) -> Iterator[serve.Instance]:
     """The instance, empty before and after."""
     yield instance
-    for name in instance.list_endpoints():
-        instance.delete_endpoint(name)
-    for name in instance.list_backends():
-        instance.delete_backend(name)
+    empty(instance)
 
 
 @pytest.fixture

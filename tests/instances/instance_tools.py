@@ -28,6 +28,14 @@ import servekit as serve
 # -- an instance ---------------------------------------------------------------------------------------------------
 
 
+def empty(instance: serve.Instance) -> None:
+    """Delete all that it serves."""
+    for name in instance.list_endpoints():
+        instance.delete_endpoint(name)
+    for name in instance.list_backends():
+        instance.delete_backend(name)
+
+
 def replicas(instance: serve.Instance, backend: str) -> list[dict[str, Any]]:
     """Those that are ready."""
     found = instance.status()["backends"][backend]["replicas"]

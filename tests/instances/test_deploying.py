@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from instance_tools import Load, fresh_get, replicas, started_standing
+from instance_tools import Load, empty, fresh_get, replicas, started_standing
 from tests.support.waiting import until
 
 import servekit as serve
@@ -69,10 +69,7 @@ def owned() -> Iterator[serve.Instance]:
 def instance(owned: serve.Instance) -> Iterator[serve.Instance]:
     """One that serves nothing."""
     yield owned
-    for endpoint in owned.list_endpoints():
-        owned.delete_endpoint(endpoint)
-    for backend in owned.list_backends():
-        owned.delete_backend(backend)
+    empty(owned)
 
 
 @pytest.fixture

@@ -211,12 +211,14 @@ def _first(rows: Mapping[str, T], most: int | None) -> tuple[list[tuple[str, T]]
 
 
 def _cells(texts: Iterable[str], most: int | None) -> list[Text]:
-    """Cells of a row, which is one line where rows are counted."""
+    """Cells of a row, which is one line where rows are counted. What a handler has raised may have anything in it."""
     from rich.text import Text
 
+    from servekit.control.explanations import escaped
+
     if most is None:
-        return [Text(text) for text in texts]
-    return [Text(text, no_wrap=True, overflow="ellipsis") for text in texts]
+        return [Text(escaped(text)) for text in texts]
+    return [Text(escaped(text), no_wrap=True, overflow="ellipsis") for text in texts]
 
 
 def _more(number: int) -> Text:

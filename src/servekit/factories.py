@@ -17,7 +17,7 @@ from typing import Any, Literal, Union
 from servekit.arguments import kinds_of
 from servekit.config import fits, misfit, nearest
 from servekit.errors import InternalError, InvalidInputError, PluginOptionsError, ServekitError, UnknownPluginError
-from servekit.interfaces import ReplicaRuntime, RequestAdapter, RequestObserver, RoutingPolicy
+from servekit.interfaces import ReplicaRuntime, RequestAdapter, RequestObserver, RolloutJudge, RoutingPolicy
 
 _SCALARS: tuple[Any, ...] = (str, bytes, int, float, bool, type(None), Any)
 _PLAIN = (*_SCALARS, Union, types.UnionType, list, tuple, dict, Iterable, Collection, Sequence, Mapping)
@@ -41,6 +41,7 @@ class Kind(enum.Enum):
     RUNTIME = ("replica runtime", "replica runtimes", ReplicaRuntime)
     ADAPTER = ("request adapter", "request adapters", RequestAdapter)
     OBSERVER = ("request observer", "request observers", RequestObserver)
+    JUDGE = ("rollout judge", "rollout judges", RolloutJudge)
 
     @property
     def hook(self) -> str:

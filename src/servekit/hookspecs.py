@@ -20,6 +20,7 @@ from servekit.interfaces import (
     RequestAdapterFactory,
     RequestObserverFactory,
     RequestRecord,
+    RolloutJudgeFactory,
     RoutingPolicyFactory,
     TrafficEvent,
 )
@@ -58,6 +59,12 @@ def servekit_register_request_observers() -> Mapping[str, RequestObserverFactory
 
     The ingress workers load a factory by its import path, so it must be a class or function at the top of a module.
     """
+
+
+@hookspec
+def servekit_register_rollout_judges() -> Mapping[str, RolloutJudgeFactory]:  # type: ignore[empty-body]
+    """Judges of roll-outs by name. A factory takes the roll-out's ``judge_options`` as keyword arguments; it runs in
+    the controller."""
 
 
 @hookspec

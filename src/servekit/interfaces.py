@@ -1,8 +1,8 @@
 """The classes that a plugin implements, and the types of the objects that the core hands to plugins.
 
-A plugin implements one of four abstract classes: `RoutingPolicy`, `ReplicaRuntime`, `RequestAdapter`,
-`RequestObserver`. The views are read-only: the core's own objects satisfy them, and a type checker refuses a plugin
-that writes to a view.
+A plugin implements one of five abstract classes: `RoutingPolicy`, `ReplicaRuntime`, `RequestAdapter`,
+`RequestObserver`, `RolloutJudge`. The views are read-only: the core's own objects satisfy them, and a type checker
+refuses a plugin that writes to a view.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import enum
 import io
 import random
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -115,6 +115,15 @@ def two_choices(replicas: Sequence[ReplicaView], draw: Callable[[], float] | Non
     return second if second.outstanding < first.outstanding else first
 
 
+class DrawnUnit(enum.Enum):
+    """What a routing policy draws a version for, while a roll-out is judged."""
+
+    REQUEST = "request"
+    KEY = "key"
+    """All requests of a client, say, go to one version."""
+    NONE = "none"
+
+
 class RoutingPolicy(ABC):
     """Decides, for one endpoint, where each request goes.
 
@@ -135,6 +144,15 @@ class RoutingPolicy(ABC):
         Default: `two_choices`.
         """
         return replicas[0] if len(replicas) == 1 else two_choices(replicas)  # one call less where nothing is chosen
+
+    def draw_order(self, seed: int | None) -> DrawnUnit:
+        """A roll-out of the endpoint is judged from now on: choose backends by chance, drawn from ``seed``, so that
+        which requests a version gets has nothing to do with what is in them. None: it is judged no more.
+
+        Called before the `traffic_changed` of the same change. Returns what is drawn. Default: nothing is, and no judge
+        can say how often it raises a false alarm.
+        """
+        return DrawnUnit.NONE
 
     def request_finished(self, request: RequestInfo, replica: ReplicaView, outcome: Outcome) -> None:
         """A request that `choose_replica` sent somewhere has ended."""
@@ -500,7 +518,7 @@ RoutingPolicyFactory: TypeAlias = Callable[..., RoutingPolicy]
 ReplicaRuntimeFactory: TypeAlias = Callable[..., ReplicaRuntime]
 RequestAdapterFactory: TypeAlias = Callable[..., RequestAdapter]
 
-# -- records and events for observers ----------------------------------------------------------------
+# -- records for observers --------------------------------------------------------------------------
 
 
 class RequestStep(msgspec.Struct, frozen=True, gc=False):
@@ -595,6 +613,91 @@ class RequestObserver(ABC):
 
 
 RequestObserverFactory: TypeAlias = Callable[..., RequestObserver]
+
+
+# -- judges of roll-outs -----------------------------------------------------------------------------
+
+
+class Reported(msgspec.Struct, frozen=True):
+    """What a version's handlers have said by ``servekit.report`` under one name."""
+
+    count: int = 0
+    total: float = 0.0
+
+    @property
+    def mean(self) -> float | None:
+        """None: nothing was reported."""
+        return self.total / self.count if self.count else None
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """What one version of an endpoint did with the requests that were chosen for it, since some moment."""
+
+    requests: int = 0
+    """Those that have ended; also where another version had to answer in its place."""
+    errors: int = 0
+    """Those of them that ended with a 5xx, with a lost replica, or beyond their deadline."""
+    bounds: tuple[float, ...] = ()
+    """The upper bounds of `durations`, in seconds; a duration that is a bound is in the bucket below it."""
+    durations: tuple[int, ...] = ()
+    """How many requests took how long: one bucket more than there are bounds. They sum to ``requests``."""
+    reports: dict[str, Reported] = {}
+    """By name."""
+    shadow_pairs: int = 0
+    """Copies of requests that the version answered as a shadow, and that were compared; the candidate alone has any."""
+    shadow_differing: int = 0
+    """Those of them whose answers differ, beyond what two answers of the other version do."""
+
+
+class Decision(enum.Enum):
+    """What a judge makes of a candidate."""
+
+    NO_WORSE = "no_worse"
+    """It may have more of the traffic."""
+    WORSE = "worse"
+    """It is to have none."""
+    UNSURE = "unsure"
+    """What was seen is not enough to tell."""
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What a judge says."""
+
+    decision: Decision
+    reason: str
+    """For people: the figures that decided, in one sentence without a full stop."""
+
+
+class RolloutJudge(ABC):
+    """Says whether the candidate of a roll-out is worse than the version that serves beside it at the same time.
+
+    A roll-out has one, which is made anew where its controller is: a judge keeps nothing between two calls.
+    """
+
+    reports: Collection[str] = ()
+    """The names of ``servekit.report`` that it looks at. A roll-out is refused where the version that serves has
+    reported nothing under one of them."""
+    per_step: bool = False
+    """True: samples are of the present step. False: of the whole roll-out, since the candidate's warm-up."""
+    look_every_s: float = 1.0
+    """How often it is asked."""
+    patience: int = 1
+    """How often in a row it has to say `Decision.WORSE` before that is believed."""
+    claim: str = ""
+    """What it guarantees, for people, where versions are drawn by chance; empty: nothing."""
+
+    @abstractmethod
+    def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
+        """Judge the candidate. Pure: the same arguments get the same verdict.
+
+        Args:
+            elapsed_s: since the samples began.
+        """
+
+
+RolloutJudgeFactory: TypeAlias = Callable[..., RolloutJudge]
+
+# -- events for observers ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

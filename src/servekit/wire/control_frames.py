@@ -325,6 +325,22 @@ class PluginRef(msgspec.Struct, array_like=True, frozen=True):
     options: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
+class RolloutEntry(msgspec.Struct, array_like=True, frozen=True):
+    """A roll-out under way, as ingress workers are to know it."""
+
+    number: int
+    """Greater than that of each roll-out of the endpoint before."""
+    baseline: str
+    """The backend that served before."""
+    candidate: str
+    seed: int
+    """What the order of versions is drawn from; each ingress worker draws its own."""
+    header: bool = False
+    """A request may name its version itself, by ``x-servekit-version``."""
+    propagate: bool = False
+    """A call that a handler makes by a handle stays on the side of the request that is answered there."""
+
+
 class EndpointRecord(msgspec.Struct, array_like=True, frozen=True):
     """An endpoint, as it was asked for."""
 
@@ -337,6 +353,8 @@ class EndpointRecord(msgspec.Struct, array_like=True, frozen=True):
     policy_ref: PluginRef
     traffic: dict[str, float] = {}
     """Weight by backend name; empty before `set_traffic`."""
+    rollout: RolloutEntry | None = None
+    """None: none is under way."""
 
 
 class ReplicaEntry(msgspec.Struct, array_like=True, frozen=True):

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from servekit import metrics
 from servekit.api import (
+    abort_rollout,
     apply,
     create_backend,
     create_endpoint,
@@ -22,9 +23,13 @@ from servekit.api import (
     last_requests,
     list_backends,
     list_endpoints,
+    pause_rollout,
     plan,
+    promote_rollout,
     restart_backend,
+    resume_rollout,
     rollback,
+    rollout,
     set_traffic,
     shutdown,
     stat,
@@ -37,6 +42,7 @@ from servekit.context import get_context
 from servekit.decorators import accept_batch
 from servekit.errors import ServekitError
 from servekit.instance import Instance
+from servekit.metrics import report
 from servekit.old_names import IN_RAY_SERVE
 
 __all__ = [
@@ -44,6 +50,7 @@ __all__ = [
     "HttpLimits",
     "Instance",
     "ServekitError",
+    "abort_rollout",
     "accept_batch",
     "apply",
     "create_backend",
@@ -65,9 +72,14 @@ __all__ = [
     "list_backends",
     "list_endpoints",
     "metrics",
+    "pause_rollout",
     "plan",
+    "promote_rollout",
+    "report",
     "restart_backend",
+    "resume_rollout",
     "rollback",
+    "rollout",
     "set_traffic",
     "shutdown",
     "stat",

@@ -18,6 +18,8 @@ from servekit.old_names import IN_RAY_SERVE, PAGE
 
 # -- default names: the one place --------------------------------------------------------------------
 
+DEFAULT_JUDGE = "sequential"
+DEFAULT_STEPS: tuple[float | str, ...] = (0.01, 0.1, 0.5, 1.0)
 DEFAULT_POLICY = "weighted"
 DEFAULT_RUNTIME = "ray"
 DEFAULT_ADAPTER = "flask"

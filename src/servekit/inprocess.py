@@ -31,7 +31,15 @@ from servekit.handles.caller import Caller
 from servekit.ingress.apply import build_policy
 from servekit.ingress.worker import IngressWorker
 from servekit.instance import Instance, shut_down
-from servekit.interfaces import Exit, ReplicaRuntime, RequestAdapter, RoutingPolicy, WorkerHandle, WorkerSpec
+from servekit.interfaces import (
+    Exit,
+    ReplicaRuntime,
+    RequestAdapter,
+    RolloutJudge,
+    RoutingPolicy,
+    WorkerHandle,
+    WorkerSpec,
+)
 from servekit.plugins import Registry
 from servekit.replica.target import Target
 from servekit.replica.worker import ReplicaWorker
@@ -90,6 +98,10 @@ class Originals:
     def policy(self, ref: PluginRef) -> RoutingPolicy:
         return self._plugins[ref.path] if ref.path in self._plugins else build_policy(ref)
 
+    def judge(self, name: str) -> RolloutJudge:
+        judge: RolloutJudge = self._plugins[name]
+        return judge
+
     def adapter(self, path: str) -> Callable[..., RequestAdapter]:
         if path in self._plugins:
             return lambda: self._plugins[path]
@@ -98,13 +110,20 @@ class Originals:
 
 
 class InProcessResolver(Resolver):
-    """A `Resolver` to which a policy or an adapter can be given by instance."""
+    """A `Resolver` to which a policy, an adapter or a judge can be given by instance."""
+
+    def __init__(self, registry: Registry, originals: Originals) -> None:
+        super().__init__(registry)
+        self._originals = originals
 
     def policy(self, name: str, options: Mapping[str, Any]) -> PluginRef:
         return PluginRef(name) if name.startswith(BY_INSTANCE) else super().policy(name, options)
 
     def adapter(self, name: str, options: Mapping[str, Any]) -> PluginRef:
         return PluginRef(name) if name.startswith(BY_INSTANCE) else super().adapter(name, options)
+
+    def judge(self, name: str, options: Mapping[str, Any]) -> RolloutJudge:
+        return self._originals.judge(name) if name.startswith(BY_INSTANCE) else super().judge(name, options)
 
 
 class InProcessRuntime(ReplicaRuntime):
@@ -184,7 +203,8 @@ class InProcessInstance(Instance):
         """
         Args:
             around_policy: builds a routing policy, with what is handed to it, and may put something around it.
-            clock: what requests' deadlines run on: the `time` and `call_later` of a loop; default, the loop's own.
+            clock: what requests' deadlines and roll-outs run on: the `time` and `call_later` of a loop; default, the
+                loop's own and the time of the day.
             observers: as of `servekit.init`.
         """
         forks.guard(worker=False)
@@ -221,7 +241,7 @@ class InProcessInstance(Instance):
                 http_fd=self._http.fileno(),
                 sys_path=[],
             )
-            service = self.submit(self._start(setup, registry), START_TIMEOUT_S)
+            service = self._service = self.submit(self._start(setup, registry), START_TIMEOUT_S)
             closing = closing.pop_all()
 
         def end() -> None:
@@ -278,14 +298,19 @@ class InProcessInstance(Instance):
                 return
             await asyncio.sleep(0)
 
+    async def rollouts_idle(self) -> None:
+        """Return when no roll-out is being looked at. To be awaited on the instance's loop."""
+        await self._service.rollouts.idle()
+
     async def _start(self, setup: InstanceSetup, registry: Registry) -> Service:
         service = Service(
             setup,
             registry,
             launch_ingress=self._launch_ingress,
             control_address=f"unix:{setup.directory}/control.sock",
-            resolver=InProcessResolver(registry),
+            resolver=InProcessResolver(registry, self._originals),
             fixed_runtime=InProcessRuntime(self._originals, self._loop_thread.loop),
+            clock=self._clock,
         )
         try:
             await service.start()
@@ -320,7 +345,7 @@ class InProcessInstance(Instance):
         return None if given is None else dict(given)
 
     def _plugin(self, what: str, named: str | Any) -> str:
-        kind = {"policy": RoutingPolicy, "adapter": RequestAdapter}[what]
+        kind = {"policy": RoutingPolicy, "adapter": RequestAdapter, "judge": RolloutJudge}[what]
         return self._originals.keep_plugin(named) if isinstance(named, kind) else super()._plugin(what, named)
 
 

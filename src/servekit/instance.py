@@ -9,8 +9,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from msgspec.structs import asdict as as_dict
@@ -19,7 +19,9 @@ from msgspec.structs import replace
 from servekit.arguments import checked
 from servekit.config import (
     DEFAULT_ADAPTER,
+    DEFAULT_JUDGE,
     DEFAULT_POLICY,
+    DEFAULT_STEPS,
     DEFAULT_TIMEOUT_S,
     BackendConfig,
     backend_config,
@@ -437,6 +439,98 @@ class Instance:
                 f"{what} is a name or 'module:attr' here, not {type(named).__name__}: other processes are to load it"
             )
         return named
+
+    # -- roll-outs --------------------------------------------------------------------------------------------------
+
+    @checked
+    def rollout(
+        self,
+        endpoint: str,
+        *,
+        to: str,
+        steps: Sequence[float | str] = DEFAULT_STEPS,
+        hold_s: float = 60.0,
+        judge: str | Any = DEFAULT_JUDGE,
+        judge_options: Mapping[str, Any] | None = None,
+        on_failure: Literal["rollback", "pause"] = "rollback",
+        warmup_s: float = 10.0,
+        max_duration_s: float = 3600.0,
+        keep_warm_s: float = 300.0,
+        header: bool = False,
+        propagate: bool = False,
+        notify: str | Sequence[str] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """Have a backend take over an endpoint's requests step by step, as long as a judge finds it no worse than the
+        version that serves beside it. Returns at once; ``status()["rollouts"]`` tells how far it is.
+
+        Args:
+            to: the backend that is to take over, the candidate. The endpoint's traffic is one other backend's.
+            steps: the candidate's shares, each larger than the one before; ``"gate"`` among them is where somebody has
+                to say `resume_rollout`. The last one is 1.0.
+            hold_s: how long each step takes at least.
+            judge: the name of a plugin, or ``module:attr``: ``sequential``, ``threshold``.
+            judge_options: what that takes, see ``docs/judges.md``.
+            on_failure: what becomes of a candidate that is worse: ``"rollback"``, or ``"pause"``, which leaves it where
+                it is for somebody to decide.
+            warmup_s: how long the candidate is not judged from its first share on.
+            max_duration_s: how long a step may take. Where the judge is not certain by then, the roll-out is
+                inconclusive: it stays where it is until somebody decides.
+            keep_warm_s: how long the old version keeps its replicas after the candidate has all requests, where it
+                autoscales.
+            header: a request may name its version by the header ``x-servekit-version``, for testers; such requests are
+                not judged.
+            propagate: what a handler calls by handles stays on the side of the request that the handler answers, at
+                endpoints with a roll-out of their own.
+            notify: the URL of a webhook, or a command, that is told where somebody has to decide, and of the end, by
+                JSON as in ``status()["rollouts"]``.
+            seed: what the order of versions is drawn from; default, a random one.
+
+        Raises:
+            InvalidInputError: the steps, or what the endpoint serves, allow no roll-out; or the judge looks at figures
+                that were never reported.
+            InUseError: one is under way at this endpoint, or a deploy.
+        """
+        self._client.call(
+            "rollout",
+            name=endpoint,
+            to=to,
+            steps=list(steps),
+            hold_s=hold_s,
+            judge=self._plugin("judge", judge),
+            judge_options=dict(judge_options or {}),
+            on_failure=on_failure,
+            warmup_s=warmup_s,
+            max_duration_s=max_duration_s,
+            keep_warm_s=keep_warm_s,
+            header=header,
+            propagate=propagate,
+            notify=notify if notify is None or isinstance(notify, str) else list(notify),
+            seed=seed or 0,
+        )
+
+    @checked
+    def pause_rollout(self, endpoint: str, why: str = "") -> None:
+        """Have a roll-out stay where it is, until `resume_rollout`. Raises `NotFoundError` where none is under way."""
+        self._client.call("pause_rollout", name=endpoint, why=why)
+
+    @checked
+    def resume_rollout(self, endpoint: str) -> None:
+        """Have a roll-out go on that is paused, at a gate, or inconclusive: its step is held and judged anew. Raises
+        `NotFoundError` where none is under way, and `InUseError` where it goes on already."""
+        self._client.call("resume_rollout", name=endpoint)
+
+    @checked
+    def promote_rollout(self, endpoint: str, why: str = "") -> None:
+        """Give all requests to the candidate of a roll-out, whatever its judge says. Raises `NotFoundError` where none
+        is under way."""
+        self._client.call("promote_rollout", name=endpoint, why=why)
+
+    @checked
+    def abort_rollout(self, endpoint: str, why: str = "") -> None:
+        """Give all requests back to the version from which a roll-out began. Raises `NotFoundError` where none is under
+        way."""
+        self._client.call("abort_rollout", name=endpoint, why=why)
 
     # -- deploys ----------------------------------------------------------------------------------------------------
 

@@ -164,6 +164,9 @@ class Recorder:
             ) from error
 
 
+REPORTED = "servekit_reported"
+_REPORTED = Definition("histogram", REPORTED, "What handlers gave to servekit.report()", ("name",), (0.0, 1.0))
+
 recorder: ContextVar[Recorder] = ContextVar("servekit_metrics_recorder", default=Recorder())  # noqa: B039
 """In an instance inside one process, that of the replica that runs here; elsewhere that of the process."""
 
@@ -345,6 +348,23 @@ def histogram(
             "above the one before"
         )
     return Histogram(_define("histogram", name, documentation, labels, tuple(map(float, bounds))))
+
+
+@checked
+def report(name: str, value: float) -> None:
+    """Report a figure that says how well this version does, its accuracy, say: judges of roll-outs compare versions by
+    the mean, and Prometheus has it as ``servekit_reported``. For handlers, and for what they call.
+
+    Args:
+        name: what the figure is called; of many names, those beyond the limit on series go nowhere.
+        value: finite.
+
+    Raises:
+        InvalidInputError: ``value`` is not finite, or ``name`` is empty.
+    """
+    if not name:
+        raise InvalidInputError(f"report: the figure {value!r} has no name; give one, as in report('accuracy', 0.93)")
+    Histogram(_REPORTED).labels(name).observe(value)
 
 
 def _define(

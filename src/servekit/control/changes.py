@@ -10,8 +10,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from servekit.control.rollout import Rollout
 from servekit.control.state import BackendRecord, Desired
 from servekit.wire.control_frames import EndpointRecord
+
+_ROLLOUT_KINDS = {"advancing": "advanced"}
 
 
 class Change(NamedTuple):
@@ -35,7 +38,30 @@ def changes_of(before: Desired, after: Desired, *, put_back: bool = False) -> li
         was, now = before.endpoints.get(name), after.endpoints.get(name)
         if now is not was:
             found += _endpoint(name, was, now)
+    for name, rollout in after.rollouts.items():
+        found += _rollout(before.rollouts.get(name), rollout)
     return found
+
+
+def _rollout(old: Rollout | None, new: Rollout) -> Iterator[Change]:
+    began = old is None or old.number != new.number
+    if old is not None and not began and (old.state, old.step) == (new.state, new.step):
+        return
+    if new.state == "holding":  # Its step has been told.
+        return
+    kind = "began" if began else "resumed" if new.state == "waiting" else _ROLLOUT_KINDS.get(new.state, new.state)
+    way = f"the roll-out of endpoint {new.endpoint} from {new.baseline} to {new.candidate}"
+    what = {
+        "began": "has begun",
+        "resumed": "goes on",
+        "advanced": f"is at {new.share:.4g}",
+        "paused": "is paused",
+        "inconclusive": "is inconclusive, and stays where it is until it is promoted, resumed or aborted",
+        "promoted": "has ended: the new version is promoted",
+        "rolled_back": "has ended: the old version has all requests again",
+    }[kind]
+    why = f": {new.reason}" if new.reason else ""
+    yield Change(f"rollout_{kind}", f"{way} {what}{why}", new.endpoint, new.candidate)
 
 
 def _endpoint(name: str, old: EndpointRecord | None, new: EndpointRecord | None) -> Iterator[Change]:
@@ -45,7 +71,7 @@ def _endpoint(name: str, old: EndpointRecord | None, new: EndpointRecord | None)
     if old is None:
         route = new.options.route
         yield Change("endpoint_created", f"endpoint {name} is created, {f'at {route}' if route else 'no HTTP'}", name)
-    elif msgspec.structs.replace(old, traffic=new.traffic) != new:
+    elif msgspec.structs.replace(old, traffic=new.traffic, rollout=new.rollout) != new:
         keys = [key for key in old.options.__struct_fields__ if getattr(old.options, key) != getattr(new.options, key)]
         keys += [key for key in ("methods", "policy", "policy_ref") if getattr(old, key) != getattr(new, key)]
         yield Change("endpoint_changed", f"endpoint {name} is changed: {', '.join(keys)}", name)

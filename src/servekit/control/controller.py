@@ -33,6 +33,7 @@ from servekit.control.refusals import QUIET_S as REFUSALS_QUIET_S
 from servekit.control.refusals import RefusalWatch
 from servekit.control.replica import WATCH_S, ManagedReplica, ReplicaEvents
 from servekit.control.replicas import ReplicaFleet
+from servekit.control.rollout_changes import check_change, check_parts, kept_warm
 from servekit.control.snapshot import Content, content_of
 from servekit.control.state import BackendRecord, Desired
 from servekit.control.store import StoreThread
@@ -148,6 +149,8 @@ class Controller(IngressEvents, ReplicaEvents):
         self._rolling: set[str] = set()
         """Backends of roll-outs under way: their older replicas stay until all is ready, so that they need not start
         again where something fails."""
+        self.rollout_time = time.time
+        """The clock of roll-outs."""
         self._tasks = TaskSet()
         self._running = False
         """True from `begin` to `stop`."""
@@ -162,13 +165,28 @@ class Controller(IngressEvents, ReplicaEvents):
         worker has applied it. Raises the errors of the change."""
         await self._change(lambda desired: recorded(desired, change(desired, *arguments, **named)))
 
-    async def _change(self, change: Callable[[Desired], Desired], failure: ServekitError | None = None) -> None:
+    async def change_rollout(
+        self, change: Callable[Concatenate[Desired, P], Desired], *arguments: P.args, **named: P.kwargs
+    ) -> None:
+        """`change`, by a roll-out itself: a function of `servekit.control.rollout_changes`."""
+        await self._change(lambda desired: recorded(desired, change(desired, *arguments, **named)), by_rollout=True)
+
+    async def _change(
+        self, change: Callable[[Desired], Desired], failure: ServekitError | None = None, *, by_rollout: bool = False
+    ) -> None:
         """`change`, of which nothing is kept and no history is told, but for what ``change`` itself does.
 
-        ``failure``: that of another change, for which this one puts back what there was.
+        Args:
+            failure: that of another change, for which this one puts back what there was.
+            by_rollout: it may change what a roll-out under way relies on.
         """
+
+        def checked(desired: Desired) -> Desired:
+            after = change(desired)
+            return after if by_rollout or failure is not None else check_change(desired, after)
+
         async with self._lock:
-            before, after = await self._save(change)
+            before, after = await self._save(checked)
             self._tell_changes(before, after, failure)
             self.forget_counts()
             version = self._reconcile()
@@ -223,7 +241,12 @@ class Controller(IngressEvents, ReplicaEvents):
 
     async def delete_backend(self, name: str) -> None:
         """Delete the backend; return when its replicas have ended."""
-        await self.change(state.remove_backend, name)
+
+        def removed(desired: Desired) -> Desired:
+            check_parts(desired, [name])  # Before it is said that the backend has traffic, which cannot be changed now.
+            return state.remove_backend(desired, name)
+
+        await self.change(removed)
         await self._wait_gone([name])
 
     async def _wait_gone(self, names: Iterable[str]) -> None:
@@ -441,7 +464,7 @@ class Controller(IngressEvents, ReplicaEvents):
     def _reconcile(self) -> int:
         """Take the next steps; return the version of the snapshot that ingress workers are to have."""
         self._update_replicas()
-        autoscaled = self.autoscalers.follow(self.desired.backends)
+        autoscaled = kept_warm(self.autoscalers.follow(self.desired.backends), self.desired, self.rollout_time())
         now = time.monotonic()
         held_back = {name for name, failures in self.failures.items() if failures.not_before > now}
         facts = [replica.facts for replica in self.replicas.replicas.values()]

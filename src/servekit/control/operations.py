@@ -34,13 +34,15 @@ from servekit.control.history import Author
 from servekit.control.log_lines import Which, last_lines
 from servekit.control.nesting import LEVELS, is_too_deep
 from servekit.control.reader_answers import without_user_configs
+from servekit.control.rollout_keeper import RolloutKeeper
+from servekit.control.rollout_operations import RolloutOperations
 from servekit.control.runtimes import Runtimes
 from servekit.control.state import BackendRecord, BackendSource, Desired
 from servekit.control.store import Store, StoreThread
 from servekit.control.tables import backend_table, check_in_file, endpoint_table, in_file
 from servekit.errors import InUseError, InvalidInputError, NotFoundError, ServekitError, StalePlanError
 from servekit.factories import Kind, build, check_options
-from servekit.interfaces import RequestObserver, RoutingPolicy
+from servekit.interfaces import RequestObserver, RolloutJudge, RoutingPolicy
 from servekit.plugins import Registry
 from servekit.wire.control_frames import MOST_RECALLED, EndpointRecord, PluginRef, Recall
 
@@ -146,7 +148,8 @@ class Nothing(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Resolver:
-    """Resolves the plugins that endpoints and backends name. The in-process instance has one that takes instances."""
+    """Resolves the plugins that endpoints, backends and roll-outs name. The in-process instance has one that takes
+    instances."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -172,6 +175,11 @@ class Resolver:
         observer.close()
         return PluginRef(provided.path, dict(options))
 
+    def judge(self, name: str, options: Mapping[str, Any]) -> RolloutJudge:
+        """A judge of a roll-out. Raises as `policy` does."""
+        judge: RolloutJudge = build(self._registry.get(Kind.JUDGE, name), options)
+        return judge
+
 
 class Operations:
     """One instance's operations."""
@@ -179,6 +187,7 @@ class Operations:
     def __init__(
         self,
         controller: Controller,
+        rollouts: RolloutKeeper,
         resolver: Resolver,
         runtimes: Runtimes,
         store: StoreThread,
@@ -229,6 +238,8 @@ class Operations:
             "explain": (ExplainRequest, self._explain),
             "last_requests": (LastRequests, self._last_requests),
         }
+        self._rollouts = rollouts
+        self._table |= RolloutOperations(controller, rollouts, resolver.judge, self._refuse_beside).table
 
     async def call(
         self, name: str, body: bytes, *, json: bool = False, who: str = "", reads_only: bool = False
@@ -543,6 +554,7 @@ class Operations:
                 for name, endpoint in (await self._list_endpoints(Nothing())).items()
             },
             "backends": backends,
+            "rollouts": self._rollouts.told(),
             "ingress": [{"id": w.id, "pid": w.pid, "ready": w.applied > 0} for w in ingresses.workers.values()],
         }
 

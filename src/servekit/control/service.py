@@ -22,6 +22,7 @@ from servekit.control.metrics import Metrics
 from servekit.control.operations import Operations, Resolver
 from servekit.control.replica import ReplicaContext, ReplicaEvents
 from servekit.control.replicas import ReplicaFleet
+from servekit.control.rollout_keeper import RolloutClock, RolloutKeeper
 from servekit.control.runtimes import Runtimes
 from servekit.control.setup import InstanceSetup
 from servekit.control.store import Store, StoreThread, counted
@@ -53,7 +54,10 @@ class Service:
         control_address: str,
         resolver: Resolver | None = None,
         fixed_runtime: ReplicaRuntime | None = None,
+        clock: RolloutClock | None = None,
     ) -> None:
+        """``clock``: what roll-outs run on; default, the time of the day."""
+        self._clock = clock
         self._setup = setup
         self._registry = registry
         self._launch = launch_ingress
@@ -72,6 +76,7 @@ class Service:
         self._observers: list[PluginRef] = []
         self.event_log = EventLog()
         self.operations: Operations
+        self.rollouts: RolloutKeeper
         self.metrics: Metrics
         self.kept = ""
         """What an earlier instance of the name had left, for people."""
@@ -99,10 +104,11 @@ class Service:
             new_replicas=self._new_replicas,
             tallies=self._tallies,
         )
+        self.rollouts = RolloutKeeper(controller, self._resolver.judge, self._clock)
         runtime = (setup.options.runtime, setup.options.runtime_options)
         log_path = os.path.join(setup.log_directory, LOG) if setup.log_directory else ""
         self.operations = Operations(
-            controller, self._resolver, self.runtimes, self._store, runtime, self._about, log_path
+            controller, self.rollouts, self._resolver, self.runtimes, self._store, runtime, self._about, log_path
         )
         self.metrics = Metrics(controller, self._tallies, self._about, self.user_metrics)
         self.runtimes.check(*runtime)
@@ -132,6 +138,7 @@ class Service:
         controller.replicas.resume()
         await controller.begin()
         await controller.ingresses.wait_linked(INGRESS_START_TIMEOUT_S)
+        self.rollouts.start()
 
     async def _open_event_log(self) -> EventLog:
         """That of the instance, with its first event. A standing one's events outlive the controller."""
@@ -160,6 +167,7 @@ class Service:
             text, by = f"instance {self._setup.options.name} is told to end", stopped_by(self._setup.directory)
             self.event_log.add("instance_ended", text, who=by)
             self.metrics.close()
+            await self.rollouts.stop()
             await self._controller.stop(timeout_s, delay_s)
         await self.runtimes.close()
         self._control.close()

@@ -21,6 +21,7 @@ from servekit.config import (
     EndpointOptions,
     nearest,
 )
+from servekit.control.rollout import Rollout
 from servekit.errors import AlreadyExistsError, InUseError, InvalidInputError, NotFoundError
 from servekit.handler_shape import WAYS_OUT, HandlerShape, check_config
 from servekit.routes import VARIABLE, canonical, check_route
@@ -140,6 +141,8 @@ class Desired(msgspec.Struct, frozen=True):
     """By the endpoint's name."""
     written: dict[str, Written] = {}
     """Of the endpoints, by `servekit.control.tables.key_path`."""
+    rollouts: dict[str, Rollout] = {}
+    """The last one of each endpoint, under way or not."""
 
     @property
     def all_written(self) -> dict[str, Written]:

@@ -19,6 +19,7 @@ import msgspec
 
 from servekit.code import bundle, place
 from servekit.control.event_ring import Event
+from servekit.control.rollout import Rollout
 from servekit.control.state import BackendRecord, Desired, Kept, TrafficEntry, Written
 from servekit.errors import InternalError, InvalidInputError, NotFoundError, ServekitError, StoreError
 from servekit.private_folders import write_private
@@ -38,6 +39,8 @@ _STEPS = (
     "DELETE FROM records WHERE kind IN ('kept', 'history', 'written', 'state')",
     # Not records: `_keep_copy` writes all of those with each change.
     "CREATE TABLE events (number INTEGER PRIMARY KEY, body BLOB)",
+    # A servekit that does not know of roll-outs would leave one where it is, for ever: it refuses this version.
+    "DELETE FROM records WHERE kind = 'rollout'",
 )
 """The statements that make the schema of each version of the one before, beginning with that of an empty file. The
 version of a database is its ``user_version`` (https://www.sqlite.org/pragma.html#pragma_user_version)."""
@@ -114,6 +117,7 @@ class Store:
             self._save_kind("kept", before.kept, after.kept)
             self._save_kind("history", before.history, after.history)
             self._save_kind("written", before.written, after.written)
+            self._save_kind("rollout", before.rollouts, after.rollouts)
             self._save_kind("state", {"number": before.number}, {"number": after.number})
         self._keep_copy()
 
@@ -347,6 +351,7 @@ def _desired(rows: Iterable[tuple[str, str, bytes]]) -> Desired:
         "kept": Kept,
         "history": tuple[TrafficEntry, ...],
         "written": Written,
+        "rollout": Rollout,
         "state": int,
     }
     found: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
@@ -354,7 +359,15 @@ def _desired(rows: Iterable[tuple[str, str, bytes]]) -> Desired:
         if kind in kinds:
             found[kind][name] = msgspec.msgpack.decode(body, type=kinds[kind])
     number = found["state"].get("number", 0)
-    return Desired(found["endpoint"], found["backend"], number, found["kept"], found["history"], found["written"])
+    return Desired(
+        found["endpoint"],
+        found["backend"],
+        number,
+        found["kept"],
+        found["history"],
+        found["written"],
+        found["rollout"],
+    )
 
 
 def _read_copy(folder: Path) -> _Copy | None:

@@ -108,6 +108,13 @@ class UserMetrics:
         whatever thread asks for the next one."""
         return ToldMetrics(self._copied_bases(), self._copied_living(), dict(self._names.kinds)).parts(first)
 
+    def of(self, backend: str, metric: str) -> list[MetricFamily]:
+        """What there is of one metric of a backend, of replicas that have ended too. To be added up."""
+        base = self._bases.get(backend)
+        ended = base.families.get(metric, ()) if base is not None else ()
+        living = (each.families.get(metric) for each in self._living.values() if each.backend == backend)
+        return [*ended, *filter(None, living)]
+
     def dropped(self) -> dict[str, int]:
         """By backend: how many series were refused here, and how many uses of series in its replicas went nowhere."""
         counts = {backend: base.dropped for backend, base in sorted(self._bases.items())}

@@ -45,12 +45,20 @@ class StandingTime:
     def advance(self, seconds: float) -> None:
         """Let ``seconds`` pass, and on the way call what is due, each at its own time."""
         ends_s = self._now_s + seconds
-        while self._timers and self._timers[0][0] <= ends_s:
-            due_s, _, timer = heapq.heappop(self._timers)
-            self._now_s = max(self._now_s, due_s)
-            if not timer.cancelled:
-                timer.call()
-        self._now_s = ends_s
+        while self.step(ends_s):
+            pass
+
+    def step(self, ends_s: float) -> bool:
+        """Go to the next time at which something is due, and call it. False: nothing is up to ``ends_s``, which it is
+        then."""
+        if not self._timers or self._timers[0][0] > ends_s:
+            self._now_s = ends_s
+            return False
+        due_s, _, timer = heapq.heappop(self._timers)
+        self._now_s = max(self._now_s, due_s)
+        if not timer.cancelled:
+            timer.call()
+        return True
 
 
 class Clock:
@@ -66,7 +74,8 @@ class Clock:
         return self._standing.time()
 
     def advance(self, seconds: float) -> None:
-        """Let ``seconds`` pass; return when all requests whose deadline has passed have been answered (504).
+        """Let ``seconds`` pass; return when all requests whose deadline has passed have been answered (504), and
+        roll-outs are as far as they are by then.
 
         What was sent before, over HTTP or by a handle, is read first, and its deadline counted from the time before.
         Deadlines are kept to within 0.04 s: advance past them. Raises `InvalidInputError` for what is no time to wait.
@@ -76,6 +85,8 @@ class Clock:
 
         async def advance() -> None:
             await self._instance.read_all()
-            self._standing.advance(seconds)
+            ends_s = self._standing.time() + seconds
+            while self._standing.step(ends_s):
+                await self._instance.rollouts_idle()
 
         self._instance.submit(advance())

@@ -1,0 +1,295 @@
+"""Moves roll-outs on: looks at what their versions did, asks their judges, and makes the change that follows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from msgspec import structs
+
+from servekit.control import rollout_samples
+from servekit.control.controller import Controller
+from servekit.control.history import Author, author
+from servekit.control.plan import ReplicaState
+from servekit.control.rollout import MOVING, Base, Counted, Facts, Rollout, in_force, next_state, why_held
+from servekit.control.rollout_changes import move_rollout
+from servekit.control.totals import Sums
+from servekit.errors import InUseError, NotFoundError, ServekitError
+from servekit.interfaces import Decision, Reported, RolloutJudge, Sample, Verdict
+from servekit.metrics import REPORTED
+from servekit.tasks import TaskSet
+
+_log = logging.getLogger("servekit.control")
+
+LOOK_EVERY_S = 1.0
+JUDGE_TIMEOUT_S = 10.0
+NOTIFY_TIMEOUT_S = 10.0
+_TOLD = frozenset({"paused", "inconclusive", "promoted", "rolled_back"})
+"""The states of which whoever is to be notified is told."""
+
+
+class RolloutClock(Protocol):
+    """Time, as a roll-out has it."""
+
+    def time(self) -> float: ...
+
+    def call_later(self, delay: float, call: Callable[[], object]) -> Any: ...
+
+
+class WallClock:
+    """The time of the day, which goes on while no controller runs."""
+
+    def time(self) -> float:
+        return time.time()
+
+    def call_later(self, delay: float, call: Callable[[], object]) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(delay, call)
+
+
+class _Look(NamedTuple):
+    """The last look at a roll-out."""
+
+    number: int
+    at: float
+    verdict: Verdict | None
+    reason: str
+    baseline: Sample
+    candidate: Sample
+
+
+class RolloutKeeper:
+    """One for a controller, on its loop. A roll-out's state is in the desired state; here is what was seen last."""
+
+    def __init__(
+        self,
+        controller: Controller,
+        build_judge: Callable[[str, Mapping[str, Any]], RolloutJudge],
+        clock: RolloutClock | None = None,
+    ) -> None:
+        """``build_judge``: makes a judge of its name and its options."""
+        self._controller = controller
+        self._build_judge = build_judge
+        self._clock = clock or WallClock()
+        controller.rollout_time = self._clock.time
+        self._judges: dict[tuple[str, int], RolloutJudge] = {}
+        self._looks: dict[str, _Look] = {}
+        self._timer: Any = None
+        self._looking: asyncio.Task[None] | None = None
+        self._tasks = TaskSet()
+        self._stopped = False
+
+    def now(self) -> float:
+        return self._clock.time()
+
+    def start(self) -> None:
+        """Go on with what an earlier controller has left."""
+        for rollout in self._controller.desired.rollouts.values():
+            if rollout.state == "promoted":
+                self._let_cool(rollout)
+        self.wake()
+
+    def wake(self) -> None:
+        """Look soon: a roll-out may have begun, or go on."""
+        if self._timer is None and not self._stopped and self._moving():
+            self._timer = self._clock.call_later(LOOK_EVERY_S, self._due)
+
+    async def idle(self) -> None:
+        """Return when no look is under way: for time that a test moves."""
+        while self._looking is not None:
+            await asyncio.wait([self._looking])
+
+    async def stop(self) -> None:
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._tasks.close()
+
+    def reported(self, backend: str) -> dict[str, Reported]:
+        """What the backend's handlers have given to ``servekit.report``, by name."""
+        return rollout_samples.reports_of(self._controller.replicas.metrics.of(backend, REPORTED))
+
+    def told(self) -> dict[str, Any]:
+        """Of each endpoint the last roll-out, for people and programs."""
+        return {name: self._told(rollout) for name, rollout in self._controller.desired.rollouts.items()}
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def _moving(self) -> list[Rollout]:
+        return [rollout for rollout in self._controller.desired.rollouts.values() if rollout.state in MOVING]
+
+    def _due(self) -> None:
+        self._timer = None
+        self._looking = self._tasks.spawn(self._look_at_all())
+
+    async def _look_at_all(self) -> None:
+        try:
+            sums = self._controller.ingresses.counts.totals.read()
+            for rollout in self._moving():
+                author.set(Author("servekit", f"roll-out to {rollout.candidate}"))
+                try:
+                    await self._look_at(rollout, sums)
+                except ServekitError as error:
+                    _log.error("the roll-out of endpoint %s could not go on: %s", rollout.endpoint, error)
+                except Exception:
+                    _log.exception("the roll-out of endpoint %s could not go on", rollout.endpoint)
+        finally:
+            self._looking = None
+            self.wake()
+
+    async def _look_at(self, rollout: Rollout, sums: Sums) -> None:
+        now = self._clock.time()
+        if rollout.state == "advancing":  # By a controller before this one, or by whoever resumed it.
+            await self.move(rollout, in_force(rollout, now))
+            return
+        baseline, candidate = (self._counted(rollout, sums, name) for name in (rollout.baseline, rollout.candidate))
+        if rollout.state == "holding" and now >= rollout.first_at + rollout.options.warmup_s:
+            rollout = await self._based(rollout, Base(now, baseline, candidate))
+        facts = await self._asked(rollout, now, baseline, candidate)
+        after = next_state(rollout, facts)
+        if after is rollout:
+            return
+        await self.move(rollout, after)
+        if after.state == "advancing":
+            await self.move(after, in_force(after, self._clock.time()))
+
+    async def _based(self, rollout: Rollout, base: Base) -> Rollout:
+        """The roll-out with what is not judged of it, which is saved once."""
+        if rollout.base is not None and rollout.step_base is not None:
+            return rollout
+        after = structs.replace(rollout, base=rollout.base or base, step_base=rollout.step_base or base)
+        await self.move(rollout, after)
+        return after
+
+    async def _asked(self, rollout: Rollout, now: float, baseline: Counted, candidate: Counted) -> Facts:
+        """Ask the judge, unless it is not its time, and keep what it says to be shown."""
+        judge, last = self._judge(rollout), self._looks.get(rollout.endpoint)
+        base = rollout.step_base if judge.per_step else rollout.base
+        samples, verdict = (Sample(), Sample()), None
+        asked_at = now
+        if base is not None:
+            samples = rollout_samples.sample(baseline, base.baseline), rollout_samples.sample(candidate, base.candidate)
+            is_early = last is not None and last.number == rollout.number and now - last.at < judge.look_every_s
+            if is_early and last is not None and last.verdict is not None and last.at >= rollout.step_at:
+                asked_at = last.at  # It is not asked, and so not believed once more.
+            else:
+                verdict = await _ask(judge, *samples, now - base.at, rollout.endpoint)
+        facts = Facts(now, self._is_ready(rollout), verdict, judge.patience)
+        shown = verdict or (last.verdict if last is not None and asked_at != now else None)
+        reason = why_held(next_state(rollout, facts), facts._replace(verdict=shown))
+        self._looks[rollout.endpoint] = _Look(rollout.number, asked_at, shown, reason, *samples)
+        return facts
+
+    async def move(self, before: Rollout, after: Rollout, *, must: bool = False) -> None:
+        """Make the next state of a roll-out. Where somebody has moved it meanwhile, nothing is done; with ``must``,
+        `InUseError` is raised."""
+        if after.state == "promoted":
+            serves = self._controller.desired.backends[before.baseline]
+            after = structs.replace(after, warm_replicas=self._controller.autoscalers.replicas(serves))
+
+        def moved(current: Rollout) -> Rollout:
+            if current == before:
+                return after
+            raise InUseError(f"the roll-out of endpoint {before.endpoint!r} went on meanwhile: look again")
+
+        try:
+            await self._controller.change_rollout(move_rollout, before.endpoint, moved)
+        except (InUseError, NotFoundError):  # Moved by somebody, or its endpoint was deleted.
+            if must:
+                raise
+            return
+        if before.state != after.state and after.state in _TOLD and after.options.notify is not None:
+            self._tasks.spawn(_notify(after.options.notify, self._told(after)))
+        if after.state == "promoted":
+            self._let_cool(after)
+
+    def _let_cool(self, rollout: Rollout) -> None:
+        """Have the replicas that are kept warm looked at when their time is over."""
+        over_s = rollout.ended_at + rollout.options.keep_warm_s - self._clock.time()
+        if over_s > 0:
+            self._clock.call_later(over_s, self._controller.changed)
+
+    # -- what is known -------------------------------------------------------------------------------------------------
+
+    def _judge(self, rollout: Rollout) -> RolloutJudge:
+        key = (rollout.endpoint, rollout.number)
+        if key not in self._judges:
+            self._judges = {other: judge for other, judge in self._judges.items() if other[0] != rollout.endpoint}
+            self._judges[key] = self._build_judge(rollout.options.judge, rollout.options.judge_options)
+        return self._judges[key]
+
+    def _counted(self, rollout: Rollout, sums: Sums, version: str) -> Counted:
+        return rollout_samples.counted(sums, rollout.endpoint, version, self.reported(version), (0, 0))
+
+    def _is_ready(self, rollout: Rollout) -> bool:
+        record = self._controller.desired.backends[rollout.candidate]
+        scaling = record.config.autoscaling
+        if scaling is not None and scaling.min_replicas == 0:
+            return True
+        return any(replica.state is ReplicaState.READY for replica in self._controller.replicas.of(record.name))
+
+    def _told(self, rollout: Rollout) -> dict[str, Any]:
+        look = self._looks.get(rollout.endpoint)
+        if look is not None and look.number != rollout.number:
+            look = None
+        moving = rollout.state in MOVING
+        return {
+            "endpoint": rollout.endpoint,
+            "state": rollout.state,
+            "reason": look.reason if moving and look is not None else rollout.reason,
+            "baseline": rollout.baseline,
+            "candidate": rollout.candidate,
+            "share": rollout.share,
+            "step": rollout.step + 1,
+            "steps": list(rollout.options.steps),
+            "judge": rollout.options.judge,
+            "verdict": look.verdict.decision.value if look is not None and look.verdict is not None else None,
+            "seen": {
+                name: rollout_samples.told(each)
+                for name, each in (
+                    ((rollout.baseline, look.baseline), (rollout.candidate, look.candidate)) if look is not None else ()
+                )
+            },
+            "began_at": rollout.began_at,
+            "step_at": rollout.step_at,
+            "ended_at": rollout.ended_at,
+            "who": rollout.who,
+        }
+
+
+async def _ask(judge: RolloutJudge, baseline: Sample, candidate: Sample, elapsed_s: float, endpoint: str) -> Verdict:
+    """The judge's verdict. One that fails, or takes too long, is unsure."""
+    try:
+        asked = asyncio.to_thread(judge.judge, baseline, candidate, elapsed_s)
+        verdict: object = await asyncio.wait_for(asked, JUDGE_TIMEOUT_S)
+    except TimeoutError:
+        return Verdict(Decision.UNSURE, f"the judge did not answer within {JUDGE_TIMEOUT_S:g} s")
+    except Exception as error:
+        _log.exception("the judge of endpoint %s failed", endpoint)
+        return Verdict(Decision.UNSURE, f"the judge failed: {type(error).__name__}: {error}")
+    if not isinstance(verdict, Verdict):
+        return Verdict(Decision.UNSURE, f"the judge returned {verdict!r}, which is no servekit.interfaces.Verdict")
+    return verdict
+
+
+async def _notify(where: str | list[str], told: dict[str, Any]) -> None:
+    """Post what is told to a webhook, or hand it to a command's standard input, as JSON."""
+    try:
+        await asyncio.to_thread(_post if isinstance(where, str) else _run, where, json.dumps(told).encode())
+    except Exception as error:
+        _log.error("roll-out of endpoint %s: %s could not be notified: %s", told["endpoint"], where, error)
+
+
+def _post(url: Any, body: bytes) -> None:
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=NOTIFY_TIMEOUT_S):
+        pass
+
+
+def _run(command: Any, body: bytes) -> None:
+    subprocess.run(command, input=body, timeout=NOTIFY_TIMEOUT_S, check=True, capture_output=True)

@@ -208,7 +208,7 @@ def why_held(rollout: Rollout, facts: Facts) -> str:
         return f"until {_candidate(rollout)} has a replica that is ready"
     if rollout.state != "holding":
         return rollout.reason
-    if rollout.base is None:
+    if rollout.base is None and facts.verdict is None:
         left_s = max(0.0, rollout.first_at + rollout.options.warmup_s - facts.now)
         return f"{_candidate(rollout)} warms up for {left_s:.0f} s more, and is not judged"
     if facts.verdict is None:

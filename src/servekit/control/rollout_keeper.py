@@ -21,7 +21,7 @@ from servekit.control.rollout import MOVING, Base, Counted, Facts, Rollout, in_f
 from servekit.control.rollout_changes import move_rollout
 from servekit.control.totals import Sums
 from servekit.errors import InUseError, NotFoundError, ServekitError
-from servekit.interfaces import Decision, Reported, RolloutJudge, Sample, Verdict
+from servekit.interfaces import Decision, DrawnUnit, Reported, RolloutJudge, Sample, Verdict
 from servekit.metrics import REPORTED
 from servekit.tasks import TaskSet
 
@@ -233,6 +233,16 @@ class RolloutKeeper:
             return True
         return any(replica.state is ReplicaState.READY for replica in self._controller.replicas.of(record.name))
 
+    def _claim(self, rollout: Rollout) -> str:
+        """What the judge guarantees, which takes chance."""
+        claim = self._judge(rollout).claim
+        if claim and rollout.unit is not DrawnUnit.REQUEST:
+            what = (
+                "keeps each key at one version" if rollout.unit is DrawnUnit.KEY else "does not draw versions by chance"
+            )
+            return f"none, for the endpoint's policy {what}; else: {claim}"
+        return claim
+
     def _told(self, rollout: Rollout) -> dict[str, Any]:
         look = self._looks.get(rollout.endpoint)
         if look is not None and look.number != rollout.number:
@@ -248,6 +258,7 @@ class RolloutKeeper:
             "step": rollout.step + 1,
             "steps": list(rollout.options.steps),
             "judge": rollout.options.judge,
+            "claim": self._claim(rollout),
             "verdict": look.verdict.decision.value if look is not None and look.verdict is not None else None,
             "seen": {
                 name: rollout_samples.told(each)

@@ -63,6 +63,10 @@ def told(instance: serve.Instance) -> dict[str, Any]:
     return found
 
 
+def seen(instance: serve.Instance) -> int:
+    return sum(each["requests"] for each in told(instance)["seen"].values())
+
+
 def names(client: httpx.Client, count: int = 4) -> list[str]:
     return sorted(client.get("/e").raise_for_status().json()["name"] for _ in range(count))
 
@@ -88,12 +92,11 @@ def test_it_goes_on_in_every_state(
     until(lambda: told(instance)["state"] == "holding")
     assert instance.get_traffic("e") == {"v1": 0.5, "v2": 0.5}
 
-    for _ in range(10):
-        names(client)
-    until(lambda: told(instance)["verdict"] == "no_worse")
+    until(lambda: names(client) and told(instance)["verdict"] == "no_worse")
+    before = seen(instance)
     kill_controller()
     until(lambda: told(instance)["verdict"] == "no_worse")
-    assert sum(each["requests"] for each in told(instance)["seen"].values()) == 40, "what was counted is known"
+    assert seen(instance) >= before > 0, "what was counted is known"
     assert names(client) == ["v1", "v1", "v2", "v2"]
 
     instance.pause_rollout("e", "for a look")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -48,7 +49,7 @@ class TestSequentialWithAllOptions(TestSequential):
 
 
 class TestSequentialOfErrorsAlone(TestSequential):
-    options = {"quantiles": []}
+    options: Mapping[str, Any] = {"quantiles": []}
 
 
 class TestThreshold(RolloutJudgeTests):

@@ -169,7 +169,7 @@ def test_errors_of_the_candidate_never_help_it_and_those_of_the_baseline_never_h
 def test_exchanged_versions_are_not_both_worse(one: Counts, other: Counts) -> None:
     judge = Sequential(quantiles=())
     samples = [Sample(each.trials, each.hits) for each in (one, other)]
-    both = {judge.judge(*samples, 1.0).decision, judge.judge(*samples[::-1], 1.0).decision}
+    both = {judge.judge(first, second, 1.0).decision for first, second in (samples, samples[::-1])}
     assert both != {WORSE}
 
 

@@ -14,7 +14,7 @@ from servekit.interfaces import RolloutJudge
 from servekit.testing.conformance import RolloutJudgeTests
 from servekit_judges import Sequential, Threshold, servekit_register_rollout_judges
 
-ALL_LIMITS = {
+ALL_LIMITS: dict[str, Any] = {
     "error_rate": 0.02,
     "p99_s": 0.25,
     "report_limits": {"accuracy": {"min": 0.9}, "length": {"min": 0, "max": 5}},
@@ -23,7 +23,7 @@ ALL_LIMITS = {
     "failures_in_row": 2,
     "look_every_s": 5,
 }
-ALL_OPTIONS = {
+ALL_OPTIONS: dict[str, Any] = {
     "alpha": 0.01,
     "margin": 0.005,
     "relative_margin": 0.0,

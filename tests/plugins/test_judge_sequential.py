@@ -122,7 +122,9 @@ def test_the_histogram_is_as_fine_as_it_is() -> None:
 
 def test_what_is_below_the_floor_is_never_worse() -> None:
     slower = sample(20_000, shares=SLOWER)
-    assert judged(AS_USUAL, slower, latency_floor_s=0.08, quantiles=[0.5])[0] is NO_WORSE
+    decision, reason = judged(AS_USUAL, slower, latency_floor_s=0.08, quantiles=[0.5])
+    assert decision is NO_WORSE
+    assert reason.endswith("p50 at most 80 ms: short enough, sure to 95 %")
     assert judged(AS_USUAL, slower, latency_floor_s=0.04, quantiles=[0.5])[0] is WORSE
 
 

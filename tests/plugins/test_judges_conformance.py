@@ -113,8 +113,8 @@ def test_what_the_controller_reads_of_a_judge() -> None:
     assert (sequential.per_step, sequential.patience, sequential.reports) == (False, 1, ())
     assert sequential.claim == (
         "of candidates that are no worse, at most 5 % are ever called worse, however often one looks; of those with an "
-        "error rate that is higher by 1 % or more, or that is slower by 2 times in p50 or p99, at most 5 % are ever "
-        "called no worse"
+        "error rate that is higher by 1 % or more, or that is slower by 2 times in p50 or p99 and takes more than 5 "
+        "ms, at most 5 % are ever called no worse"
     )
     by_steps = Sequential(0.01, steps=3, quantiles=(), beyond_margin=True)
     assert by_steps.per_step

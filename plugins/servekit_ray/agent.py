@@ -167,6 +167,8 @@ class Agent:
     def end_all(self) -> None:
         import ray
 
+        if not ray.is_initialized():  # Its Ray is lost, or was never found: there is nothing to end.
+            return
         for found in ray.util.list_named_actors(all_namespaces=True):
             if found["namespace"] == NAMESPACE and found["name"].startswith(self._told.prefix):
                 self.kill(found["name"])

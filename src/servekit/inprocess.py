@@ -32,6 +32,7 @@ from servekit.ingress.apply import build_policy
 from servekit.ingress.worker import IngressWorker
 from servekit.instance import Instance, shut_down
 from servekit.interfaces import (
+    DrawnUnit,
     Exit,
     ReplicaRuntime,
     RequestAdapter,
@@ -121,6 +122,14 @@ class InProcessResolver(Resolver):
 
     def adapter(self, name: str, options: Mapping[str, Any]) -> PluginRef:
         return PluginRef(name) if name.startswith(BY_INSTANCE) else super().adapter(name, options)
+
+    def drawn_unit(self, ref: PluginRef) -> DrawnUnit:
+        if not ref.path.startswith(BY_INSTANCE):
+            return super().drawn_unit(ref)
+        policy = self._originals.policy(ref)  # It serves already, as it did before.
+        unit = policy.draw_order(0)
+        policy.draw_order(None)
+        return unit
 
     def judge(self, name: str, options: Mapping[str, Any]) -> RolloutJudge:
         return self._originals.judge(name) if name.startswith(BY_INSTANCE) else super().judge(name, options)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
-from typing import Any
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class TaskSet:
@@ -77,3 +81,33 @@ async def done_before(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> 
         task.cancel()
         other.cancel()
         await asyncio.gather(task, other, return_exceptions=True)
+
+
+def in_thread(call: Callable[[], T]) -> asyncio.Future[T]:
+    """The result of a call of the user's code that may never return: in a thread of its own, for which no end of the
+    process waits."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)  # type: ignore[arg-type]
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        result: T | None = None
+        error: BaseException | None = None
+        try:
+            result = call()
+        except StopIteration as raised:  # No future takes it.
+            error = RuntimeError(f"it raised {raised!r}")
+        except BaseException as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # The loop is closed.
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="in_thread", daemon=True).start()
+    return future

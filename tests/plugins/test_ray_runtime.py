@@ -38,7 +38,8 @@ def run(bootstrap):
 '''
 SLEEP = b"import time; time.sleep(600)"
 DRIVER = """
-import json, os, sys, threading
+import contextlib, json, os, sys, threading
+from servekit.errors import InstanceStartError
 from servekit.interfaces import RuntimeContext, WorkerSpec
 from servekit_ray import RayRuntime, asks
 RayRuntime.worker_module = 'stub_ray_worker'
@@ -581,7 +582,10 @@ while runtime.poll(handle) is None:
     threading.Event().wait(0.05)
 lost = runtime.poll(handle).reason
 runtime.stop(handle, 5)
-handle = runtime.start(WorkerSpec('w1', 'model', {SLEEP!r}))
+handle = None
+while handle is None:  # As a controller does, which starts another replica where Ray takes longer to be back.
+    with contextlib.suppress(InstanceStartError):
+        handle = runtime.start(WorkerSpec('w1', 'model', {SLEEP!r}))
 os.kill(os.getpid(), signal.SIGTERM)
 tell(lost=lost, now=runtime.poll(handle), asked=asked)
 runtime.stop(handle, 0)

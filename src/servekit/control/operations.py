@@ -41,8 +41,8 @@ from servekit.control.state import BackendRecord, BackendSource, Desired
 from servekit.control.store import Store, StoreThread
 from servekit.control.tables import backend_table, check_in_file, endpoint_table, in_file
 from servekit.errors import InUseError, InvalidInputError, NotFoundError, ServekitError, StalePlanError
-from servekit.factories import Kind, build, check_options
-from servekit.interfaces import RequestObserver, RolloutJudge, RoutingPolicy
+from servekit.factories import Kind, at_path, build, check_options
+from servekit.interfaces import DrawnUnit, RequestObserver, RolloutJudge, RoutingPolicy
 from servekit.plugins import Registry
 from servekit.wire.control_frames import MOST_RECALLED, EndpointRecord, PluginRef, Recall
 
@@ -175,6 +175,13 @@ class Resolver:
         observer.close()
         return PluginRef(provided.path, dict(options))
 
+    def drawn_unit(self, ref: PluginRef) -> DrawnUnit:
+        """What a policy draws versions for, while a roll-out is judged."""
+        policy: RoutingPolicy = build(at_path(Kind.POLICY, ref.path), ref.options)
+        unit = policy.draw_order(0)
+        policy.close()
+        return unit
+
     def judge(self, name: str, options: Mapping[str, Any]) -> RolloutJudge:
         """A judge of a roll-out. Raises as `policy` does."""
         judge: RolloutJudge = build(self._registry.get(Kind.JUDGE, name), options)
@@ -239,7 +246,7 @@ class Operations:
             "last_requests": (LastRequests, self._last_requests),
         }
         self._rollouts = rollouts
-        self._table |= RolloutOperations(controller, rollouts, resolver.judge, self._refuse_beside).table
+        self._table |= RolloutOperations(controller, rollouts, resolver, self._refuse_beside).table
 
     async def call(
         self, name: str, body: bytes, *, json: bool = False, who: str = "", reads_only: bool = False

@@ -11,7 +11,7 @@ import msgspec
 
 from servekit.config import DEFAULT_JUDGE, DEFAULT_STEPS
 from servekit.errors import InvalidInputError
-from servekit.interfaces import Decision, Reported, Verdict
+from servekit.interfaces import Decision, DrawnUnit, Reported, Verdict
 from servekit.wire.control_frames import RolloutEntry
 
 GATE = "gate"
@@ -87,6 +87,8 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """Of the present step."""
     bad_looks: int = 0
     """How often in a row the judge has said that the candidate is worse."""
+    unit: DrawnUnit = DrawnUnit.NONE
+    """What the endpoint's policy draws a version for."""
     warm_replicas: int = 0
     """How many replicas the baseline had when the candidate was promoted."""
     who: str = ""

@@ -9,9 +9,17 @@ import msgspec
 from servekit.control.rollout import Rollout, RolloutOptions, check_options
 from servekit.control.state import BackendRecord, Desired, set_traffic
 from servekit.errors import InUseError, InvalidInputError, NotFoundError
+from servekit.interfaces import DrawnUnit
 
 
-def begin_rollout(desired: Desired, endpoint: str, options: RolloutOptions, now: float, who: str = "") -> Desired:
+def begin_rollout(
+    desired: Desired,
+    endpoint: str,
+    options: RolloutOptions,
+    now: float,
+    who: str = "",
+    unit: DrawnUnit = DrawnUnit.NONE,
+) -> Desired:
     """The state with a roll-out that has just begun: no traffic has changed. Raises where there can be none."""
     record = desired.endpoint(endpoint)
     check_options(options)
@@ -38,6 +46,7 @@ def begin_rollout(desired: Desired, endpoint: str, options: RolloutOptions, now:
         options=options,
         began_at=now,
         who=who,
+        unit=unit,
     )
     # Where the candidate cannot take the endpoint's requests, that is said now, and not at the first step.
     set_traffic(desired, endpoint, {options.to: 1.0})

@@ -21,9 +21,10 @@ from servekit.control.rollout import MOVING, Base, Counted, Facts, Rollout, in_f
 from servekit.control.rollout_changes import move_rollout
 from servekit.control.totals import Sums
 from servekit.errors import InUseError, NotFoundError, ServekitError
-from servekit.interfaces import Decision, Reported, RolloutJudge, Sample, Verdict
+from servekit.factories import describe
+from servekit.interfaces import Decision, DrawnUnit, Reported, RolloutJudge, Sample, Verdict
 from servekit.metrics import REPORTED
-from servekit.tasks import TaskSet
+from servekit.tasks import TaskSet, in_thread
 
 _log = logging.getLogger("servekit.control")
 
@@ -79,6 +80,8 @@ class RolloutKeeper:
         controller.rollout_time = self._clock.time
         self._judges: dict[tuple[str, int], RolloutJudge] = {}
         self._looks: dict[str, _Look] = {}
+        self._questions: dict[str, asyncio.Future[Verdict]] = {}
+        """By endpoint, the last question to its judge."""
         self._timer: Any = None
         self._looking: asyncio.Task[None] | None = None
         self._tasks = TaskSet()
@@ -178,12 +181,31 @@ class RolloutKeeper:
             if is_early and last is not None and last.verdict is not None and last.at >= rollout.step_at:
                 asked_at = last.at  # It is not asked, and so not believed once more.
             else:
-                verdict = await _ask(judge, *samples, now - base.at, rollout.endpoint)
+                verdict = await self._ask(rollout.endpoint, judge, *samples, now - base.at)
         facts = Facts(now, self._is_ready(rollout), verdict, judge.patience)
         shown = verdict or (last.verdict if last is not None and asked_at != now else None)
         reason = why_held(next_state(rollout, facts), facts._replace(verdict=shown))
         self._looks[rollout.endpoint] = _Look(rollout.number, asked_at, shown, reason, *samples)
         return facts
+
+    async def _ask(
+        self, endpoint: str, judge: RolloutJudge, baseline: Sample, candidate: Sample, elapsed_s: float
+    ) -> Verdict:
+        """The judge's verdict. One that fails, or takes too long, is unsure; it is not asked again meanwhile."""
+        asked = self._questions.get(endpoint)
+        if asked is None or asked.done():
+            asked = self._questions[endpoint] = in_thread(lambda: judge.judge(baseline, candidate, elapsed_s))
+            await asyncio.wait([asked], timeout=JUDGE_TIMEOUT_S)
+        if not asked.done():
+            return Verdict(Decision.UNSURE, f"the judge has not answered within {JUDGE_TIMEOUT_S:g} s")
+        error = asked.exception()
+        if error is not None:
+            _log.error("the judge of endpoint %s failed", endpoint, exc_info=error)
+            return Verdict(Decision.UNSURE, f"the judge failed: {describe(error)}")
+        verdict: object = asked.result()
+        if not isinstance(verdict, Verdict):
+            return Verdict(Decision.UNSURE, f"the judge returned {verdict!r}, which is no servekit.interfaces.Verdict")
+        return verdict
 
     async def move(self, before: Rollout, after: Rollout, *, must: bool = False) -> None:
         """Make the next state of a roll-out. Where somebody has moved it meanwhile, nothing is done; with ``must``,
@@ -233,6 +255,16 @@ class RolloutKeeper:
             return True
         return any(replica.state is ReplicaState.READY for replica in self._controller.replicas.of(record.name))
 
+    def _claim(self, rollout: Rollout) -> str:
+        """What the judge guarantees, which takes chance."""
+        claim = self._judge(rollout).claim
+        if claim and rollout.unit is not DrawnUnit.REQUEST:
+            what = (
+                "keeps each key at one version" if rollout.unit is DrawnUnit.KEY else "does not draw versions by chance"
+            )
+            return f"none, for the endpoint's policy {what}; else: {claim}"
+        return claim
+
     def _told(self, rollout: Rollout) -> dict[str, Any]:
         look = self._looks.get(rollout.endpoint)
         if look is not None and look.number != rollout.number:
@@ -248,6 +280,7 @@ class RolloutKeeper:
             "step": rollout.step + 1,
             "steps": list(rollout.options.steps),
             "judge": rollout.options.judge,
+            "claim": self._claim(rollout),
             "verdict": look.verdict.decision.value if look is not None and look.verdict is not None else None,
             "seen": {
                 name: rollout_samples.told(each)
@@ -262,34 +295,20 @@ class RolloutKeeper:
         }
 
 
-async def _ask(judge: RolloutJudge, baseline: Sample, candidate: Sample, elapsed_s: float, endpoint: str) -> Verdict:
-    """The judge's verdict. One that fails, or takes too long, is unsure."""
-    try:
-        asked = asyncio.to_thread(judge.judge, baseline, candidate, elapsed_s)
-        verdict: object = await asyncio.wait_for(asked, JUDGE_TIMEOUT_S)
-    except TimeoutError:
-        return Verdict(Decision.UNSURE, f"the judge did not answer within {JUDGE_TIMEOUT_S:g} s")
-    except Exception as error:
-        _log.exception("the judge of endpoint %s failed", endpoint)
-        return Verdict(Decision.UNSURE, f"the judge failed: {type(error).__name__}: {error}")
-    if not isinstance(verdict, Verdict):
-        return Verdict(Decision.UNSURE, f"the judge returned {verdict!r}, which is no servekit.interfaces.Verdict")
-    return verdict
-
-
 async def _notify(where: str | list[str], told: dict[str, Any]) -> None:
     """Post what is told to a webhook, or hand it to a command's standard input, as JSON."""
     try:
-        await asyncio.to_thread(_post if isinstance(where, str) else _run, where, json.dumps(told).encode())
+        body = json.dumps(told).encode()
+        await in_thread(lambda: _post(where, body) if isinstance(where, str) else _run(where, body))
     except Exception as error:
         _log.error("roll-out of endpoint %s: %s could not be notified: %s", told["endpoint"], where, error)
 
 
-def _post(url: Any, body: bytes) -> None:
+def _post(url: str, body: bytes) -> None:
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=NOTIFY_TIMEOUT_S):
         pass
 
 
-def _run(command: Any, body: bytes) -> None:
+def _run(command: list[str], body: bytes) -> None:
     subprocess.run(command, input=body, timeout=NOTIFY_TIMEOUT_S, check=True, capture_output=True)

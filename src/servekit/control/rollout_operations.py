@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
 
 import msgspec
 
@@ -14,7 +14,8 @@ from servekit.control.rollout import Rollout, RolloutOptions, paused, promoted, 
 from servekit.control.rollout_changes import begin_rollout, under_way
 from servekit.control.rollout_keeper import RolloutKeeper
 from servekit.errors import InUseError, InvalidInputError
-from servekit.interfaces import RolloutJudge
+from servekit.interfaces import DrawnUnit, RolloutJudge
+from servekit.wire.control_frames import PluginRef
 
 
 class BeginRollout(RolloutOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,6 +27,14 @@ class OfEndpoint(msgspec.Struct, forbid_unknown_fields=True):
     why: str = ""
 
 
+class RolloutResolver(Protocol):
+    """The `Resolver` of an instance, as roll-outs use it."""
+
+    def judge(self, name: str, options: Mapping[str, Any]) -> RolloutJudge: ...
+
+    def drawn_unit(self, ref: PluginRef) -> DrawnUnit: ...
+
+
 class RolloutOperations:
     """What operations on roll-outs do."""
 
@@ -33,13 +42,13 @@ class RolloutOperations:
         self,
         controller: Controller,
         keeper: RolloutKeeper,
-        build_judge: Callable[[str, dict[str, Any]], RolloutJudge],
+        resolver: RolloutResolver,
         refuse_beside: Callable[[], None],
     ) -> None:
         """``refuse_beside``: raises while a deploy is under way."""
         self._controller = controller
         self._keeper = keeper
-        self._build_judge = build_judge
+        self._resolver = resolver
         self._refuse_beside = refuse_beside
         self.table: dict[str, tuple[type[Any], Callable[[Any], Awaitable[Any]]]] = {
             "rollout": (BeginRollout, self._begin),
@@ -51,7 +60,7 @@ class RolloutOperations:
 
     async def _begin(self, a: BeginRollout) -> None:
         self._refuse_beside()
-        judge = self._build_judge(a.judge, a.judge_options)
+        judge = self._resolver.judge(a.judge, a.judge_options)
         options = msgspec.convert(a, RolloutOptions, from_attributes=True)
         options = msgspec.structs.replace(options, seed=options.seed or random.getrandbits(48))
         who = history.author.get().who
@@ -59,7 +68,8 @@ class RolloutOperations:
         begun = begin_rollout(self._controller.desired, a.name, options, self._keeper.now(), who)
         self._check_reports(begun.rollouts[a.name].baseline, judge)
         history.author.set(history.Author(who, f"roll-out to {a.to}"))
-        await self._controller.change_rollout(begin_rollout, a.name, options, self._keeper.now(), who)
+        unit = self._resolver.drawn_unit(self._controller.desired.endpoints[a.name].policy_ref)
+        await self._controller.change_rollout(begin_rollout, a.name, options, self._keeper.now(), who, unit)
         self._keeper.wake()
 
     def _check_reports(self, baseline: str, judge: RolloutJudge) -> None:

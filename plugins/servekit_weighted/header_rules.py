@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from servekit.interfaces import BackendView, ReplicaView, RequestInfo, RoutingPolicy, two_choices
+from servekit.interfaces import BackendView, DrawnUnit, ReplicaView, RequestInfo, RoutingPolicy, two_choices
 from servekit_weighted.options import header_or_cookie, seeded, text
 from servekit_weighted.split import WeightedSplit
 
@@ -35,6 +35,12 @@ class HeaderRules(RoutingPolicy):
 
     def traffic_changed(self, weights: Mapping[str, float]) -> None:
         self._split.traffic_changed(weights)
+
+    def draw_order(self, seed: int | None) -> DrawnUnit:
+        """Draw the order of the requests that no rule fits. Those that one fits are chosen by what is in them, and so
+        all of them together are not drawn."""
+        self._split.draw_order(seed)
+        return DrawnUnit.NONE
 
     def choose_backend(self, request: RequestInfo, backends: Sequence[BackendView]) -> BackendView:
         headers = request.headers  # once: the core makes the mapping anew at each access

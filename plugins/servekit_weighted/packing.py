@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from servekit.interfaces import BackendView, ReplicaView, RequestInfo, RoutingPolicy, two_choices
+from servekit.interfaces import BackendView, DrawnUnit, ReplicaView, RequestInfo, RoutingPolicy, two_choices
 from servekit_weighted.options import seeded
 from servekit_weighted.split import WeightedSplit
 
@@ -35,6 +35,12 @@ class FixedPacking(RoutingPolicy):
         """Begin a new run, and count shares from 0."""
         self._split.traffic_changed(weights)
         self._left = 0
+
+    def draw_order(self, seed: int | None) -> DrawnUnit:
+        """Draw the backend of each run. The requests of a run go together, as those of a client do elsewhere."""
+        drawn = self._split.draw_order(seed)
+        self._left = 0
+        return DrawnUnit.KEY if drawn is DrawnUnit.REQUEST and self._k > 1 else drawn
 
     def choose_backend(self, request: RequestInfo, backends: Sequence[BackendView]) -> BackendView:
         if self._left > 0:

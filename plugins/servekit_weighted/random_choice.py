@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from servekit.interfaces import BackendView, ReplicaView, RequestInfo, RoutingPolicy
+from servekit.interfaces import BackendView, DrawnUnit, ReplicaView, RequestInfo, RoutingPolicy
 from servekit_weighted.options import seeded
 
 
@@ -19,10 +19,15 @@ class RandomChoice(RoutingPolicy):
         Args:
             seed: an integer with which the choices can be reproduced; every ingress worker then makes the same ones.
         """
-        self._random = seeded(seed)
+        self._random = self._order = seeded(seed)
+
+    def draw_order(self, seed: int | None) -> DrawnUnit:
+        """Draw backends from ``seed``; they are drawn in any case."""
+        self._order = self._random if seed is None else seeded(seed)
+        return DrawnUnit.REQUEST
 
     def choose_backend(self, request: RequestInfo, backends: Sequence[BackendView]) -> BackendView:
-        point = self._random.random() * sum(backend.weight for backend in backends)
+        point = self._order.random() * sum(backend.weight for backend in backends)
         for backend in backends:
             point -= backend.weight
             if point < 0:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
+import random
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 
-from servekit.interfaces import BackendView, RequestInfo, RoutingPolicy
+from servekit.interfaces import BackendView, DrawnUnit, RequestInfo, RoutingPolicy
+from servekit_weighted.drawn import DrawnSplit
+from servekit_weighted.shares import whole_shares
 
 MAX_REMEMBERED = 64
 """The number of sets of backends whose counts are remembered: k backends have 2**k sets."""
@@ -17,17 +18,29 @@ class WeightedSplit(RoutingPolicy):
 
     The requests are counted for each set of backends that are present together, with their weights relative to each
     other. So a backend that is absent gathers no credit, and a backend that comes and goes shifts nothing between the
-    others. Nothing is random.
+    others. Nothing is random, but for the order while a roll-out is judged: see `DrawnSplit`.
     """
 
     def __init__(self) -> None:
-        self._remembered: dict[frozenset[tuple[str, float]], _Split] = {}
+        self._remembered: dict[frozenset[tuple[str, float]], _Split | DrawnSplit] = {}
         self._present: Sequence[BackendView] = ()
         self._positions: list[int] = []
-        self._split = _Split([])
+        self._split: _Split | DrawnSplit = _Split([])
+        self._chance: random.Random | None = None
+        """Draws the order of the backends; None: their order is fixed."""
 
     def traffic_changed(self, weights: Mapping[str, float]) -> None:
         """Count from 0."""
+        self._begin()
+
+    def draw_order(self, seed: int | None) -> DrawnUnit:
+        """Count from 0, in an order that is drawn. Each request goes to a backend of weight w with chance w, and the
+        counts of two backends are as exact as ever; those of k backends within ⌈log₂ k⌉."""
+        self._chance = None if seed is None else random.Random(seed)
+        self._begin()
+        return DrawnUnit.NONE if seed is None else DrawnUnit.REQUEST
+
+    def _begin(self) -> None:
         self._remembered.clear()
         self._present = ()
 
@@ -45,7 +58,8 @@ class WeightedSplit(RoutingPolicy):
         if key not in self._remembered:
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.clear()
-            self._remembered[key] = _Split([backends[position].weight for position in positions])
+            shares = whole_shares([backends[position].weight for position in positions])
+            self._remembered[key] = _Split(shares) if self._chance is None else DrawnSplit(shares, self._chance)
         self._split = self._remembered[key]
         self._positions = positions
         self._present = backends[:]  # a copy: the caller may change its own list in place
@@ -63,14 +77,10 @@ class _Split:
     requests pass.
     """
 
-    def __init__(self, weights: Sequence[float]) -> None:
-        whole = sum(weights)
-        # The simplest fraction near each float (0.1 is 1/10 here), so that 0.9 and 0.1 are 900 and 100 in 1,000.
-        fractions = [Fraction(weight / whole).limit_denominator(10**9) for weight in weights]
-        scale = math.lcm(*(fraction.denominator for fraction in fractions))
-        self._shares = [int(fraction * scale) for fraction in fractions]
+    def __init__(self, shares: Sequence[int]) -> None:
+        self._shares = shares
         self._total = sum(self._shares)
-        self._credits = [0] * len(weights)
+        self._credits = [0] * len(shares)
 
     def next(self) -> int:
         total, credits = self._total, self._credits

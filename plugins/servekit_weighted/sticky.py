@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
-from servekit.interfaces import BackendView, ReplicaView, RequestInfo, RoutingPolicy, two_choices
+from servekit.interfaces import BackendView, DrawnUnit, ReplicaView, RequestInfo, RoutingPolicy, two_choices
 from servekit_weighted.options import header_or_cookie, seeded
 from servekit_weighted.split import WeightedSplit
 
@@ -47,6 +47,12 @@ class Sticky(RoutingPolicy):
 
     def traffic_changed(self, weights: Mapping[str, float]) -> None:
         self._split.traffic_changed(weights)
+
+    def draw_order(self, seed: int | None) -> DrawnUnit:
+        """Draw the order of the requests without a key. A key's backend is drawn by hashing, once and for all: as the
+        share of a backend grows, keys only ever move to it."""
+        self._split.draw_order(seed)
+        return DrawnUnit.KEY
 
     def choose_backend(self, request: RequestInfo, backends: Sequence[BackendView]) -> BackendView:
         client = self._client(request.headers)

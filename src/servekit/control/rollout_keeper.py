@@ -200,8 +200,10 @@ class RolloutKeeper:
             return Verdict(Decision.UNSURE, f"the judge has not answered within {JUDGE_TIMEOUT_S:g} s")
         error = asked.exception()
         if error is not None:
-            _log.error("the judge of endpoint %s failed", endpoint, exc_info=error)
-            return Verdict(Decision.UNSURE, f"the judge failed: {describe(error)}")
+            reason, last = f"the judge failed: {describe(error)}", self._looks.get(endpoint)
+            if last is None or last.verdict is None or last.verdict.reason != reason:  # Not at each look.
+                _log.error("the judge of endpoint %s failed", endpoint, exc_info=error)
+            return Verdict(Decision.UNSURE, reason)
         verdict: object = asked.result()
         if not isinstance(verdict, Verdict):
             return Verdict(Decision.UNSURE, f"the judge returned {verdict!r}, which is no servekit.interfaces.Verdict")

@@ -12,7 +12,7 @@ from typing import Any
 from servekit.errors import InvalidInputError
 from servekit.factories import load_path
 from servekit.inprocess import BY_INSTANCE
-from servekit.interfaces import BackendView, Outcome, ReplicaView, RequestInfo, RoutingPolicy, _default_draw
+from servekit.interfaces import BackendView, DrawnUnit, Outcome, ReplicaView, RequestInfo, RoutingPolicy, _default_draw
 from servekit.wire.control_frames import PluginRef
 
 MOST_DECISIONS = 100_000
@@ -73,6 +73,9 @@ class _Around(RoutingPolicy):
 
     def choose_replica(self, request: RequestInfo, replicas: Sequence[ReplicaView]) -> ReplicaView:
         return self._policy.choose_replica(request, replicas)
+
+    def draw_order(self, seed: int | None) -> DrawnUnit:
+        return self._policy.draw_order(seed)
 
     def request_finished(self, request: RequestInfo, replica: ReplicaView, outcome: Outcome) -> None:
         self._policy.request_finished(request, replica, outcome)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from servekit.testing.conformance.adapters import RequestAdapterTests
     from servekit.testing.conformance.exchanges import Seen
+    from servekit.testing.conformance.judges import RolloutJudgeTests
     from servekit.testing.conformance.policies import RoutingPolicyTests
     from servekit.testing.conformance.runtimes import ReplicaRuntimeTests
     from servekit.testing.conformance.views import FakeBackend, FakeReplica, FakeRequest, fake_backends
@@ -19,6 +20,7 @@ __all__ = [
     "RoutingPolicyTests",
     "ReplicaRuntimeTests",
     "RequestAdapterTests",
+    "RolloutJudgeTests",
     "FakeBackend",
     "FakeReplica",
     "FakeRequest",
@@ -30,6 +32,7 @@ _HOMES = {
     "RoutingPolicyTests": "policies",
     "ReplicaRuntimeTests": "runtimes",
     "RequestAdapterTests": "adapters",
+    "RolloutJudgeTests": "judges",
     "FakeBackend": "views",
     "FakeReplica": "views",
     "FakeRequest": "views",

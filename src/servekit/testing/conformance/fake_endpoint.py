@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import FrozenInstanceError
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
-from servekit.interfaces import Outcome, RequestInfo, RoutingPolicy
+from servekit.interfaces import DrawnUnit, Outcome, RequestInfo, RoutingPolicy
 from servekit.testing.conformance.helpers import hypothesis
 from servekit.testing.conformance.views import FakeBackend, FakeReplica, FakeRequest
 
@@ -66,6 +66,13 @@ class FakeEndpoint:
         self.call("traffic_changed", given)
         if given != self.weights:
             self.fail("traffic_changed wrote to the weights that it was given: copy what you mean to change")
+
+    def draw_order(self, seed: int | None) -> DrawnUnit:
+        """Have a roll-out judged from now on; None: no more. Returns what the policy says that is drawn."""
+        unit = self.call("draw_order", seed)
+        if not isinstance(unit, DrawnUnit):
+            self.fail(f"draw_order returned {unit!r}: it must return a DrawnUnit")
+        return unit
 
     def set_replicas(self, backend: str, count: int) -> None:
         """Let ``count`` replicas be ready: the oldest go, or new ones come."""
@@ -284,6 +291,7 @@ def operations() -> SearchStrategy[list[Operation]]:
         "send_queued_request": st.just(()),
         "finish_request": st.tuples(numbers, st.sampled_from(Outcome)),
         "set_traffic": st.tuples(shares().map(weights_of)),
+        "draw_order": st.tuples(st.none() | st.integers(0, 3)),
         "set_replicas": st.tuples(backend, st.integers(0, 4)),
         "replace_replicas": st.tuples(backend),
         "reorder": st.tuples(st.permutations(range(len(NAMES)))),

@@ -105,6 +105,13 @@ def spread(slots: Sequence[int]) -> Sequence[int]:
     return found
 
 
+def count_time(slots: memoryview, first: int, bounds: tuple[float, ...], duration_s: float) -> None:
+    """Count a duration in a histogram, whose sum is behind it. ``first``: its first slot."""
+    duration_s = max(0.0, duration_s)
+    slots[first + bisect_left(bounds, duration_s)] += 1
+    slots[first + len(bounds) + 1] += int(duration_s * 1e6)
+
+
 # -- the file --------------------------------------------------------------------------------------------------------
 
 SUFFIX = ".tally"

@@ -11,8 +11,10 @@ from typing import NamedTuple, TypeAlias
 Headers: TypeAlias = "Sequence[tuple[bytes, bytes]]"
 
 TRACEPARENT, TRACESTATE, BAGGAGE = b"traceparent", b"tracestate", b"baggage"
+SIDE = b"x-servekit-side"
+"""Which side of a roll-out answers, for what is called meanwhile: ``baseline`` or ``candidate``."""
 _OF_TRACE = frozenset({TRACEPARENT, TRACESTATE})
-_PASSED_ON = frozenset({TRACEPARENT, TRACESTATE, BAGGAGE})
+_PASSED_ON = frozenset({TRACEPARENT, TRACESTATE, BAGGAGE, SIDE})
 SAMPLED, RANDOM = 0x01, 0x02
 """Flags. Others are for later versions of the specification: what has them set is passed on without them."""
 _match = re.compile(

@@ -35,12 +35,18 @@ class Applier:
         links: ReplicaLinks,
         build_policy: Callable[[PluginRef], RoutingPolicy],
         ended: Callable[[Set[str]], None],
+        worker: str = "",
     ) -> None:
-        """``ended``: called with the ids of replicas whose processes have ended, and whose links had not."""
+        """
+        Args:
+            ended: called with the ids of replicas whose processes have ended, and whose links had not.
+            worker: the id of this ingress worker.
+        """
         self._router = router
         self._links = links
         self._build_policy = build_policy
         self._ended = ended
+        self._worker = worker
 
     async def apply(self, snapshot: Snapshot) -> str:
         """Apply a snapshot; return the errors of those parts that could not be applied, as text.
@@ -101,19 +107,22 @@ class Applier:
                 router.shared.weights.removed(name)
             return
         weights = {backend: weight for backend, weight in entry.traffic.items() if weight > 0}
-        if old is not None and structs.replace(old.entry, traffic=entry.traffic) == entry:
-            if old.entry.traffic != entry.traffic:
-                old.entry = entry
+        if old is not None and structs.replace(old.entry, traffic=entry.traffic, rollout=entry.rollout) == entry:
+            if old.entry != entry:
+                before, old.entry = old.entry.rollout, entry
                 self._remember(entry, weights)
                 try:
+                    if before != entry.rollout:
+                        old.set_rollout(entry.rollout, self._worker)
                     old.policy.traffic_changed(weights)
                 finally:  # Also where its policy raises: the backends that are gone must get no more requests.
                     old.set_traffic(weights)
             return
-        policy = self._build_policy(entry.policy_ref)
-        policy.traffic_changed(weights)
+        endpoint = Endpoint(entry, self._build_policy(entry.policy_ref), router.backends, router.shared)
+        if entry.rollout is not None:
+            endpoint.set_rollout(entry.rollout, self._worker)
+        endpoint.policy.traffic_changed(weights)
         self._remember(entry, weights)
-        endpoint = Endpoint(entry, policy, router.backends, router.shared)
         endpoint.set_traffic(weights)
         if old is not None:
             router.remove(old, endpoint)

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping
 from servekit.ingress import refusals
 from servekit.ingress.backend import Backend
 from servekit.ingress.exchange import Exchange, redispatch
+from servekit.ingress.judged import JudgedPolicy, seed_of
 from servekit.ingress.shared import Shared
 from servekit.ingress.steps import note
 from servekit.interfaces import Outcome, RoutingPolicy
-from servekit.wire.control_frames import EndpointRecord
+from servekit.wire.control_frames import EndpointRecord, RolloutEntry
 
 _log = logging.getLogger("servekit.ingress")
 
@@ -45,6 +46,8 @@ class Endpoint:
         self.mount = entry.options.mount
         self.entry = entry
         self.policy = policy
+        self.judged: JudgedPolicy | None = None
+        """The policy, while a roll-out is judged."""
         self.timeout_s = entry.options.timeout_s
         self.slow_s = math.inf
         """Its requests that took longer are slow; set by `Slowness`."""
@@ -56,8 +59,8 @@ class Endpoint:
         one, all of them, for the share of a backend that is down is to fail."""
         self.waiting: OrderedDict[Exchange, None] = OrderedDict()
         """Requests that came while no backend had a ready replica but one was coming."""
-        # Asked once: the default of `choose_replica` needs no call where there is one replica, and few policies are
-        # told how requests end.
+        # Asked once, and of the endpoint's own policy: the default of `choose_replica` needs no call where there is one
+        # replica, and few policies are told how requests end.
         self.watches = type(policy).request_finished is not RoutingPolicy.request_finished
         self.picks_replica = type(policy).choose_replica is not RoutingPolicy.choose_replica
         self._choose_backend = policy.choose_backend
@@ -169,6 +172,18 @@ class Endpoint:
                 )
 
     # -- traffic -----------------------------------------------------------------------------------------------------
+
+    def set_rollout(self, rollout: RolloutEntry | None, worker: str) -> None:
+        """Have a roll-out judged from now on, or none. The policy stays, and is yet to be told of the traffic.
+        ``worker``: the id of this ingress worker."""
+        policy = self.policy if self.judged is None else self.judged.policy
+        self.judged = None
+        if rollout is not None:
+            tallies = self._shared.tallies
+            self.judged = JudgedPolicy(policy, rollout, self.name, lambda: self.targets, tallies)
+        self.policy = self.judged or policy
+        self._choose_backend = self.policy.choose_backend
+        policy.draw_order(None if rollout is None else seed_of(rollout.seed, worker))
 
     def set_traffic(self, weights: Mapping[str, float]) -> None:
         """Share the requests by these weights, all above 0; those that wait choose again."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
@@ -35,6 +34,7 @@ from servekit.tallies import (
     QUICK_WAIT_US,
     REPLICA_WAIT,
     RESENDS,
+    count_time,
 )
 from servekit.traces import pass_on, trace_id_of
 from servekit.wire.data_frames import UNKNOWN, Answer
@@ -55,6 +55,13 @@ _pack = PACKED.pack_into
 T = TypeVar("T")
 
 
+class VersionCounter(Protocol):
+    """The `JudgedPolicy` of an endpoint, as an exchange uses it."""
+
+    def ended(self, exchange: Exchange, status: int, latency_s: float) -> None:
+        """Count a request that has ended."""
+
+
 class ExchangeOwner(Protocol):
     """The `Endpoint` of an exchange, as the exchange uses it."""
 
@@ -68,6 +75,10 @@ class ExchangeOwner(Protocol):
     policy: RoutingPolicy
     slow_s: float
     """Its requests that took longer than this are slow: see `servekit.ingress.slowness`."""
+
+    @property
+    def judged(self) -> VersionCounter | None:
+        """None: no roll-out is judged."""
 
     def dispatch(self, exchange: Exchange) -> None:
         """Send a request to a replica, have it wait for one, or refuse it."""
@@ -213,6 +224,12 @@ class Exchange(HttpRequest):
         sampled; 0: none begins."""
         self.unusual = True
         self.trace, self.parent, self.raw_headers = pass_on(self.raw_headers, share)
+        self.fields = dict(self.raw_headers)
+
+    def set_header(self, name: bytes, value: bytes) -> None:
+        """Have the request come with a header, alone of its name; empty: without."""
+        rest = [each for each in self.raw_headers if each[0] != name]
+        self.raw_headers = [*rest, (name, value)] if value else rest
         self.fields = dict(self.raw_headers)
 
     def request(self) -> Request:
@@ -535,6 +552,8 @@ class Exchange(HttpRequest):
 
     def _remember(self, status: int, latency_s: float, ended_at: float, body_bytes: int) -> None:
         """Keep, and hand on, all that is known of the request."""
+        if self.owner.judged is not None:
+            self.owner.judged.ended(self, status, latency_s)
         shared, came, began_at, replica = self.shared, self.received_at, self.began_at, self.replica
         record = RequestRecord(
             self.id,
@@ -574,17 +593,17 @@ class Exchange(HttpRequest):
 
     def _count_times(self, slots: memoryview, latency_s: float) -> None:
         """How long it all took, and each part of it that there was."""
-        _count_time(slots, 0, FINE_BOUNDS, latency_s)
+        count_time(slots, 0, FINE_BOUNDS, latency_s)
         if not self.sent_at:
             return
         wait_s = self.sent_at - self.received_at
-        _count_time(slots, INGRESS_WAIT, BOUNDS, wait_s)
+        count_time(slots, INGRESS_WAIT, BOUNDS, wait_s)
         if self.answer_rest is not None:
-            _count_time(slots, FIRST_BYTE, BOUNDS, self.began_at - self.received_at)
+            count_time(slots, FIRST_BYTE, BOUNDS, self.began_at - self.received_at)
         elif self.service_us >= 0:
             handler_s = self.service_us / 1e6
-            _count_time(slots, HANDLER, BOUNDS, handler_s)
-            _count_time(slots, REPLICA_WAIT, BOUNDS, latency_s - wait_s - handler_s)
+            count_time(slots, HANDLER, BOUNDS, handler_s)
+            count_time(slots, REPLICA_WAIT, BOUNDS, latency_s - wait_s - handler_s)
 
     def _count_more(self, slots: memoryview) -> None:
         """The part of what is counted that few requests have."""
@@ -618,13 +637,6 @@ class HandleExchange(Exchange):
         request = super().request()
         request.chain = self.chain
         return request
-
-
-def _count_time(slots: memoryview, first: int, bounds: tuple[float, ...], duration_s: float) -> None:
-    """Count a duration in a histogram, whose sum is behind it."""
-    duration_s = max(0.0, duration_s)
-    slots[first + bisect_left(bounds, duration_s)] += 1
-    slots[first + len(bounds) + 1] += int(duration_s * 1e6)
 
 
 def redispatch(waiting: OrderedDict[Exchange, None]) -> None:

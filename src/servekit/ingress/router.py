@@ -22,7 +22,7 @@ from servekit.ingress.exchange import Exchange, HandleExchange
 from servekit.ingress.shared import Shared
 from servekit.interfaces import path_of
 from servekit.routes import RESERVED, RouteTable
-from servekit.traces import TRACEPARENT, TRACESTATE
+from servekit.traces import SIDE, TRACEPARENT, TRACESTATE
 from servekit.wire.data_frames import Invoke
 
 _is_id = re.compile(rb"[!-Z\\^-~]{1,128}").fullmatch
@@ -34,6 +34,7 @@ class _Nowhere:
 
     name = route_text = ""
     watches = False
+    judged = None
     slow_s = math.inf
 
 
@@ -81,6 +82,8 @@ class Router:
         self._begin(exchange, fields.get(b"x-request-id"))
         if share or TRACEPARENT in fields or TRACESTATE in fields:
             exchange.pass_trace_on(share)
+        if SIDE in fields:
+            exchange.set_header(SIDE, b"")  # Only what answers a request knows its side.
         endpoint = self._routes.exact.get(exchange.path)
         exchange.view_args = None
         if endpoint is None:

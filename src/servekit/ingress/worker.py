@@ -135,7 +135,7 @@ class IngressWorker:
         links = DataLinks(self._bootstrap.token, self._bootstrap.worker_id, polling)
         self._links = ReplicaLinks(links)
         self.callers = Callers(self.router, links)
-        applier = Applier(self.router, self._links, self._build_policy, self.callers.ended)
+        applier = Applier(self.router, self._links, self._build_policy, self.callers.ended, told.worker_id)
         self._control = ControlClient(self._bootstrap, hello=self._hello, received=self._received, report=self._report)
         self.server.start()
         tasks = [

@@ -129,7 +129,7 @@ class Invoke(Frame, tag=10):
     chain: tuple[str, ...] = ()
     """The replicas whose handlers wait for this call, outermost first."""
     headers: tuple[tuple[bytes, bytes], ...] = ()
-    """Of the call that it is made in: ``traceparent``, ``tracestate`` and ``baggage``."""
+    """Of the call that it is made in: ``traceparent``, ``tracestate``, ``baggage`` and ``x-servekit-side``."""
 
 
 def data_codec() -> Codec:

@@ -64,6 +64,25 @@ def test_variables_are_put_in_and_known_as_they_are_written(reading: Any) -> Non
     assert found.written == {"instance.http_port": "${PORT:-8000}", "backends.v1.args[0]": "key-${KEY}"}
 
 
+def test_a_roll_out_is_a_table_of_its_options(reading: Any) -> None:
+    found = reading(
+        """
+        [endpoints.digits.rollout]
+        steps = [0.01, "gate", 1]
+        hold_s = "${HOLD}"
+        notify = ["notify-send", "${KEY}"]
+        judge_options = { margin = 0.01, watch = ["accuracy"] }
+        """,
+        HOLD="30",
+    )
+    table = found.spec.endpoints["digits"].rollout
+    assert table.steps == (0.01, "gate", 1)
+    assert (table.hold_s, table.judge) == (30, "sequential")
+    assert table.judge_options == {"margin": 0.01, "watch": ["accuracy"]}
+    assert table.notify == ["notify-send", "hidden"]
+    jsonschema.validate({"endpoints": {"e": {"route": "/e", "rollout": {"steps": [0.5, "gate", 1.0]}}}}, schema())
+
+
 def test_observers_are_tables_of_their_options(reading: Any) -> None:
     found = reading('[instance.observers.otel]\nsample = 0.1\nheaders = { authorization = "Bearer ${KEY}" }')
     told = {"otel": {"sample": 0.1, "headers": {"authorization": "Bearer hidden"}}}
@@ -142,6 +161,9 @@ def test_what_is_written_again_of_a_table_is_read_as_the_same(reading: Any) -> N
         ("[backends.v1]\nargs = ['${NOT_SET}']", "args[0]: the environment has no variable NOT_SET: set it"),
         ("[backends.v1]\nargs = ['${1}']", "args[0]: '${1}' names no variable"),
         ("[backends.v1\n", "is not TOML: "),
+        ("[endpoints.digits.rollout]\nto = 'v2'", "endpoints.digits.rollout.to: there is no such key"),
+        ("[endpoints.digits.rollout]\nsteps = 0.5", "endpoints.digits.rollout.steps: steps must be a list, not float"),
+        ("[endpoints.digits.rollout]\non_failure = 'stop'", "endpoints.digits.rollout.on_failure: Invalid enum value"),
     ],
 )
 def test_what_is_wrong_is_told_with_the_file_and_the_key(reading: Any, text: str, problem: str) -> None:

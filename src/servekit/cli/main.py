@@ -34,6 +34,7 @@ COMMANDS = {
     "schema": ("deploying", "Print the JSON Schema of configuration files"),
     "history": ("deploying", "Show what an endpoint's traffic has been"),
     "rollback": ("deploying", "Go back to what an endpoint's traffic was"),
+    "rollout": ("rollout", "Have a new version take over, step by step"),
     "traffic": ("changes", "Split an endpoint's traffic between backends"),
     "scale": ("changes", "Give a backend more or fewer replicas"),
     "restart": ("changes", "Replace every replica of a backend"),

@@ -162,7 +162,21 @@ def _head(status: dict[str, Any]) -> list[Text]:
     ready = sum(worker["ready"] for worker in workers)
     where = f"answers at {status['url']}" if status["url"] else "serves without HTTP"
     head = f"instance {status['name']!r} {where}; ingress workers {ready}/{len(workers)} ready"
-    return [Text(line) for line in (head, status["deploy"]) if line]
+    return [*(Text(line) for line in (head, status["deploy"]) if line), *_rollouts(status)]
+
+
+def _rollouts(status: dict[str, Any]) -> list[Text]:
+    """A line for each roll-out under way: the first ones."""
+    from rich.text import Text
+
+    from servekit.cli.rollout import line_of
+    from servekit.control.explanations import escaped
+    from servekit.control.rollout import ENDED
+
+    told = {name: each for name, each in status.get("rollouts", {}).items() if each["state"] not in ENDED}
+    shown, more = _first(told, MOST_PROBLEMS)
+    lines = [Text(escaped(line_of(each)), no_wrap=True, overflow="ellipsis") for _, each in shown]
+    return [*lines, *([_more(more)] if more else [])]
 
 
 def _endpoints(status: dict[str, Any], most: int | None = None) -> Table:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from servekit.config import REPLICA_FIELDS
 from servekit.control import state
+from servekit.control.deployed_rollouts import by_rollout, outcome, to_begin
 from servekit.control.history import undone
+from servekit.control.rollout import RolloutOptions
+from servekit.control.rollout_changes import begin_rollout
 from servekit.control.state import BackendRecord, Desired, Written
 from servekit.control.tables import BackendTable, EndpointTable, backend_table, endpoint_table, flat, key_path
 from servekit.errors import StalePlanError
@@ -34,13 +37,13 @@ class Step(msgspec.Struct, frozen=True):
 
     action: str
     """``create``; ``change``, in place; ``replace``, by new replicas that start beside the old ones; ``traffic``;
-    ``remove``."""
+    ``rollout``, which begins one; ``remove``."""
     kind: str
     """``endpoint`` or ``backend``."""
     name: str
     differences: list[Difference] = []
     undoes: str = ""
-    """What the step would undo that was done by hand."""
+    """What the step would undo that was done by hand; of a roll-out, how the last one to that backend has ended."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -52,6 +55,8 @@ class Wanted(msgspec.Struct, frozen=True):
     """Of the endpoints."""
     as_it_is: frozenset[str] = frozenset()
     """Endpoints whose traffic stays what it is."""
+    rollouts: dict[str, RolloutOptions] = {}
+    """By endpoint, how its one backend takes over, where it serves by another one now."""
 
 
 class Deploy(msgspec.Struct, frozen=True):
@@ -63,10 +68,18 @@ class Deploy(msgspec.Struct, frozen=True):
     wanted: Wanted
     planned_from: dict[str, EndpointRecord]
     """The endpoints that there were."""
+    rollouts: dict[str, RolloutOptions] = {}
+    """By endpoint, those that begin."""
 
-    def finish(self, desired: Desired) -> Desired:
-        """The change once the backends are ready: endpoints and traffic, and what nobody needs goes. Raises
-        `StalePlanError` where an endpoint that it changes was changed meanwhile."""
+    def finish(
+        self, desired: Desired, begin: Callable[[Desired, str, RolloutOptions], Desired] = begin_rollout
+    ) -> Desired:
+        """The change once the backends are ready: endpoints and traffic, roll-outs that begin, and what nobody needs
+        goes. Raises `StalePlanError` where an endpoint that it changes was changed meanwhile.
+
+        Args:
+            begin: makes of a state the one in which an endpoint's roll-out has begun.
+        """
         for step in self.steps:
             if step.kind == "endpoint":
                 check_unchanged(desired, step.name, self.planned_from.get(step.name))
@@ -76,7 +89,7 @@ class Deploy(msgspec.Struct, frozen=True):
             endpoints={name: each for name, each in desired.endpoints.items() if ("endpoint", name) not in gone},
             written=self.wanted.written,
         )
-        changed = {step.name for step in self.steps if step.kind == "endpoint" and step.action != "remove"}
+        changed = {s.name for s in self.steps if s.kind == "endpoint" and s.action not in ("remove", "rollout")}
         others = {name: each for name, each in desired.endpoints.items() if name not in changed}
         now, desired = desired, msgspec.structs.replace(desired, endpoints=others)  # Two may exchange their routes.
         for name in self.wanted.endpoints:
@@ -85,12 +98,16 @@ class Deploy(msgspec.Struct, frozen=True):
         for kind, name in gone:
             if kind == "backend" and name in desired.backends:
                 desired = state.remove_backend(desired, name)
+        for name, options in self.rollouts.items():
+            desired = begin(desired, name, options)
         return desired
 
 
 def plan_deploy(desired: Desired, wanted: Wanted, default_runtime: tuple[str, dict[str, Any]]) -> Deploy:
-    """What changes, in the order in which it does."""
+    """What changes, in the order in which it does. Raises where a roll-out that is wanted cannot be."""
     steps, backends = [], {}
+    rollouts = to_begin(desired, wanted.rollouts, wanted.backends)
+    wanted = msgspec.structs.replace(wanted, as_it_is=wanted.as_it_is | by_rollout(desired, wanted.rollouts))
     for name, record in wanted.backends.items():
         old = desired.backends.get(name)
         after = _flat_backend(record, default_runtime)
@@ -106,10 +123,13 @@ def plan_deploy(desired: Desired, wanted: Wanted, default_runtime: tuple[str, di
             backends[name] = msgspec.structs.replace(new, revision=0, repeats=0) if replaced else new
     for name in wanted.endpoints:
         steps += _endpoint_steps(desired, wanted, name)
+        if name in rollouts:
+            differences = _rollout_differences(desired, rollouts[name], name)
+            steps.append(Step("rollout", "endpoint", name, differences, outcome(desired, name, rollouts[name].to)))
     steps += [Step("remove", "endpoint", name) for name in desired.endpoints if name not in wanted.endpoints]
     gone = [name for name in desired.backends if name not in wanted.backends]
     steps += [Step("remove", "backend", name, [], _undone(desired, name)) for name in gone]
-    return Deploy(steps, backends, wanted, desired.endpoints)
+    return Deploy(steps, backends, wanted, desired.endpoints, rollouts)
 
 
 def check_unchanged(desired: Desired, endpoint: str, before: EndpointRecord | None) -> None:
@@ -134,6 +154,17 @@ def _endpoint_steps(desired: Desired, wanted: Wanted, name: str) -> Iterator[Ste
         yield Step("change", "endpoint", name, options)
     if traffic:
         yield Step("traffic", "endpoint", name, traffic, undone(desired, name))
+
+
+def _rollout_differences(desired: Desired, options: RolloutOptions, name: str) -> list[Difference]:
+    """The traffic before and after, and the steps between."""
+    before = desired.endpoints[name].traffic
+    shown = {"steps": list(options.steps), "hold_s": options.hold_s, "judge": options.judge}
+    return [
+        *(Difference(key_path("endpoints", name, "traffic", old), share, None) for old, share in before.items()),
+        Difference(key_path("endpoints", name, "traffic", options.to), None, 1.0),
+        *(Difference(key_path("endpoints", name, "rollout", key), None, value) for key, value in shown.items()),
+    ]
 
 
 def _endpoint(desired: Desired, wanted: Wanted, name: str) -> EndpointRecord:

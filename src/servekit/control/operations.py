@@ -28,18 +28,20 @@ from servekit.config import (
 from servekit.control import deploys, explanations, history, state
 from servekit.control.changes import weights
 from servekit.control.controller import Controller
+from servekit.control.deployed_rollouts import options_of
 from servekit.control.deploys import Deploy, Wanted
 from servekit.control.event_ring import clock
 from servekit.control.history import Author
 from servekit.control.log_lines import Which, last_lines
 from servekit.control.nesting import LEVELS, is_too_deep
 from servekit.control.reader_answers import without_user_configs
+from servekit.control.rollout_changes import check_change
 from servekit.control.rollout_keeper import RolloutKeeper
 from servekit.control.rollout_operations import RolloutOperations
 from servekit.control.runtimes import Runtimes
 from servekit.control.state import BackendRecord, BackendSource, Desired
 from servekit.control.store import Store, StoreThread
-from servekit.control.tables import backend_table, check_in_file, endpoint_table, in_file
+from servekit.control.tables import RolloutTable, backend_table, check_in_file, endpoint_table, in_file
 from servekit.errors import InUseError, InvalidInputError, NotFoundError, ServekitError, StalePlanError
 from servekit.factories import Kind, at_path, build, check_options
 from servekit.interfaces import DrawnUnit, RequestObserver, RolloutJudge, RoutingPolicy
@@ -67,6 +69,10 @@ class CreateEndpoint(EndpointOptions, frozen=True, kw_only=True, forbid_unknown_
     """In the place of ``backend``."""
 
 
+class DeployEndpoint(CreateEndpoint, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    rollout: RolloutTable | None = None
+
+
 class CreateBackend(BackendSource, frozen=True, kw_only=True, forbid_unknown_fields=True):
     target_data: bytes
     config: dict[str, Any] = msgspec.field(default_factory=dict)
@@ -80,7 +86,7 @@ class CreateBackend(BackendSource, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class DeployAll(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    endpoints: list[CreateEndpoint] = []
+    endpoints: list[DeployEndpoint] = []
     backends: list[CreateBackend] = []
     written: dict[str, str] = {}
     """By key path, texts with variables of the environment, of which only the values are in the other fields."""
@@ -246,7 +252,8 @@ class Operations:
             "last_requests": (LastRequests, self._last_requests),
         }
         self._rollouts = rollouts
-        self._table |= RolloutOperations(controller, rollouts, resolver, self._refuse_beside).table
+        self._rollout_operations = RolloutOperations(controller, rollouts, resolver, self._refuse_beside)
+        self._table |= self._rollout_operations.table
 
     async def call(
         self, name: str, body: bytes, *, json: bool = False, who: str = "", reads_only: bool = False
@@ -410,6 +417,7 @@ class Operations:
             {each.name: await self._backend_record(each) for each in a.backends},
             {},
             frozenset(each.name for each in a.endpoints if each.traffic is None),
+            {e.name: options_of(e.name, e.rollout, e.traffic) for e in a.endpoints if e.rollout is not None},
         )
         wanted = deploys.with_written(wanted, a.written, self._default_runtime)
         desired = self._controller.desired
@@ -419,7 +427,10 @@ class Operations:
                 f"the plan was made from state {a.number}, and it is state {desired.number} now: "
                 f"{_last_change(desired)}Make another plan"
             )
-        deploy.finish(state.put_backends(desired, deploy.backends))
+        finished = deploy.finish(state.put_backends(desired, deploy.backends), lambda now, *_: now)
+        for name, options in deploy.rollouts.items():
+            self._rollout_operations.check(finished, name, options)
+        check_change(desired, finished)
         for record in deploy.backends.values():
             self._runtimes.check(record.runtime, record.runtime_options)
         return desired, deploy
@@ -439,7 +450,9 @@ class Operations:
 
             given = [each for each in a.backends if each.name in deploy.backends]
             with self._told("deploy", "; ".join(f"{each.action} {each.kind} {each.name}" for each in deploy.steps)):
-                await self._roll_out(desired, deploy.backends, given, deploy.finish)
+                finish = partial(deploy.finish, begin=self._rollout_operations.begun)
+                await self._roll_out(desired, deploy.backends, given, finish)
+            self._rollouts.wake()
             return {"number": self._controller.desired.number, "steps": deploy.steps}
 
     async def _roll_out(

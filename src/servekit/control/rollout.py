@@ -25,10 +25,9 @@ MOVING = frozenset({"waiting", "advancing", "holding"})
 """Of these something follows by itself; `paused` and `inconclusive` wait for somebody to decide."""
 
 
-class RolloutOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked for."""
+class RolloutKeys(msgspec.Struct, frozen=True, kw_only=True):
+    """How an endpoint is to go from one backend to another."""
 
-    to: str
     steps: tuple[float | str, ...] = DEFAULT_STEPS
     hold_s: float = 60.0
     warmup_s: float = 10.0
@@ -41,6 +40,12 @@ class RolloutOptions(msgspec.Struct, frozen=True, kw_only=True):
     propagate: bool = False
     notify: str | list[str] | None = None
     seed: int = 0
+
+
+class RolloutOptions(RolloutKeys, frozen=True, kw_only=True):
+    """What was asked for."""
+
+    to: str
 
 
 class Counted(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ def begin_rollout(
     desired: Desired,
     endpoint: str,
     options: RolloutOptions,
-    now: float,
+    now: float = 0.0,
     who: str = "",
     unit: DrawnUnit = DrawnUnit.NONE,
 ) -> Desired:

@@ -13,6 +13,7 @@ from servekit.control.controller import Controller
 from servekit.control.rollout import Rollout, RolloutOptions, paused, promoted, resumed, rolled_back
 from servekit.control.rollout_changes import begin_rollout, under_way
 from servekit.control.rollout_keeper import RolloutKeeper
+from servekit.control.state import Desired
 from servekit.errors import InUseError, InvalidInputError
 from servekit.interfaces import DrawnUnit, RolloutJudge
 from servekit.wire.control_frames import PluginRef
@@ -60,19 +61,23 @@ class RolloutOperations:
 
     async def _begin(self, a: BeginRollout) -> None:
         self._refuse_beside()
-        judge = self._resolver.judge(a.judge, a.judge_options)
         options = msgspec.convert(a, RolloutOptions, from_attributes=True)
-        options = msgspec.structs.replace(options, seed=options.seed or random.getrandbits(48))
-        who = history.author.get().who
-        # All that is wrong with the call is said before what its judge would lack.
-        begun = begin_rollout(self._controller.desired, a.name, options, self._keeper.now(), who)
-        self._check_reports(begun.rollouts[a.name].baseline, judge)
-        history.author.set(history.Author(who, f"roll-out to {a.to}"))
-        unit = self._resolver.drawn_unit(self._controller.desired.endpoints[a.name].policy_ref)
-        await self._controller.change_rollout(begin_rollout, a.name, options, self._keeper.now(), who, unit)
+        self.check(self._controller.desired, a.name, options)
+        history.author.set(history.Author(history.author.get().who, f"roll-out to {a.to}"))
+        await self._controller.change_rollout(self.begun, a.name, options)
         self._keeper.wake()
 
-    def _check_reports(self, baseline: str, judge: RolloutJudge) -> None:
+    def begun(self, desired: Desired, endpoint: str, options: RolloutOptions) -> Desired:
+        """`begin_rollout`, by whoever calls the operation, now."""
+        options = msgspec.structs.replace(options, seed=options.seed or random.getrandbits(48))
+        unit = self._resolver.drawn_unit(desired.endpoint(endpoint).policy_ref)
+        return begin_rollout(desired, endpoint, options, self._keeper.now(), history.author.get().who, unit)
+
+    def check(self, desired: Desired, endpoint: str, options: RolloutOptions) -> None:
+        """Raise where no such roll-out can begin. ``desired``: the state in which it is to."""
+        judge = self._resolver.judge(options.judge, options.judge_options)
+        # All that is wrong with the call is said before what its judge would lack.
+        baseline = self.begun(desired, endpoint, options).rollouts[endpoint].baseline
         known = self._keeper.reported(baseline)
         missing = [name for name in judge.reports if name not in known]
         if missing:

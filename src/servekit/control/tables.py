@@ -9,9 +9,14 @@ from typing import Any
 import msgspec
 
 from servekit.config import DEFAULT_ADAPTER, DEFAULT_METHODS, DEFAULT_POLICY, BackendConfig, EndpointOptions
+from servekit.control.rollout import RolloutKeys
 from servekit.control.state import BackendRecord, InFile
 from servekit.errors import InvalidInputError
 from servekit.wire.control_frames import EndpointRecord
+
+
+class RolloutTable(RolloutKeys, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[endpoints.NAME.rollout]``: the arguments of `rollout`, but for ``to``, which ``traffic`` says."""
 
 
 class EndpointTable(EndpointOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,6 +27,8 @@ class EndpointTable(EndpointOptions, frozen=True, kw_only=True, forbid_unknown_f
     policy_options: dict[str, Any] = msgspec.field(default_factory=dict)
     traffic: dict[str, float] | None = None
     """None: it stays as it is; a new endpoint has none."""
+    rollout: RolloutTable | None = None
+    """How the one backend in ``traffic`` takes over from another. None: at once."""
 
 
 class BackendTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

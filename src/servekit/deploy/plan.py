@@ -18,8 +18,13 @@ from servekit.deploy.reading import Configuration, as_written
 from servekit.errors import InvalidInputError, ServekitError
 from servekit.private_folders import write_private
 
-_SIGNS = {"create": "+", "change": "~", "replace": "±", "traffic": "~", "remove": "-"}
-_HOW = {"change": ", in place", "replace": ", by new replicas beside the old ones", "traffic": ": its traffic"}
+_SIGNS = {"create": "+", "change": "~", "replace": "±", "traffic": "~", "rollout": "~", "remove": "-"}
+_HOW = {
+    "change": ", in place",
+    "replace": ", by new replicas beside the old ones",
+    "traffic": ": its traffic",
+    "rollout": ": rolls out, step by step",
+}
 _FORMAT = 1
 
 
@@ -114,7 +119,7 @@ def wanted_of(
             except InvalidInputError as error:
                 raise type(error)(f"backends.{name}: {error}") from error
             backends.append(packed)
-    endpoints = [{"name": name, **msgspec.structs.asdict(table)} for name, table in spec.endpoints.items()]
+    endpoints = [{"name": name, **msgspec.to_builtins(table)} for name, table in spec.endpoints.items()]
     names = ", ".join(Path(str(file)).name for file in files if not isinstance(file, dict))
     why = f"deploy of {names}" if names else "deploy"
     return {"endpoints": endpoints, "backends": backends, "written": configuration.written, "why": why}

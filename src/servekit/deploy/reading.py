@@ -22,7 +22,12 @@ tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) 
 _variable = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-[^}]*)?\}|\$\{(?P<bad>[^}]*)\}?")
 _LEAST_HIDDEN = 4
 _MOST_BYTES = 4 * 1024 * 1024
-_FREE = ("args", "kwargs", "user_config", "adapter_options", "policy_options", "runtime_options", "observers")
+_FREE = frozenset(
+    {
+        *("args", "kwargs", "user_config", "observers"),
+        *("adapter_options", "policy_options", "runtime_options", "judge_options"),
+    }
+)
 
 
 class Configuration(NamedTuple):

@@ -12,10 +12,11 @@ from typing import Any
 import httpx
 
 from servekit import api
-from servekit.errors import ServekitError
+from servekit.errors import NotFoundError, ServekitError
 from servekit.inprocess import InProcessInstance
 from servekit.instance import Instance
 from servekit.plugins import Registry, disabled_by_environment, discover
+from servekit.testing import rollouts
 from servekit.testing.clock import Clock, StandingTime
 from servekit.testing.decisions import Decision, Decisions
 from servekit.testing.load import SteadyLoad
@@ -82,13 +83,52 @@ class ServedInstance:
 
     @property
     def clock(self) -> Clock:
-        """The clock of deadlines, where the test is marked ``servekit(virtual_clock=True)``. In process alone."""
+        """The clock of deadlines and roll-outs, where the test is marked ``servekit(virtual_clock=True)``. In process
+        alone."""
         if self._clock is None:
             raise ServekitError(
                 f"{self.instance!r} has no clock to advance: its deadlines run on real time. Mark the test with "
                 "@pytest.mark.servekit(virtual_clock=True), and run it in process"
             )
         return self._clock
+
+    def finish_rollout(
+        self,
+        endpoint: str,
+        send: Callable[[httpx.Client], object],
+        at_most_s: float = 3600.0,
+        every_s: float = 1.0,
+    ) -> dict[str, Any]:
+        """Advance the clock, and send requests, until the endpoint's roll-out has ended, or somebody has to decide: at
+        a gate, or where it is inconclusive. With the virtual clock alone.
+
+        Args:
+            send: sends requests by the client that it is given; called once at each time.
+            at_most_s: of the clock.
+            every_s: how long the clock is advanced between two calls of ``send``.
+
+        Returns:
+            ``status()["rollouts"][endpoint]``.
+
+        Raises:
+            AssertionError: it goes on after ``at_most_s``; the message has its reason, and the figures.
+            NotFoundError: the endpoint has had none.
+        """
+        return rollouts.finish(lambda: self._rollout(endpoint), self.clock, send, self.client, at_most_s, every_s)
+
+    def assert_rollout(self, endpoint: str, state: str) -> dict[str, Any]:
+        """Fail unless the endpoint's last roll-out is in this state: ``"promoted"``, say. The `AssertionError` has its
+        reason, and what its versions did. Returns ``status()["rollouts"][endpoint]``."""
+        told = self._rollout(endpoint)
+        if told["state"] != state:
+            raise AssertionError(f"it is not {state}: {rollouts.described(told)}")
+        return told
+
+    def _rollout(self, endpoint: str) -> dict[str, Any]:
+        told: dict[str, dict[str, Any]] = self.instance.status()["rollouts"]
+        if endpoint not in told:
+            raise NotFoundError(f"endpoint {endpoint!r} has had no roll-out; servekit.rollout begins one")
+        return told[endpoint]
 
 
 @contextlib.contextmanager

@@ -20,7 +20,9 @@ def options(name: str) -> set[str]:
     context = click.Context(servekit)
     command = servekit.get_command(context, name)
     assert command is not None
-    shown = [each for each in command.get_params(context) if isinstance(each, click.Option) and not each.hidden]
+    commands = [command, *command.commands.values()] if isinstance(command, click.Group) else [command]
+    given = [each for one in commands for each in one.get_params(context)]
+    shown = [each for each in given if isinstance(each, click.Option) and not each.hidden]
     return {max(each.opts, key=len) for each in shown}
 
 

@@ -35,6 +35,7 @@ COMMANDS = {
     "history": ("deploying", "Show what an endpoint's traffic has been"),
     "rollback": ("deploying", "Go back to what an endpoint's traffic was"),
     "traffic": ("changes", "Split an endpoint's traffic between backends"),
+    "shadow": ("shadow", "Copy requests to a version, and compare answers"),
     "scale": ("changes", "Give a backend more or fewer replicas"),
     "restart": ("changes", "Replace every replica of a backend"),
     "call": ("call", "Send a request to an endpoint"),

@@ -12,9 +12,10 @@ from servekit.ingress.backend import Backend, Replica
 from servekit.ingress.endpoint import Endpoint
 from servekit.ingress.links import ReplicaLinks
 from servekit.ingress.router import Router
+from servekit.ingress.shadow import Shadow
 from servekit.ingress.weights import Weights
 from servekit.interfaces import RoutingPolicy
-from servekit.wire.control_frames import BackendEntry, EndpointRecord, PluginRef, Snapshot
+from servekit.wire.control_frames import BackendEntry, EndpointRecord, PluginRef, ShadowEntry, Snapshot
 
 _log = logging.getLogger("servekit.ingress")
 
@@ -41,6 +42,8 @@ class Applier:
         self._links = links
         self._build_policy = build_policy
         self._ended = ended
+        self._shadows: dict[str, Shadow] = {}
+        """By endpoint."""
 
     async def apply(self, snapshot: Snapshot) -> str:
         """Apply a snapshot; return the errors of those parts that could not be applied, as text.
@@ -97,13 +100,16 @@ class Applier:
         old = router.endpoints.get(name)
         if entry is None:
             if old is not None:
+                self._set_shadow(old, None)
                 router.remove(old)
                 router.shared.weights.removed(name)
             return
         weights = {backend: weight for backend, weight in entry.traffic.items() if weight > 0}
-        if old is not None and structs.replace(old.entry, traffic=entry.traffic) == entry:
-            if old.entry.traffic != entry.traffic:
-                old.entry = entry
+        if old is not None and structs.replace(old.entry, traffic=entry.traffic, shadow=entry.shadow) == entry:
+            before, old.entry = old.entry, entry
+            if before.shadow != entry.shadow:
+                self._set_shadow(old, entry.shadow)
+            if before.traffic != entry.traffic:
                 self._remember(entry, weights)
                 try:
                     old.policy.traffic_changed(weights)
@@ -116,8 +122,17 @@ class Applier:
         endpoint = Endpoint(entry, policy, router.backends, router.shared)
         endpoint.set_traffic(weights)
         if old is not None:
+            self._set_shadow(old, None)
             router.remove(old, endpoint)
         router.add(endpoint)
+        self._set_shadow(endpoint, entry.shadow)
+
+    def _set_shadow(self, endpoint: Endpoint, entry: ShadowEntry | None) -> None:
+        old = self._shadows.pop(endpoint.name, None)
+        if old is not None:
+            old.stop()
+        if entry is not None:
+            self._shadows[endpoint.name] = Shadow(endpoint, entry, self._router.backends, self._router.shared)
 
     def _remember(self, entry: EndpointRecord, weights: dict[str, float]) -> None:
         """From this snapshot on, the endpoint's requests choose by these weights."""

@@ -6,7 +6,6 @@ import json
 import re
 import sys
 import types
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from servekit.wire.control_frames import ShadowAnswer, ShadowEntry, ShadowPair
 
 
 @pytest.fixture(autouse=True)
-def functions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def functions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Functions of a user's module."""
     module: Any = types.ModuleType("shadow_functions")
 
@@ -32,7 +31,6 @@ def functions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     module.paths = lambda live, shadow: ["/x", "/y", "/x"] if live.status == shadow.status else []
     module.odd = lambda live, shadow: None
     monkeypatch.setitem(sys.modules, "shadow_functions", module)
-    yield
 
 
 def pair(live: object, shadow: object, statuses: tuple[int, int] = (200, 200), *, same: bool = False) -> ShadowPair:

@@ -11,7 +11,7 @@ import pytest
 from tests.support.waiting import until
 
 import servekit
-from servekit.errors import InUseError, InvalidInputError, NotFoundError
+from servekit.errors import ArgumentError, InUseError, InvalidInputError, NotFoundError
 from servekit.ingress.shadow import MOST_BODY_BYTES, MOST_IN_FLIGHT, MOST_WAITING
 from servekit.testing.instances import ServedInstance
 
@@ -306,8 +306,77 @@ def test_nothing_is_compared_when_that_is_asked_for(serve_instance: ServedInstan
     assert (report()["pairs"], report()["repeats_sent"]) == (0, 0)
 
 
-def test_metrics_tell_of_copies(serve_instance: ServedInstance) -> None:
-    serve(Live(), Seen())
+class Methods:
+    def __call__(self, request: flask.Request) -> str:
+        return "called"
+
+    def named(self, request: flask.Request) -> str:
+        return "named"
+
+
+def test_a_method_that_clients_may_not_call_there_is_not_called_by_a_copy(serve_instance: ServedInstance) -> None:
+    servekit.create_backend("v1", Methods, config={"callable_methods": ["named"]})
+    servekit.create_backend("v3", Methods)
+    servekit.create_endpoint("e", "/e", backend="v1")
+    servekit.shadow("e", "v3", share=1.0, noise=0.0)
+    assert serve_instance.client.get("/e", headers={"X-Serve-Call-Method": "named"}).text == "named"
+    until(lambda: dropped("not_callable") == 1)
+    servekit.update_backend_config("v3", {"callable_methods": ["named"]})
+    assert serve_instance.client.get("/e", headers={"X-Serve-Call-Method": "named"}).text == "named"
+    until(lambda: report()["pairs"] == 1)
+    assert report()["differing"] == 0
+
+
+def test_a_backend_that_answers_live_requests_gets_one_copy_at_a_time(
+    serve_instance: ServedInstance, gate: Gate
+) -> None:
+    serve(Live(), gate, config={"max_concurrent_queries": 2})
+    servekit.create_endpoint("other", "/other", backend="v3")
+    for _ in range(10):
+        assert serve_instance.client.get("/e").text == "old"
+    until(lambda: gate.came == 1)
+    for _ in range(10):
+        assert serve_instance.client.get("/other").text == "old"
+    assert gate.came == 1
+    assert report()["sent"] == 1
+
+
+def test_a_change_of_options_or_traffic_keeps_it_and_history_is_of_traffic(serve_instance: ServedInstance) -> None:
+    tables: dict[str, Any] = {
+        "endpoints": {"e": {"route": "/e", "traffic": {"v1": 1.0}}},
+        "backends": {name: {"target": f"{__name__}:Live"} for name in ("v1", "v3")},
+    }
+    servekit.apply(servekit.plan(tables))
+    before = servekit.history("e")
+    servekit.shadow("e", "v3", share=1.0, noise=0.0)
+    assert servekit.history("e") == before
+    assert servekit.plan(tables).steps == []
+    tables["endpoints"]["e"]["timeout_s"] = 30.0
+    servekit.apply(servekit.plan(tables))
     assert serve_instance.client.get("/e").text == "old"
+    until(lambda: report()["pairs"] == 1)
+    del tables["backends"]["v3"]
+    with pytest.raises(InUseError, match="is the shadow of 'e'"):
+        servekit.plan(tables)
+    servekit.stop_shadow("e")
+    servekit.apply(servekit.plan(tables))
+    assert list(servekit.list_backends()) == ["v1"]
+
+
+def test_as_the_first_ray_serve_had_it(serve_instance: ServedInstance) -> None:
+    seen = Seen()
+    servekit.create_backend("v1", Live)
+    servekit.create_backend("v3", seen)
+    servekit.create_endpoint("e", "/e", ["POST"], backend="v1")
+    servekit.shadow_traffic("e", {"v3": 1.0})
+    assert serve_instance.client.post("/e").text == "old"
     until(lambda: report()["answered"] == 1)
-    assert servekit.stat()["endpoints"]["e"]["requests"] == 1
+    assert report()["compare"] is None
+    servekit.shadow_traffic("e", "v3", 0.5)
+    assert report()["share"] == 0.5
+    servekit.shadow_traffic("e", "v3", 0)
+    assert servekit.status()["shadows"] == {}
+    with pytest.raises(ArgumentError, match="an endpoint has one shadow"):
+        servekit.shadow_traffic("e", {"v1": 0.1, "v3": 0.1})
+    with pytest.raises(ArgumentError, match="an endpoint has one shadow"):
+        servekit.shadow_traffic("e", "v3")

@@ -97,8 +97,10 @@ def report_of(endpoint: str, report: Mapping[str, Any]) -> str:
         lines.append(f"not compared: {report['not_compared']}; the last: {report['compare_error']}")
     for each in report["paths"]:
         lines.append(f"{each['count']:>8}  {each['kind']:<8}{each['path'] or '(all of it)'}")
-        for example in each["examples"][:1]:
-            lines.append(f"{'':10}{_cut(example['live'])} → {_cut(example['shadow'])}  {example['request_id']}")
+        lines += [
+            f"{'':10}{_cut(example['live'])} → {_cut(example['shadow'])}  {example['request_id']}"
+            for example in each["examples"][:1]
+        ]
     if report["paths_left_out"]:
         lines.append(f"and {report['paths_left_out']} more paths")
     return "\n".join(lines)

@@ -118,11 +118,16 @@ class ShadowReports:
         self._sums = sums
         self._reports: dict[str, ShadowReport] = {}
         """By endpoint."""
+        self._endpoints: object = None
+        """The endpoints that it has looked at last."""
         self._waiting: deque[ShadowPair] = deque()
         self._came = asyncio.Event()
 
     def follow(self, desired: Desired) -> None:
         """Begin the reports of shadows that are new, and forget those that have ended."""
+        if desired.endpoints is self._endpoints:
+            return
+        self._endpoints = desired.endpoints
         for name in [name for name in self._reports if name not in desired.endpoints]:
             del self._reports[name]
         for name, record in desired.endpoints.items():

@@ -285,6 +285,9 @@ class Shadow:
         if backend is None or not backend.ready:
             self.drop("no_replica", copy.backend)
             return True
+        if copy.call_method is not None and copy.call_method not in backend.config.callable_methods:
+            self.drop("not_callable", copy.backend)
+            return True
         flying = self._in_flight[copy.backend]
         free = _free(backend)
         if not free or flying >= (MOST_BESIDE_LIVE if backend.endpoints else MOST_IN_FLIGHT):

@@ -344,6 +344,8 @@ class Request(msgspec.Struct, array_like=True, gc=False):
     `RequestAdapter.streams_body`."""
     scheme: str = "http"
     """``https`` where a trusted proxy says so."""
+    shadow: bool = False
+    """The request is a copy, whose answer no client gets. No client can have it so."""
 
     @property
     def target(self) -> bytes:

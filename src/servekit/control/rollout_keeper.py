@@ -248,7 +248,8 @@ class RolloutKeeper:
         return self._judges[key]
 
     def _counted(self, rollout: Rollout, sums: Sums, version: str) -> Counted:
-        return rollout_samples.counted(sums, rollout.endpoint, version, self.reported(version), (0, 0))
+        shadow = self._controller.shadows.sample(rollout.endpoint, version)
+        return rollout_samples.counted(sums, rollout.endpoint, version, self.reported(version), shadow)
 
     def _is_ready(self, rollout: Rollout) -> bool:
         record = self._controller.desired.backends[rollout.candidate]

@@ -35,7 +35,7 @@ from servekit.control.log_lines import Which, last_lines
 from servekit.control.nesting import LEVELS, is_too_deep
 from servekit.control.reader_answers import without_user_configs
 from servekit.control.runtimes import Runtimes
-from servekit.control.shadow_operations import SHADOW_READ_ONLY, shadow_operations, shadows_told
+from servekit.control.shadow_operations import shadow_operations, shadows_told
 from servekit.control.state import BackendRecord, BackendSource, Desired
 from servekit.control.store import Store, StoreThread
 from servekit.control.tables import backend_table, check_in_file, endpoint_table, in_file
@@ -50,7 +50,6 @@ READ_ONLY = frozenset(
     {
         *("status", "stat", "recent", "history", "events", "failures", "explain", "last_requests"),
         *("list_endpoints", "list_backends", "get_traffic", "get_backend_config"),
-        *SHADOW_READ_ONLY,
     }
 )
 """The operations that the read-only token opens: none that changes anything, shows code, or tells what a deploy would

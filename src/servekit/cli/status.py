@@ -188,6 +188,8 @@ def _endpoints(status: dict[str, Any], most: int | None = None) -> Table:
     for name, endpoint in shown:
         route = (endpoint["route"] or "no HTTP") + ("/…" if endpoint["mount"] else "")
         shares = ", ".join(f"{backend}={share:g}" for backend, share in endpoint["traffic"].items()) or "none"
+        if shadow := status.get("shadows", {}).get(name):
+            shares += f", shadow {shadow['backend']}={shadow['share']:g}"
         style = "bold red" if name in faulty else ""
         table.add_row(*_cells((name, route, ", ".join(endpoint["methods"]), shares), most), style=style)
     if more:

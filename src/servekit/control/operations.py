@@ -39,7 +39,7 @@ from servekit.control.rollout_changes import check_change
 from servekit.control.rollout_keeper import RolloutKeeper
 from servekit.control.rollout_operations import RolloutOperations
 from servekit.control.runtimes import Runtimes
-from servekit.control.shadow_operations import SHADOW_READ_ONLY, shadow_operations, shadows_told
+from servekit.control.shadow_operations import shadow_operations, shadows_told
 from servekit.control.state import BackendRecord, BackendSource, Desired
 from servekit.control.store import Store, StoreThread
 from servekit.control.tables import RolloutTable, backend_table, check_in_file, endpoint_table, in_file
@@ -54,7 +54,6 @@ READ_ONLY = frozenset(
     {
         *("status", "stat", "recent", "history", "events", "failures", "explain", "last_requests"),
         *("list_endpoints", "list_backends", "get_traffic", "get_backend_config"),
-        *SHADOW_READ_ONLY,
     }
 )
 """The operations that the read-only token opens: none that changes anything, shows code, or tells what a deploy would

@@ -1,4 +1,4 @@
-"""The admin API's operations on shadows."""
+"""The admin API's operations on shadows. The read-only token opens none: a report has examples of answers in it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from servekit.control.controller import Controller
 from servekit.control.shadow_reports import check_loads, entry_told
 from servekit.control.state import Desired
 from servekit.wire.control_frames import ShadowEntry
-
-SHADOW_READ_ONLY: tuple[str, ...] = ()
-"""Those that the read-only token opens: none, for a report has examples of answers in it."""
 
 
 class StartShadow(msgspec.Struct, forbid_unknown_fields=True):

@@ -35,9 +35,10 @@ MOST_BODY_BYTES = 64 * 1024
 MOST_WAITING = 64
 """Copies of one endpoint's requests that wait; what is beyond is dropped."""
 MOST_IN_FLIGHT = 8
-"""Copies of one endpoint's requests that a backend has at a time, of one ingress worker."""
+"""Copies that a backend has at a time, of one ingress worker."""
 MOST_BESIDE_LIVE = 1
-"""Likewise, where the backend has live requests to answer: and only in a slot that none of those has."""
+"""Likewise, where the backend has live requests to answer: and only in a slot that none of those has, with one left for
+the next, unless there is one slot in all."""
 PAIR_BYTES = 8 * 1024
 """A pair counts as so many bytes beside those of its answers, in the following two."""
 PAIRS_BYTES_S = 1024 * 1024
@@ -199,7 +200,7 @@ class Shadow:
         self._seen = self._copied = 0
         self._waiting: deque[ShadowExchange] = deque()
         self._in_flight: Counter[str] = Counter()
-        """Copies at replicas, by backend."""
+        """Its copies at replicas, by backend: the end of one is what others wait for."""
         self._planned = self._stopped = self._warned = False
         self._room_bytes, self._looked_at = float(MOST_PAIRS_BYTES), monotonic()
         # In the place of the method: an endpoint without a shadow has no step more.
@@ -289,10 +290,9 @@ class Shadow:
         if copy.call_method is not None and copy.call_method not in backend.config.callable_methods:
             self.drop("not_callable", copy.backend)
             return True
-        flying = self._in_flight[copy.backend]
-        free = _free(backend)
-        if not free or flying >= (MOST_BESIDE_LIVE if backend.endpoints else MOST_IN_FLIGHT):
-            if flying and not copy.repeat:
+        free, copies = _free(backend), self.shared.copies
+        if not free or copies[copy.backend] >= (MOST_BESIDE_LIVE if backend.endpoints else MOST_IN_FLIGHT):
+            if self._in_flight[copy.backend] and not copy.repeat:
                 return False
             self.drop("no_room", copy.backend)
             return True
@@ -302,6 +302,7 @@ class Shadow:
         if expires < deadlines.earliest:
             deadlines.plan(expires)
         self._in_flight[copy.backend] += 1
+        copies[copy.backend] += 1
         self._count("sent", copy.backend)
         min(free, key=lambda replica: replica.outstanding).send(copy)
         return True
@@ -309,6 +310,7 @@ class Shadow:
     def over(self, copy: ShadowExchange, what: str) -> None:
         """A copy that was sent has ended so: ``answered``, ``failed`` or ``late``."""
         self._in_flight[copy.backend] -= 1
+        self.shared.copies[copy.backend] -= 1
         self._count(what, copy.backend)
         self._plan()
 
@@ -368,8 +370,12 @@ def _free(backend: Backend) -> list[Replica]:
     """The replicas that a copy may go to without being in a live request's way."""
     if backend.waiting or backend.suspects.waiting:
         return []
-    ready = [replica for replica in backend.ready if replica.has_room]
-    return [replica for replica in ready if replica.outstanding < replica.slots] if backend.endpoints else ready
+    room = [replica for replica in backend.ready if replica.has_room]
+    if not backend.endpoints:
+        return room
+    slots = sum(replica.slots for replica in backend.ready)
+    idle = sum(max(0, replica.slots - replica.outstanding) for replica in backend.ready)
+    return [replica for replica in room if replica.outstanding < replica.slots] if idle >= min(2, slots) else []
 
 
 def content_type_of(head: bytes) -> str:

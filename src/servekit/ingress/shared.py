@@ -58,6 +58,8 @@ class Shared:
         self.observe = observe
         self.tell_controller: Callable[[Frame], bool] = lambda frame: False
         """Sends a frame that may be left out: False, it was, for there is no controller, or it is behind."""
+        self.copies: Counter[str] = Counter()
+        """Copies of requests that are at replicas, by backend: see `servekit.ingress.shadow`."""
         self.suspects = Suspects(secret)
         self.tallies = tallies or Tallies(None)
         self.kinds: dict[tuple[Any, str, ReplicaView | None, str, int, str], tuple[memoryview, int]] = {}

@@ -18,7 +18,7 @@ from servekit.control.rollout_changes import begin_rollout, put_rollout
 from servekit.control.rollout_keeper import RolloutKeeper
 from servekit.control.state import Desired
 from servekit.errors import InUseError
-from servekit.interfaces import Decision, RolloutJudge, Sample, Verdict
+from servekit.interfaces import RolloutJudge, Ruling, Sample, Verdict
 from servekit.tallies import FINE_BUCKETS, SLOTS
 from servekit.testing.clock import StandingTime
 
@@ -70,7 +70,7 @@ class Errors(RolloutJudge):
     def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
         self.asked.append((baseline, candidate))
         worse = candidate.errors > 0
-        return Verdict(Decision.WORSE if worse else Decision.NO_WORSE, f"{candidate.errors} of {candidate.requests}")
+        return Verdict(Ruling.WORSE if worse else Ruling.NO_WORSE, f"{candidate.errors} of {candidate.requests}")
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -259,7 +259,8 @@ def worse_rows(count: int) -> Iterator[Row]:
         for share in (0.1, 0.5):
             every = round(50 / share)
             rollout = Rollout(baseline, candidate, (Step(share, 300 * every),), every)
-            for name, judge in judges(baseline.error_rate, planned(rollout)).items():
+            by_step = {"sequential, steps=3": Sequential(ALPHA, steps=3)}
+            for name, judge in (judges(baseline.error_rate, planned(rollout)) | by_step).items():
                 yield Row((label, f"{share:.0%}", name), rollout, judge, count)
 
 
@@ -354,10 +355,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, metavar="FILE", help="put the tables between the marks of a Markdown page")
     options = parser.parse_args(arguments)
     with ProcessPoolExecutor(options.jobs) as pool:
-        found = "\n\n\n".join(table(name, options.rollouts, pool) for name in options.only or TABLES)
-    print(found)
+        found = []
+        for name in options.only or TABLES:
+            found.append(table(name, options.rollouts, pool))
+            print(f"{found[-1]}\n\n", flush=True)
     if options.page:
-        options.page.write_text(fill_page(options.page.read_text(), found, "judges"))
+        options.page.write_text(fill_page(options.page.read_text(), "\n\n\n".join(found), "judges"))
     return 0
 
 

@@ -80,7 +80,10 @@ def is_certain(candidate: Counts, baseline: Counts, side: int, chance: float, bo
     needed = -math.log(chance)
 
     def of_candidate(log_odds: float) -> float:
-        return log_evidence(_bets(_log_odds(bound(_rate(log_odds))), side), candidate)
+        rate = bound(_rate(log_odds))
+        if rate > 1 and side == BELOW:  # no rate is that high
+            return math.inf
+        return log_evidence(_bets(_log_odds(rate), side), candidate)
 
     def of_baseline(log_odds: float) -> float:
         return log_evidence(_bets(log_odds, -side), baseline)

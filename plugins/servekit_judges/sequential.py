@@ -120,9 +120,10 @@ class Sequential(RolloutJudge):
     def _latency(self, at: int, baseline: Sample, candidate: Sample) -> Finding:
         limits = self._for_no_worse[at]
         least, most = limits.least(baseline), limits.most(candidate)
-        allowed_s = max(self._latency_margin * least, self._latency_floor_s)
         name, times = words.quantile(self._quantiles[at]), f"{self._latency_margin:g} times"
-        if most <= allowed_s:
+        if most <= self._latency_floor_s:
+            return Decision.NO_WORSE, f"{name} at most {words.seconds(most)}: short enough, {self._sure}"
+        if most <= self._latency_margin * least:
             figures = f"{name} at most {words.seconds(most)} against more than {words.seconds(least)}"
             return Decision.NO_WORSE, f"{figures}: not worse by {times}, {self._sure}"
         strict = self._for_worse[at]
@@ -146,7 +147,8 @@ class Sequential(RolloutJudge):
     def _claim(self) -> str:
         chance, margin = words.percent(self._alpha), words.percent(self._margin)
         names = " or ".join(words.quantile(each) for each in self._quantiles)
-        slower = f", or that is slower by {self._latency_margin:g} times in {names}," if names else ""
+        floor = f" and takes more than {words.seconds(self._latency_floor_s)}" if self._latency_floor_s else ""
+        slower = f", or that is slower by {self._latency_margin:g} times in {names}{floor}," if names else ""
         worse = "no worse by more than the margin" if self._beyond_margin else "no worse"
         wrong = (
             f"of candidates that are {worse}, at most {chance} are ever called worse, however often one looks; of "

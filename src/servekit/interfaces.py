@@ -136,7 +136,8 @@ class RoutingPolicy(ABC):
 
     @abstractmethod
     def choose_backend(self, request: RequestInfo, backends: Sequence[BackendView]) -> BackendView:
-        """Choose one of ``backends``, which is never empty and holds only backends that can serve now."""
+        """Choose one of ``backends``, which is never empty and holds only backends that can serve now; but while a
+        roll-out is judged, those too that cannot."""
 
     def choose_replica(self, request: RequestInfo, replicas: Sequence[ReplicaView]) -> ReplicaView:
         """Choose one of ``replicas``, which is never empty and holds only replicas with room for a request.

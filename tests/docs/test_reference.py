@@ -19,7 +19,7 @@ import servekit
 from servekit import hookspecs, interfaces
 from servekit.config import Autoscaling, BackendConfig, HttpLimits
 from servekit.factories import Kind
-from servekit.interfaces import ReplicaRuntime, RequestAdapter, RequestObserver, RoutingPolicy
+from servekit.interfaces import ReplicaRuntime, RequestAdapter, RequestObserver, RolloutJudge, RoutingPolicy
 from servekit.plugins import Registry, discover
 from servekit.testing.instances import ServedInstance
 from servekit_process import ProcessPlacement
@@ -40,7 +40,7 @@ ROW = re.compile(r"^\| `(\w+)` \| (?:`([^`]+)`)? *\| (.+) \|$", re.MULTILINE)
 HOOKS = [name for name in vars(hookspecs) if name.startswith("servekit_")]
 METHODS = [
     (interface, name)
-    for interface in (RoutingPolicy, ReplicaRuntime, RequestAdapter, RequestObserver)
+    for interface in (RoutingPolicy, ReplicaRuntime, RequestAdapter, RequestObserver, RolloutJudge)
     for name, member in vars(interface).items()
     if inspect.isfunction(getattr(member, "__func__", member)) and not name.startswith("_")  # a classmethod, too
 ]

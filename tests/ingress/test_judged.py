@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -286,6 +287,36 @@ def test_nothing_is_held_of_requests_that_have_ended(rolling: Rolling) -> None:
     rolling.world.lose("new1")
     rolling.world.loop.advance(6.0)
     assert not rolling.world.router.endpoints["e"].judged._versions
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_happens_each_request_is_counted_once(rolling: Rolling, seed: int) -> None:
+    """For the version that was chosen first."""
+    draw, world = random.Random(seed), rolling.world
+    rolling.both(timeout_s=5.0)
+    chosen: Counter[str] = Counter()
+    for number in range(60):
+        version = draw.choice(["old", "new"])
+        asked = rolling.send(version)
+        chosen[version] += 1
+        ending = draw.choice(["answer", "answer", "fails", "leave", "lose", "late"])
+        replica = asked.exchange.replica
+        call = world.calls(replica.id)[-1]
+        if ending == "leave":
+            world.leave(asked)
+        elif ending == "late":
+            world.loop.advance(6.0)
+        elif ending == "lose":
+            world.lose(replica.id)
+            world.apply(world.backend(version, [f"{version}{number + 2}"]))
+            replica = asked.exchange.replica
+            call = world.calls(replica.id)[-1]
+        world.answer(replica.id, call, status=500 if ending == "fails" else 200)
+    counted: Counter[str] = Counter()
+    for (version, _), requests in rolling.judged.items():
+        counted[version] += requests
+    assert counted == chosen
+    assert not world.router.endpoints["e"].judged._versions
 
 
 def test_a_policy_that_fails_gives_a_500_and_no_count(rolling: Rolling) -> None:

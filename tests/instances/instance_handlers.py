@@ -56,6 +56,16 @@ class Named:
         return {"name": self.name, "pid": os.getpid(), "sent": sent.decode()}
 
 
+class ReadyLater(Named):
+    """Is not ready before there is a file."""
+
+    def __init__(self, name: str, gate: str) -> None:
+        super().__init__(name)
+        ends = time.monotonic() + LONGEST_S
+        while not Path(gate).exists() and time.monotonic() < ends:
+            time.sleep(0.05)
+
+
 WORDS = serve.metrics.counter("words", "Words that were read", labels=["language"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from servekit.interfaces import RolloutJudge
 from servekit.testing.conformance import RolloutJudgeTests
 from servekit_judges import Sequential, Threshold, servekit_register_rollout_judges
 
-ALL_LIMITS = {
+ALL_LIMITS: dict[str, Any] = {
     "error_rate": 0.02,
     "p99_s": 0.25,
     "report_limits": {"accuracy": {"min": 0.9}, "length": {"min": 0, "max": 5}},
@@ -22,7 +23,7 @@ ALL_LIMITS = {
     "failures_in_row": 2,
     "look_every_s": 5,
 }
-ALL_OPTIONS = {
+ALL_OPTIONS: dict[str, Any] = {
     "alpha": 0.01,
     "margin": 0.005,
     "relative_margin": 0.0,
@@ -48,7 +49,7 @@ class TestSequentialWithAllOptions(TestSequential):
 
 
 class TestSequentialOfErrorsAlone(TestSequential):
-    options = {"quantiles": []}
+    options: Mapping[str, Any] = {"quantiles": []}
 
 
 class TestThreshold(RolloutJudgeTests):
@@ -112,8 +113,8 @@ def test_what_the_controller_reads_of_a_judge() -> None:
     assert (sequential.per_step, sequential.patience, sequential.reports) == (False, 1, ())
     assert sequential.claim == (
         "of candidates that are no worse, at most 5 % are ever called worse, however often one looks; of those with an "
-        "error rate that is higher by 1 % or more, or that is slower by 2 times in p50 or p99, at most 5 % are ever "
-        "called no worse"
+        "error rate that is higher by 1 % or more, or that is slower by 2 times in p50 or p99 and takes more than 5 "
+        "ms, at most 5 % are ever called no worse"
     )
     by_steps = Sequential(0.01, steps=3, quantiles=(), beyond_margin=True)
     assert by_steps.per_step

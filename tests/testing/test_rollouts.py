@@ -89,7 +89,7 @@ def test_a_version_that_is_no_worse_takes_over_step_by_step(
     served.clock.advance(1.0)
     assert (told()["state"], told()["share"]) == ("holding", 0.25)
     assert servekit.get_traffic("e") == {"v1": 0.75, "v2": 0.25}
-    assert set(pass_time(3)) == {"one", "two"}
+    assert set(pass_time(2)) == {"one", "two"}
     assert judge.seen == [], "it warms up"
     pass_time(5)
     assert "no error of" in told()["reason"]
@@ -130,7 +130,7 @@ def test_what_is_counted_is_counted_for_the_version_that_was_chosen(
     assert answers == {"one": 20, "two": 20}
     baseline, candidate, elapsed_s = judge.seen[-1]
     assert (baseline.requests, candidate.requests, baseline.errors, candidate.errors) == (20, 20, 0, 0)
-    assert elapsed_s == 11.0
+    assert elapsed_s == 10.0, "since the first look at the step"
     assert sum(candidate.durations) == 20
     assert pass_time(5, headers={"X-Servekit-Version": "v2"}) == {"two": 20}
     assert judge.seen[-1][1].requests == 20, "forced ones are not counted"
@@ -214,7 +214,7 @@ def test_handlers_report_figures(served: ServedInstance, pass_time: Callable[...
     def known() -> bool:
         served.client.get("/e")
         try:
-            servekit.rollout("e", to="v4", steps=[0.5, 1.0], judge=judge, hold_s=5.0, warmup_s=0.0)
+            servekit.rollout("e", to="v4", steps=[0.5, 1.0], judge=judge, hold_s=3600.0, warmup_s=0.0)
         except InvalidInputError:
             return False
         return True

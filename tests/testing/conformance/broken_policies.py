@@ -10,7 +10,7 @@ from pathlib import Path
 from time import sleep
 from typing import Any, ClassVar
 
-from servekit.interfaces import BackendView, Outcome, ReplicaView, RequestInfo, RoutingPolicy
+from servekit.interfaces import BackendView, DrawnUnit, Outcome, ReplicaView, RequestInfo, RoutingPolicy
 
 
 class Drawn(RoutingPolicy):
@@ -241,3 +241,28 @@ class AsksAndShrugs(Drawn):
 class ReadsAFile(Drawn):
     def request_finished(self, request: RequestInfo, replica: ReplicaView, outcome: Outcome) -> None:
         Path(__file__).read_text()
+
+
+class DrawsAndSaysNothing(Drawn):
+    def draw_order(self, seed: int | None) -> DrawnUnit:
+        self.random = random.Random(seed)
+        return None  # type: ignore[return-value]
+
+
+class DrawsEvenly(Drawn):
+    """While a roll-out is judged, all weights are one."""
+
+    evenly = False
+
+    def draw_order(self, seed: int | None) -> DrawnUnit:
+        self.evenly = seed is not None
+        return DrawnUnit.REQUEST
+
+    def choose_backend(self, request: RequestInfo, backends: Sequence[BackendView]) -> BackendView:
+        return self.random.choice(backends) if self.evenly else super().choose_backend(request, backends)
+
+
+class DrawsForEver(DrawsEvenly):
+    def draw_order(self, seed: int | None) -> DrawnUnit:
+        self.evenly |= seed is not None
+        return DrawnUnit.KEY

@@ -21,6 +21,9 @@ from tests.testing.conformance.broken_policies import (
     CountsOnThree,
     DividesByTheSum,
     Drawn,
+    DrawsAndSaysNothing,
+    DrawsEvenly,
+    DrawsForEver,
     Empties,
     EveryOtherIsTheOtherWayRound,
     ForgetsWhoIsGone,
@@ -60,7 +63,23 @@ ENDINGS = "test_a_request_may_end_in_any_way"
 APART = "test_two_endpoints_share_nothing"
 SAME = "test_the_same_calls_get_the_same_choices"
 BLOCKING = "test_nothing_blocks"
-CASES = {WEIGHTS, RESET, ANYTHING, CHANGING, GONE, NO_TRAFFIC, UNUSED, STRICT, ODD, ENDINGS, APART, SAME, BLOCKING}
+JUDGED = "test_weights_are_honoured_while_a_rollout_is_judged"
+CASES = {
+    WEIGHTS,
+    RESET,
+    JUDGED,
+    ANYTHING,
+    CHANGING,
+    GONE,
+    NO_TRAFFIC,
+    UNUSED,
+    STRICT,
+    ODD,
+    ENDINGS,
+    APART,
+    SAME,
+    BLOCKING,
+}
 
 
 def kit_for(factory: Callable[[], Any], **claims: Any) -> RoutingPolicyTests:
@@ -138,6 +157,9 @@ SAID = [
     (WritesToAView, {}, CHANGING, "choose_replica wrote to a view (cannot assign to field 'outstanding')"),
     (WritesRoundTheBack, {}, CHANGING, "choose_replica wrote to a view that it was given"),
     (WritesToHeaders, {}, CHANGING, "choose_backend raised TypeError: 'mappingproxy' object does not support"),
+    (DrawsAndSaysNothing, {}, JUDGED, "draw_order returned None: it must return a DrawnUnit"),
+    (DrawsEvenly, {}, JUDGED, "the weights are not honoured while a roll-out is judged: of 2500 requests"),
+    (DrawsForEver, {}, JUDGED, "the weights are not honoured: of 2500 requests"),
     (Sleeps, {}, BLOCKING, "it called time.sleep, which blocks"),
     (AsksAndShrugs, {}, BLOCKING, "it called socket.connect, which blocks"),
     (ReadsAFile, {}, BLOCKING, "it called open, which blocks"),
@@ -241,7 +263,7 @@ def run(directory: Path, *command: str) -> subprocess.CompletedProcess[str]:
 def test_under_pytest_each_case_is_a_test(tmp_path: Path) -> None:
     (tmp_path / "test_first.py").write_text(MODULE)
     done = run(tmp_path, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider")
-    assert "3 failed, 9 passed, 1 skipped" in done.stdout, done.stdout
+    assert "4 failed, 9 passed, 1 skipped" in done.stdout, done.stdout
     assert "First: the weights are not honoured: of 3 requests since traffic_changed backend 'a' of" in done.stdout
 
 

@@ -38,7 +38,7 @@ class RolloutJudgeTests:
     candidate alone, say."""
     counts_errors: bool = True
     """More errors among as many requests never make its verdict better."""
-    max_examples: int = 100
+    max_examples: int = 50
     """The number of examples that hypothesis tries in each test that uses it."""
 
     def make_judge(self, **options: Any) -> RolloutJudge:
@@ -85,10 +85,19 @@ class RolloutJudgeTests:
     # -- any samples -------------------------------------------------------------------------------------------------
 
     def test_any_samples_get_a_verdict(self) -> None:
-        """Of no requests at either side, of no durations, of names that were not reported, of everything failing."""
+        """Of no requests at either side, of no durations, of names that were not reported, of everything failing; and
+        nothing is waited for."""
 
         def check(baseline: Sample, candidate: Sample, elapsed_s: float) -> None:
-            self._verdict(self._judge(), baseline, candidate, elapsed_s)
+            blocking: list[str] = []
+            try:
+                with no_blocking(blocking.append):
+                    self._verdict(self._judge(), baseline, candidate, elapsed_s)
+            except AssertionError:
+                if not blocking:
+                    raise
+            if blocking:
+                fail(f"judge called {blocking[0]}, which blocks", "it is a function of its arguments alone")
 
         self._for_all(check, self._samples(), self._samples(), hypothesis().strategies.floats(0, 1e9))
 
@@ -134,7 +143,7 @@ class RolloutJudgeTests:
         for requests in REQUESTS:
             for baseline_errors in (0, requests // 20):
                 baseline, before = self.make_sample(4 * requests, baseline_errors), None
-                for errors in sorted({*range(min(requests, 30)), *(requests * n // 40 for n in range(41))}):
+                for errors in sorted({*range(min(requests, 12)), *(requests * n // 20 for n in range(21))}):
                     candidate = self.make_sample(requests, errors)
                     verdict = self._verdict(self._judge(), baseline, candidate)
                     if before and _GOODNESS[verdict.decision] > _GOODNESS[before.decision]:
@@ -151,18 +160,14 @@ class RolloutJudgeTests:
         raise AssertionError(f"make_judge returned {judge!r}, which is no servekit.interfaces.RolloutJudge")
 
     def _verdict(self, judge: RolloutJudge, baseline: Sample, candidate: Sample, elapsed_s: float = 60.0) -> Verdict:
-        """What the judge says, which is checked; so is that it writes to no sample, and waits for nothing."""
+        """What the judge says, which is checked; so is that it writes to no sample."""
         __tracebackhide__ = True
-        samples, blocking = (baseline, candidate), list[str]()
+        samples = baseline, candidate
         before = copy.deepcopy(samples)
         try:
-            with no_blocking(blocking.append):
-                verdict: object = judge.judge(baseline, candidate, elapsed_s)
+            verdict: object = judge.judge(*samples, elapsed_s)
         except Exception as error:
-            if not blocking:
-                fail(f"judge raised {described(error)} for {_shown(*samples)}", "any samples get a verdict", error)
-        if blocking:
-            fail(f"judge called {blocking[0]}, which blocks", "it is a function of its arguments alone")
+            fail(f"judge raised {described(error)} for {_shown(*samples)}", "any samples get a verdict", error)
         if samples != before:
             fail(f"judge wrote to a sample: {before!r} became {samples!r}", "it leaves samples as they are")
         if not isinstance(verdict, Verdict) or not isinstance(verdict.decision, Decision):

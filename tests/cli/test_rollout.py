@@ -114,6 +114,8 @@ TOLD = {
     "share": 0.1,
     "step": 2,
     "steps": [0.01, 0.1, 0.5, 1.0],
+    "judge": "strict",
+    "claim": "nothing",
     "seen": {
         "v1": {"requests": 12345, "errors": 3, "error_rate": 3 / 12345, "p99_s": 0.0041},
         "v2": {"requests": 0, "errors": 0, "error_rate": None, "p99_s": None},
@@ -133,6 +135,7 @@ def test_the_table_has_both_versions_and_the_reason() -> None:
     assert lines[1].split()[:7] == ["digits", "holding", "v1", "0.9", "12,345", "3", "0.02%"]
     assert lines[2].split() == ["step", "2", "of", "4", "v2", "0.1", "0", "0"]
     assert lines[4] == "digits: not certain \\x1b[2J yet; 20 of 60 s"
+    assert lines[5] == "digits: what the judge strict guarantees: nothing"
 
 
 def test_the_status_has_a_line_for_each_that_is_under_way() -> None:

@@ -109,7 +109,8 @@ def test_each_kind_that_is_told_is_in_the_table_and_in_the_docs() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "src/servekit/control").glob("*.py"))
     told = {*re.findall(r'(?:add|add_event|Change)\(\s*"(\w+)"', sources)}
     told |= {f"{what}_{end}" for what in ("deploy", "rollback") for end in ("began", "done", "failed")}
-    told |= {"replica_failed", "replica_unhealthy", "replica_replaced"}
+    told |= {f"rollout_{what}" for what in ("began", "advanced", "resumed", "paused", "inconclusive")}
+    told |= {"rollout_promoted", "rollout_rolled_back", "replica_failed", "replica_unhealthy", "replica_replaced"}
     assert told == KINDS.keys()
     page = (ROOT / "docs/events.md").read_text()
     assert {*re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)} >= KINDS.keys()

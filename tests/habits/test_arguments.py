@@ -64,6 +64,9 @@ VALID: dict[str, dict[str, Any]] = {
     "failures": {},
     "explain": {"request_id": "mine"},
     "last_requests": {"kind": "slow"},
+    "rollout": {"endpoint": "e", "to": "c", "judge_options": {"margin": 0.1}},
+    **{f"{what}_rollout": {"endpoint": "e"} for what in ("pause", "resume", "promote", "abort")},
+    "report": {"name": "accuracy", "value": 0.9},
 }
 ARGUMENTLESS = {
     *("current", "get_context", "list_backends", "list_endpoints", "shutdown", "stat", "status", "wait"),
@@ -97,7 +100,7 @@ def instance() -> Iterator[Any]:
 
 @pytest.fixture
 def emptied(instance: Any) -> None:
-    """The instance has the backend ``b`` and the endpoint ``e``, and nothing else."""
+    """The instance has the endpoint ``e`` with the backend ``b``, the backend ``c``, and nothing else."""
     restore()
 
 
@@ -106,7 +109,8 @@ def restore() -> None:
         serve.delete_endpoint(endpoint)
     for backend in serve.list_backends():
         serve.delete_backend(backend)
-    serve.create_backend("b", function)
+    for backend in ("b", "c"):
+        serve.create_backend(backend, function)
     serve.create_endpoint("e", backend="b")
 
 

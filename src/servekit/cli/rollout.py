@@ -222,6 +222,8 @@ def table_of(rollouts: Mapping[str, Mapping[str, Any]]) -> RenderableType:
         for first, (version, share) in zip(firsts, shares, strict=True):
             table.add_row(*map(_text, (*first, version, f"{share:.4g}", *_figures(told["seen"].get(version)))))
         reasons.append(_text(f"{name}: {told['reason'] or told['state']}"))
+        if told["claim"] and told["state"] not in ENDS:
+            reasons.append(_text(f"{name}: what the judge {told['judge']} guarantees: {told['claim']}"))
     return Group(table, "", *reasons)
 
 

@@ -17,7 +17,7 @@ from servekit.control import rollout_samples
 from servekit.control.controller import Controller
 from servekit.control.history import Author, author
 from servekit.control.plan import ReplicaState
-from servekit.control.rollout import MOVING, Unjudged, Counted, Facts, Rollout, in_force, next_state, why_held
+from servekit.control.rollout import MOVING, Counted, Facts, Rollout, Unjudged, in_force, next_state, why_held
 from servekit.control.rollout_changes import move_rollout
 from servekit.control.totals import Sums
 from servekit.errors import InUseError, NotFoundError, ServekitError

@@ -47,7 +47,7 @@ def test_one_changed_field_among_ten_noisy_ones_is_found_and_no_noisy_one(seed: 
 
 
 def test_equal_versions_seldom_differ() -> None:
-    """At every look of a hundred shadows: chance is allowed for, so there are few false names, and none that stays."""
+    """Of a hundred shadows, each with ten noisy fields, two at most name anything."""
     assert sum(bool(simulated(seed, 400, 0.0).beyond_noise()) for seed in range(100)) <= 2
 
 

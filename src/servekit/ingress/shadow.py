@@ -196,7 +196,6 @@ class Shadow:
         self._endpoint = endpoint
         self._backends = backends
         self._dispatch = endpoint.dispatch
-        self._loop = asyncio.get_running_loop()
         self._seen = self._copied = 0
         self._waiting: deque[ShadowExchange] = deque()
         self._in_flight: Counter[str] = Counter()
@@ -274,7 +273,7 @@ class Shadow:
         """What waits goes in another turn of the loop: behind live answers, and what they have others do."""
         if not self._planned and self._waiting:
             self._planned = True
-            self._loop.call_soon(self._pump)
+            asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
         self._planned = False

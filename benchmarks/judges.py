@@ -22,7 +22,7 @@ from typing import Any
 import numpy
 
 from benchmarks.report import fill_page
-from servekit.interfaces import Decision, RolloutJudge, Sample, Verdict
+from servekit.interfaces import RolloutJudge, Ruling, Sample, Verdict
 from servekit.tallies import FINE_BOUNDS
 from servekit_judges import Sequential, Threshold
 
@@ -134,11 +134,11 @@ def watch(judge: RolloutJudge, rollout: Rollout, seed: int, *, until_passed: boo
     """Have the judge look as the controller does; to the end, unless the candidate is rolled back."""
     in_row, passed = 0, None
     for requests, baseline, candidate in looks(rollout, seed, per_step=judge.per_step):
-        decision = judge.judge(baseline, candidate, 0.0).decision
-        in_row = in_row + 1 if decision is Decision.WORSE else 0
+        ruling = judge.judge(baseline, candidate, 0.0).ruling
+        in_row = in_row + 1 if ruling is Ruling.WORSE else 0
         if in_row >= judge.patience:
             return Seen(requests, passed)
-        if decision is Decision.NO_WORSE and passed is None:
+        if ruling is Ruling.NO_WORSE and passed is None:
             passed = requests
             if until_passed:
                 break
@@ -162,9 +162,9 @@ class FixedSample(RolloutJudge):
 
     def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
         if candidate.requests != (self._after or candidate.requests):
-            return Verdict(Decision.UNSURE, "not now")
+            return Verdict(Ruling.UNSURE, "not now")
         score = max(z_score(hits(baseline), baseline.requests, hits(candidate), candidate.requests) for hits in HITS)
-        return Verdict(Decision.WORSE if score > self._most else Decision.UNSURE, f"z {score:.2f}")
+        return Verdict(Ruling.WORSE if score > self._most else Ruling.UNSURE, f"z {score:.2f}")
 
 
 HITS: tuple[Callable[[Sample], int], ...] = (

@@ -120,5 +120,8 @@ def test_a_trace_begins_where_a_share_of_them_is_asked_for() -> None:
 def test_what_goes_on_from_call_to_call() -> None:
     headers = [(b"cookie", b"c"), (b"baggage", b"a=1"), (b"traceparent", CAME), (b"baggage", b"b=2")]
     assert passed_on(headers) == tuple(headers[1:])
+    assert passed_on([(b"x-servekit-side", b"baseline"), (b"x-servekit-version", b"v2")]) == (
+        (b"x-servekit-side", b"baseline"),
+    )
     assert text_of(headers, b"baggage") == "a=1,b=2"
     assert text_of(headers, b"tracestate") == trace_id_of("") == ""

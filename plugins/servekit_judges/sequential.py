@@ -35,12 +35,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from servekit.interfaces import Decision, RolloutJudge, Sample, Verdict
+from servekit.interfaces import RolloutJudge, Ruling, Sample, Verdict
 from servekit_judges import options, words
 from servekit_judges.evidence import ABOVE, BELOW, Counts, is_certain
 from servekit_judges.histograms import QuantileLimits
 
-Finding = tuple[Decision, str]
+Finding = tuple[Ruling, str]
 
 
 class Sequential(RolloutJudge):
@@ -97,44 +97,44 @@ class Sequential(RolloutJudge):
     def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
         for version, sample in (("candidate", candidate), ("baseline", baseline)):
             if sample.requests <= 0:
-                return Verdict(Decision.UNSURE, f"no requests of the {version} yet")
+                return Verdict(Ruling.UNSURE, f"no requests of the {version} yet")
         findings = [self._errors(baseline, candidate)]
         findings += [self._latency(at, baseline, candidate) for at in range(len(self._quantiles))]
-        for decision in (Decision.WORSE, Decision.UNSURE):
-            if found := [text for each, text in findings if each is decision]:
-                return Verdict(decision, words.joined(found))
-        return Verdict(Decision.NO_WORSE, words.joined([text for _, text in findings]))
+        for ruling in (Ruling.WORSE, Ruling.UNSURE):
+            if found := [text for each, text in findings if each is ruling]:
+                return Verdict(ruling, words.joined(found))
+        return Verdict(Ruling.NO_WORSE, words.joined([text for _, text in findings]))
 
     def _errors(self, baseline: Sample, candidate: Sample) -> Finding:
         ours, theirs = Counts(candidate.errors, candidate.requests), Counts(baseline.errors, baseline.requests)
         figures = f"errors {words.of(*ours)} against {words.of(*theirs)}"
         margin = words.percent(self._allowed(theirs.rate) - theirs.rate)
         if is_certain(ours, theirs, BELOW, self._chance, self._allowed):
-            return Decision.NO_WORSE, f"{figures}: not worse by {margin}, {self._sure}"
+            return Ruling.NO_WORSE, f"{figures}: not worse by {margin}, {self._sure}"
         allowed = self._allowed if self._beyond_margin else _same
         if is_certain(ours, theirs, ABOVE, self._error_chance, allowed):
             by = f" by more than {margin}" if self._beyond_margin else ""
-            return Decision.WORSE, f"{figures}: worse{by}, {self._sure}"
-        return Decision.UNSURE, f"{figures}: not certain yet"
+            return Ruling.WORSE, f"{figures}: worse{by}, {self._sure}"
+        return Ruling.UNSURE, f"{figures}: not certain yet"
 
     def _latency(self, at: int, baseline: Sample, candidate: Sample) -> Finding:
         limits = self._for_no_worse[at]
         least, most = limits.least(baseline), limits.most(candidate)
         name, times = words.quantile(self._quantiles[at]), f"{self._latency_margin:g} times"
         if most <= self._latency_floor_s:
-            return Decision.NO_WORSE, f"{name} at most {words.seconds(most)}: short enough, {self._sure}"
+            return Ruling.NO_WORSE, f"{name} at most {words.seconds(most)}: short enough, {self._sure}"
         if most <= self._latency_margin * least:
             figures = f"{name} at most {words.seconds(most)} against more than {words.seconds(least)}"
-            return Decision.NO_WORSE, f"{figures}: not worse by {times}, {self._sure}"
+            return Ruling.NO_WORSE, f"{figures}: not worse by {times}, {self._sure}"
         strict = self._for_worse[at]
         above, up_to = strict.least(candidate), strict.most(baseline)
         if above >= max(up_to * (self._latency_margin if self._beyond_margin else 1.0), self._latency_floor_s):
             by = f" by more than {times}" if self._beyond_margin else ""
             figures = f"{name} more than {words.seconds(above)} against at most {words.seconds(up_to)}"
-            return Decision.WORSE, f"{figures}: worse{by}, {self._sure}"
+            return Ruling.WORSE, f"{figures}: worse{by}, {self._sure}"
         here = words.between(limits.least(candidate), most)
         there = words.between(least, limits.most(baseline))
-        return Decision.UNSURE, f"{name} {here} against {there}: not certain yet"
+        return Ruling.UNSURE, f"{name} {here} against {there}: not certain yet"
 
     def _allowed(self, rate: float) -> float:
         """The error rate that the candidate may have, where the baseline's is ``rate``."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from servekit.interfaces import Decision, Reported, RolloutJudge, Sample, Verdict
+from servekit.interfaces import Reported, RolloutJudge, Ruling, Sample, Verdict
 from servekit_judges import options, words
 from servekit_judges.histograms import quantile_bucket
 from servekit_judges.options import Limits
 
-Finding = tuple[Decision, str]
+Finding = tuple[Ruling, str]
 
 
 class Threshold(RolloutJudge):
@@ -60,13 +60,13 @@ class Threshold(RolloutJudge):
     def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
         if candidate.requests < self._min_requests:
             return Verdict(
-                Decision.UNSURE, f"{candidate.requests:,} requests of the {self._min_requests:,} that it takes to tell"
+                Ruling.UNSURE, f"{candidate.requests:,} requests of the {self._min_requests:,} that it takes to tell"
             )
         findings = list(self._findings(candidate))
-        for decision in (Decision.WORSE, Decision.UNSURE):
-            if found := [text for each, text in findings if each is decision]:
-                return Verdict(decision, words.joined(found))
-        return Verdict(Decision.NO_WORSE, words.joined([text for _, text in findings]))
+        for ruling in (Ruling.WORSE, Ruling.UNSURE):
+            if found := [text for each, text in findings if each is ruling]:
+                return Verdict(ruling, words.joined(found))
+        return Verdict(Ruling.NO_WORSE, words.joined([text for _, text in findings]))
 
     def _findings(self, candidate: Sample) -> Iterator[Finding]:
         if self._error_rate is not None:
@@ -81,34 +81,34 @@ class Threshold(RolloutJudge):
     def _shadow(self, candidate: Sample, limit: float) -> Finding:
         if candidate.shadow_pairs < self._min_requests:
             compared = f"{candidate.shadow_pairs:,} answers as a shadow compared"
-            return Decision.UNSURE, f"{compared}, of the {self._min_requests:,} that it takes to tell"
+            return Ruling.UNSURE, f"{compared}, of the {self._min_requests:,} that it takes to tell"
         return _most("answers as a shadow that differ", candidate.shadow_differing, candidate.shadow_pairs, limit)
 
 
 def _most(what: str, hits: int, trials: int, limit: float) -> Finding:
     figures = f"{what} {words.of(hits, trials)}"
     if hits > limit * trials:
-        return Decision.WORSE, f"{figures}: more than {words.percent(limit)}"
-    return Decision.NO_WORSE, f"{figures}, which may be {words.percent(limit)}"
+        return Ruling.WORSE, f"{figures}: more than {words.percent(limit)}"
+    return Ruling.NO_WORSE, f"{figures}, which may be {words.percent(limit)}"
 
 
 def _p99(candidate: Sample, limit_s: float) -> Finding:
     if not sum(candidate.durations):
-        return Decision.UNSURE, "no durations were counted"
+        return Ruling.UNSURE, "no durations were counted"
     low, high = quantile_bucket(candidate, 0.99)
     figures = f"p99 {words.between(low, high)}"
     if low >= limit_s:
-        return Decision.WORSE, f"{figures}: longer than {words.seconds(limit_s)}"
-    return Decision.NO_WORSE, f"{figures}, which may be {words.seconds(limit_s)}"
+        return Ruling.WORSE, f"{figures}: longer than {words.seconds(limit_s)}"
+    return Ruling.NO_WORSE, f"{figures}, which may be {words.seconds(limit_s)}"
 
 
 def _mean(name: str, reported: Reported, limits: Limits) -> Finding:
     mean = reported.mean
     if mean is None:
-        return Decision.UNSURE, f"no {name} was reported"
+        return Ruling.UNSURE, f"no {name} was reported"
     figures = f"{name} {mean:.4g} in the mean of {reported.count:,}"
     if limits.least is not None and not mean >= limits.least:
-        return Decision.WORSE, f"{figures}: less than {limits.least:g}"
+        return Ruling.WORSE, f"{figures}: less than {limits.least:g}"
     if limits.most is not None and not mean <= limits.most:
-        return Decision.WORSE, f"{figures}: more than {limits.most:g}"
-    return Decision.NO_WORSE, f"{figures}, which is within its limits"
+        return Ruling.WORSE, f"{figures}: more than {limits.most:g}"
+    return Ruling.NO_WORSE, f"{figures}, which is within its limits"

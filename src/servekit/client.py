@@ -22,7 +22,7 @@ from servekit.forks import PerProcess
 _CONNECT_TIMEOUT_S = 5.0
 RESTART_TIMEOUT_S = 30.0
 """How long an operation waits for a standing instance's controller to be started again."""
-ONCE = ("create_", "delete_", "apply", "rollback", "cancel_")
+ONCE = ("create_", "delete_", "apply", "rollback", "cancel_", "stop_")
 """Operations that would fail where they had been done before."""
 
 

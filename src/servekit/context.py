@@ -32,6 +32,9 @@ class Context(msgspec.Struct, frozen=True, gc=False):
     """The replica's number among the living ones of its backend, from 0: a new replica has the lowest that is free."""
     headers: Sequence[tuple[bytes, bytes]] = ()
     """The request's headers, with lower-case names."""
+    shadow: bool = False
+    """The request is a copy, sent to a shadow of the endpoint: no client gets the answer, and nothing may come of it.
+    No client can have it so."""
 
     @property
     def remaining_s(self) -> float:

@@ -532,6 +532,104 @@ class Instance:
         way."""
         self._client.call("abort_rollout", name=endpoint, why=why)
 
+    # -- shadows ----------------------------------------------------------------------------------------------------
+
+    @checked
+    def shadow(
+        self,
+        endpoint: str,
+        to: str,
+        *,
+        share: float = 0.1,
+        compare: str | None = "json",
+        include_unsafe: bool = False,
+        timeout_s: float = 10.0,
+        noise: float = 0.5,
+        tolerance: float = 0.0,
+        ignore: Iterable[str] = (),
+        redact: str | None = None,
+    ) -> None:
+        """Send copies of an endpoint's requests to a backend whose answers nobody gets, and compare these with the live
+        ones. A copy is sent after the live answer, where there is room for it. A shadow that there is already is
+        replaced.
+
+        Args:
+            endpoint: an endpoint's name.
+            to: the backend that gets the copies.
+            share: of the requests, those that are copied; above 0, at most 1.
+            compare: ``json`` compares by path, ``status`` the status alone; a function as ``"module:attr"``, which the
+                controller imports, takes two answers (``status``, ``content_type``, ``body``) and returns True where
+                they are alike, or a list of the paths that differ; None: nothing is compared.
+            include_unsafe: other methods than GET, HEAD and OPTIONS are copied, too.
+            timeout_s: how long a copy may take.
+            noise: of the copies, those that are sent to the version which has answered, too: what its two answers
+                differ in is noise. 0: none.
+            tolerance: numbers that are so near to each other are alike: relative, and absolute near 0.
+            ignore: JSON pointers of what is not compared: ``/time``, ``/items/*/id``.
+            redact: a function as ``"module:attr"``, which the controller imports: takes a path and a value, and returns
+                what an example shows in its place.
+
+        Raises:
+            InvalidInputError: a part of it is not acceptable; nothing has changed.
+            NotFoundError: there is no such endpoint, or backend.
+        """
+        self._client.call(
+            "shadow",
+            name=endpoint,
+            to=to,
+            share=share,
+            compare=compare,
+            include_unsafe=include_unsafe,
+            timeout_s=timeout_s,
+            noise=noise,
+            tolerance=tolerance,
+            ignore=list(ignore),
+            redact=redact,
+        )
+
+    @checked
+    def stop_shadow(self, endpoint: str) -> None:
+        """Copy no more requests of an endpoint, and forget what its shadow has shown. Raises `NotFoundError` where it
+        has none."""
+        self._client.call("stop_shadow", name=endpoint)
+
+    @checked
+    def shadow_report(self, endpoint: str) -> dict[str, Any]:
+        """What an endpoint's shadow has shown: ``pairs`` that were compared, how many of them are ``differing`` beyond
+        noise, and in ``paths``, the most frequent first, where: ``path`` (a JSON pointer), ``kind``, ``count``, the
+        share of ``noise``, and ``examples``. What has become of copies: ``sent``, ``answered``, ``failed``, ``late``,
+        and ``dropped`` by the reason. See ``docs/shadow.md``.
+
+        Raises:
+            NotFoundError: the endpoint has no shadow.
+        """
+        report: dict[str, Any] = self._client.call("shadow_report", name=endpoint)
+        return report
+
+    @checked
+    def shadow_traffic(
+        self, endpoint: str, backend: str | Mapping[str, float], proportion: float | None = None
+    ) -> None:
+        """As the first Ray Serve had it: `shadow`, with nothing compared and requests of every method copied; a share
+        of 0 ends it.
+
+        Args:
+            endpoint: an endpoint's name.
+            backend: a backend's name, or its share by its name: ``{"v3": 0.1}``.
+            proportion: the share, where ``backend`` is a name.
+        """
+        shares = dict(backend) if isinstance(backend, Mapping) else {} if proportion is None else {backend: proportion}
+        if len(shares) != 1:
+            raise ArgumentError(
+                f"shadow_traffic(): an endpoint has one shadow: give one backend and its share, as in {{'v3': 0.1}}; "
+                f"not {short(backend)}"
+            )
+        ((name, share),) = shares.items()
+        if share == 0:
+            self.stop_shadow(endpoint)
+        else:
+            self.shadow(endpoint, name, share=share, compare=None, include_unsafe=True)
+
     # -- deploys ----------------------------------------------------------------------------------------------------
 
     @checked

@@ -344,6 +344,8 @@ class Request(msgspec.Struct, array_like=True, gc=False):
     `RequestAdapter.streams_body`."""
     scheme: str = "http"
     """``https`` where a trusted proxy says so."""
+    shadow: bool = False
+    """The request is a copy, whose answer no client gets. No client can have it so."""
 
     @property
     def target(self) -> bytes:
@@ -650,7 +652,7 @@ class Sample(msgspec.Struct, frozen=True):
     """Those of them whose answers differ, beyond what two answers of the other version do."""
 
 
-class Decision(enum.Enum):
+class Ruling(enum.Enum):
     """What a judge makes of a candidate."""
 
     NO_WORSE = "no_worse"
@@ -664,7 +666,7 @@ class Decision(enum.Enum):
 class Verdict(msgspec.Struct, frozen=True):
     """What a judge says."""
 
-    decision: Decision
+    ruling: Ruling
     reason: str
     """For people: the figures that decided, in one sentence without a full stop."""
 
@@ -683,7 +685,7 @@ class RolloutJudge(ABC):
     look_every_s: float = 1.0
     """How often it is asked."""
     patience: int = 1
-    """How often in a row it has to say `Decision.WORSE` before that is believed."""
+    """How often in a row it has to say `Ruling.WORSE` before that is believed."""
     claim: str = ""
     """What it guarantees, for people, where versions are drawn by chance; empty: nothing."""
 

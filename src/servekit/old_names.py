@@ -36,7 +36,6 @@ IN_RAY_SERVE = {
     "batch": "accept_batch",
     "multiplexed": "nothing",
     "set_backend_config": "update_backend_config",
-    "shadow_traffic": "nothing: call the other endpoint's handle",
     "get_replica_context": "get_context",
     "get_app_handle": "get_handle",
     "get_deployment_handle": "get_handle",

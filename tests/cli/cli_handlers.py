@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from servekit.interfaces import Decision, RolloutJudge, Sample, Verdict
+from servekit.interfaces import RolloutJudge, Ruling, Sample, Verdict
 
 
 def handler(flask_request: Any) -> Any:
@@ -15,8 +15,8 @@ def handler(flask_request: Any) -> Any:
 class Says(RolloutJudge):
     """A judge that finds every candidate as it was told to."""
 
-    def __init__(self, decision: str = "no_worse", why: str = "as good") -> None:
-        self.verdict = Verdict(Decision(decision), why)
+    def __init__(self, ruling: str = "no_worse", why: str = "as good") -> None:
+        self.verdict = Verdict(Ruling(ruling), why)
 
     def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
         return self.verdict

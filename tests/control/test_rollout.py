@@ -24,11 +24,11 @@ from servekit.control.rollout import (
     why_held,
 )
 from servekit.errors import InvalidInputError
-from servekit.interfaces import Decision, Verdict
+from servekit.interfaces import Ruling, Verdict
 
-NO_WORSE = Verdict(Decision.NO_WORSE, "as good")
-WORSE = Verdict(Decision.WORSE, "12 of 100 failed")
-UNSURE = Verdict(Decision.UNSURE, "too few")
+NO_WORSE = Verdict(Ruling.NO_WORSE, "as good")
+WORSE = Verdict(Ruling.WORSE, "12 of 100 failed")
+UNSURE = Verdict(Ruling.UNSURE, "too few")
 
 
 def begun(**options: Any) -> Rollout:

@@ -13,11 +13,11 @@ from servekit.testing.instances import ServedInstance
 pytestmark = pytest.mark.servekit(virtual_clock=True)
 
 MODULE = """
-from servekit.interfaces import Decision, RolloutJudge, Verdict
+from servekit.interfaces import Ruling, RolloutJudge, Verdict
 
 class Lenient(RolloutJudge):
     def judge(self, baseline, candidate, elapsed_s):
-        return Verdict(Decision.NO_WORSE, "as good")
+        return Verdict(Ruling.NO_WORSE, "as good")
 
 class Strict(Lenient):
     reports = ("accuracy",)

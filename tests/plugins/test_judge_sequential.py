@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from servekit.interfaces import Decision, Sample
+from servekit.interfaces import Ruling, Sample
 from servekit_judges import Sequential
 from servekit_judges.evidence import ABOVE, BELOW, Counts, bets_against, is_certain, log_evidence, reaches
 from servekit_judges.histograms import QuantileLimits
 
 BOUNDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
-NO_WORSE, UNSURE, WORSE = Decision.NO_WORSE, Decision.UNSURE, Decision.WORSE
+NO_WORSE, UNSURE, WORSE = Ruling.NO_WORSE, Ruling.UNSURE, Ruling.WORSE
 ERRORS_ALONE: dict[str, Any] = {"quantiles": ()}
 
 
@@ -29,9 +29,9 @@ def sample(requests: int, errors: int = 0, shares: tuple[float, ...] = (0, 0.3, 
     return Sample(requests, errors, BOUNDS, tuple(durations))
 
 
-def judged(baseline: Sample, candidate: Sample, **options: Any) -> tuple[Decision, str]:
+def judged(baseline: Sample, candidate: Sample, **options: Any) -> tuple[Ruling, str]:
     verdict = Sequential(**options).judge(baseline, candidate, 10.0)
-    return verdict.decision, verdict.reason
+    return verdict.ruling, verdict.reason
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def test_more_errors_are_worse() -> None:
 
 
 @pytest.mark.parametrize(
-    ("baseline", "candidate", "decision"),
+    ("baseline", "candidate", "ruling"),
     [
         ((0, 0), (0, 0), UNSURE),
         ((1_000, 0), (0, 0), UNSURE),
@@ -63,16 +63,16 @@ def test_more_errors_are_worse() -> None:
         ((10**9, 10**9), (10**9, 10**9), NO_WORSE),
     ],
 )
-def test_verdicts_on_errors(baseline: tuple[int, int], candidate: tuple[int, int], decision: Decision) -> None:
-    assert judged(sample(*baseline), sample(*candidate), **ERRORS_ALONE)[0] is decision
+def test_verdicts_on_errors(baseline: tuple[int, int], candidate: tuple[int, int], ruling: Ruling) -> None:
+    assert judged(sample(*baseline), sample(*candidate), **ERRORS_ALONE)[0] is ruling
 
 
 def test_beyond_the_margin_alone() -> None:
     baseline, candidate = sample(50_000, 500), sample(50_000, 750)
     assert judged(baseline, candidate, margin=0.004, **ERRORS_ALONE)[0] is WORSE
     assert judged(baseline, candidate, margin=0.004, beyond_margin=True, **ERRORS_ALONE)[0] is UNSURE
-    decision, reason = judged(baseline, sample(50_000, 1_500), margin=0.004, beyond_margin=True)
-    assert decision is WORSE
+    ruling, reason = judged(baseline, sample(50_000, 1_500), margin=0.004, beyond_margin=True)
+    assert ruling is WORSE
     assert reason.endswith("against 500 of 50,000 (1 %): worse by more than 0.4 %, sure to 95 %")
 
 
@@ -90,23 +90,23 @@ LONG_TAIL = (0, 0.3, 0.5, 0.15, 0.005, 0.045, 0)
 
 
 def test_slower_is_worse() -> None:
-    decision, reason = judged(AS_USUAL, sample(2_000, shares=SLOWER))
-    assert decision is WORSE
+    ruling, reason = judged(AS_USUAL, sample(2_000, shares=SLOWER))
+    assert ruling is WORSE
     assert reason.startswith(
         "p50 more than 40 ms against at most 40 ms: worse, sure to 95 %; p99 more than 80 ms again"
     )
 
 
 def test_a_longer_tail_is_worse() -> None:
-    decision, reason = judged(AS_USUAL, sample(2_000, shares=LONG_TAIL))
-    assert decision is WORSE
+    ruling, reason = judged(AS_USUAL, sample(2_000, shares=LONG_TAIL))
+    assert ruling is WORSE
     assert reason == "p99 more than 160 ms against at most 80 ms: worse, sure to 95 %"
     assert judged(AS_USUAL, sample(2_000, shares=LONG_TAIL), quantiles=[0.5])[0] is NO_WORSE
 
 
 def test_as_fast_is_no_worse() -> None:
-    decision, reason = judged(AS_USUAL, sample(20_000), latency_margin=4.0)
-    assert decision is NO_WORSE
+    ruling, reason = judged(AS_USUAL, sample(20_000), latency_margin=4.0)
+    assert ruling is NO_WORSE
     assert reason == (
         "errors 0 of 20,000 (0 %) against 0 of 20,000 (0 %): not worse by 1 %, sure to 95 %; p50 at most 40 ms against "
         "more than 20 ms: not worse by 4 times, sure to 95 %; p99 at most 80 ms against more than 40 ms: not worse by "
@@ -122,8 +122,8 @@ def test_the_histogram_is_as_fine_as_it_is() -> None:
 
 def test_what_is_below_the_floor_is_never_worse() -> None:
     slower = sample(20_000, shares=SLOWER)
-    decision, reason = judged(AS_USUAL, slower, latency_floor_s=0.08, quantiles=[0.5])
-    assert decision is NO_WORSE
+    ruling, reason = judged(AS_USUAL, slower, latency_floor_s=0.08, quantiles=[0.5])
+    assert ruling is NO_WORSE
     assert reason.endswith("p50 at most 80 ms: short enough, sure to 95 %")
     assert judged(AS_USUAL, slower, latency_floor_s=0.04, quantiles=[0.5])[0] is WORSE
 
@@ -159,7 +159,7 @@ def test_errors_of_the_candidate_never_help_it_and_those_of_the_baseline_never_h
 
     def goodness(theirs: Counts, ours: Counts) -> int:
         verdict = judge.judge(Sample(theirs.trials, theirs.hits), Sample(ours.trials, ours.hits), 1.0)
-        return GOODNESS[verdict.decision]
+        return GOODNESS[verdict.ruling]
 
     before = goodness(baseline, candidate)
     assert goodness(baseline, Counts(min(candidate.trials, candidate.hits + more), candidate.trials)) <= before
@@ -171,7 +171,7 @@ def test_errors_of_the_candidate_never_help_it_and_those_of_the_baseline_never_h
 def test_exchanged_versions_are_not_both_worse(one: Counts, other: Counts) -> None:
     judge = Sequential(quantiles=())
     samples = [Sample(each.trials, each.hits) for each in (one, other)]
-    both = {judge.judge(first, second, 1.0).decision for first, second in (samples, samples[::-1])}
+    both = {judge.judge(first, second, 1.0).ruling for first, second in (samples, samples[::-1])}
     assert both != {WORSE}
 
 

@@ -14,9 +14,11 @@ from tests.support.waiting import until
 
 import servekit
 from servekit.errors import DeadlineError, InvalidInputError, ServekitError
-from servekit.interfaces import BackendView, Outcome, ReplicaView, RequestInfo, RoutingPolicy
-from servekit.testing.decisions import MOST_DECISIONS, Decision
+from servekit.interfaces import BackendView, DrawnUnit, Outcome, ReplicaView, RequestInfo, RoutingPolicy
+from servekit.testing.decisions import MOST_DECISIONS, Decision, Decisions
 from servekit.testing.instances import ServedInstance, open_host, serve
+from servekit.wire.control_frames import PluginRef
+from servekit_weighted import WeightedSplit
 
 
 class Drawing(RoutingPolicy):
@@ -312,3 +314,9 @@ def test_the_clock_goes_forward_alone(serve_instance: ServedInstance, seconds: A
 def test_without_the_marker_there_is_no_clock(serve_instance: ServedInstance) -> None:
     with pytest.raises(ServekitError, match=r"@pytest\.mark\.servekit\(virtual_clock=True\)"):
         _ = serve_instance.clock
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_the_policy_within_is_told_that_a_rollout_is_judged(seed: int | None) -> None:
+    policy = Decisions(seed).policy(PluginRef("servekit_weighted:WeightedSplit"), lambda ref: WeightedSplit())
+    assert [policy.draw_order(1), policy.draw_order(None)] == [DrawnUnit.REQUEST, DrawnUnit.NONE]

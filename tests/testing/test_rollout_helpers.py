@@ -10,7 +10,7 @@ import pytest
 
 import servekit
 from servekit.errors import InvalidInputError, NotFoundError, ServekitError
-from servekit.interfaces import Decision, RolloutJudge, Sample, Verdict
+from servekit.interfaces import RolloutJudge, Ruling, Sample, Verdict
 from servekit.testing.instances import ServedInstance
 
 virtual = pytest.mark.servekit(virtual_clock=True)
@@ -19,11 +19,11 @@ virtual = pytest.mark.servekit(virtual_clock=True)
 class Finds(RolloutJudge):
     """A judge that says one thing."""
 
-    def __init__(self, decision: Decision) -> None:
-        self.decision = decision
+    def __init__(self, ruling: Ruling) -> None:
+        self.ruling = ruling
 
     def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
-        return Verdict(self.decision, f"it is {self.decision.value}")
+        return Verdict(self.ruling, f"it is {self.ruling.value}")
 
 
 @pytest.fixture
@@ -34,15 +34,15 @@ def served(serve_instance: ServedInstance) -> ServedInstance:
     return serve_instance
 
 
-def begin(decision: Decision, **options: Any) -> None:
+def begin(ruling: Ruling, **options: Any) -> None:
     steps = options.pop("steps", [0.25, 0.5, 1.0])
-    servekit.rollout("e", to="v2", steps=steps, judge=Finds(decision), seed=1, **options)
+    servekit.rollout("e", to="v2", steps=steps, judge=Finds(ruling), seed=1, **options)
 
 
 @virtual
 def test_an_hour_passes_while_requests_come(served: ServedInstance) -> None:
     answers: Counter[str] = Counter()
-    begin(Decision.NO_WORSE, hold_s=1800.0)
+    begin(Ruling.NO_WORSE, hold_s=1800.0)
 
     def send(client: httpx.Client) -> None:
         answers[client.get("/e").text] += 1
@@ -56,23 +56,23 @@ def test_an_hour_passes_while_requests_come(served: ServedInstance) -> None:
 
 @virtual
 @pytest.mark.parametrize(
-    ("decision", "options", "state"),
+    ("ruling", "options", "state"),
     [
-        (Decision.WORSE, {}, "rolled_back"),
-        (Decision.NO_WORSE, {"steps": [0.5, "gate", 1.0]}, "paused"),
-        (Decision.UNSURE, {"max_duration_s": 100.0}, "inconclusive"),
+        (Ruling.WORSE, {}, "rolled_back"),
+        (Ruling.NO_WORSE, {"steps": [0.5, "gate", 1.0]}, "paused"),
+        (Ruling.UNSURE, {"max_duration_s": 100.0}, "inconclusive"),
     ],
 )
 def test_it_ends_where_time_alone_changes_nothing(
-    served: ServedInstance, decision: Decision, options: dict[str, Any], state: str
+    served: ServedInstance, ruling: Ruling, options: dict[str, Any], state: str
 ) -> None:
-    begin(decision, **options)
+    begin(ruling, **options)
     assert served.finish_rollout("e", lambda client: client.get("/e"), every_s=10.0)["state"] == state
 
 
 @virtual
 def test_one_that_goes_on_fails_with_what_is_known(served: ServedInstance) -> None:
-    begin(Decision.UNSURE)
+    begin(Ruling.UNSURE)
     with pytest.raises(AssertionError, match=r"(?s)after 60 s the roll-out .*to 'v2' is holding at 0.25.*v2: \d+ requ"):
         served.finish_rollout("e", lambda client: client.get("/e"), at_most_s=60.0, every_s=7.0)
     assert served.clock.time_s == 60
@@ -84,12 +84,12 @@ def test_one_that_goes_on_fails_with_what_is_known(served: ServedInstance) -> No
 def test_there_must_be_one_and_a_time_that_passes(served: ServedInstance) -> None:
     with pytest.raises(NotFoundError, match="'e' has had no roll-out"):
         served.finish_rollout("e", lambda client: None)
-    begin(Decision.UNSURE)
+    begin(Ruling.UNSURE)
     with pytest.raises(InvalidInputError, match="every_s is 0"):
         served.finish_rollout("e", lambda client: None, every_s=0)
 
 
 def test_without_the_virtual_clock_it_is_refused(served: ServedInstance) -> None:
-    begin(Decision.UNSURE)
+    begin(Ruling.UNSURE)
     with pytest.raises(ServekitError, match="has no clock to advance"):
         served.finish_rollout("e", lambda client: None)

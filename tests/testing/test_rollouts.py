@@ -16,7 +16,7 @@ from tests.support.waiting import until
 
 import servekit
 from servekit.errors import InUseError, InvalidInputError, NotFoundError, UnknownPluginError
-from servekit.interfaces import Decision, RolloutJudge, Sample, Verdict
+from servekit.interfaces import RolloutJudge, Ruling, Sample, Verdict
 from servekit.testing.instances import ServedInstance
 
 pytestmark = pytest.mark.servekit(virtual_clock=True)
@@ -34,10 +34,10 @@ class Counting(RolloutJudge):
     def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
         self.seen.append((baseline, candidate, elapsed_s))
         if candidate.errors:
-            return Verdict(Decision.WORSE, f"{candidate.errors} errors of {candidate.requests}")
+            return Verdict(Ruling.WORSE, f"{candidate.errors} errors of {candidate.requests}")
         if min(baseline.requests, candidate.requests) < self.least:
-            return Verdict(Decision.UNSURE, "too few requests")
-        return Verdict(Decision.NO_WORSE, f"no error of {candidate.requests}")
+            return Verdict(Ruling.UNSURE, "too few requests")
+        return Verdict(Ruling.NO_WORSE, f"no error of {candidate.requests}")
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ COMMANDS = {
     "rollback": ("deploying", "Go back to what an endpoint's traffic was"),
     "rollout": ("rollout", "Have a new version take over, step by step"),
     "traffic": ("changes", "Split an endpoint's traffic between backends"),
+    "shadow": ("shadow", "Copy requests to a version, and compare answers"),
     "scale": ("changes", "Give a backend more or fewer replicas"),
     "restart": ("changes", "Replace every replica of a backend"),
     "call": ("call", "Send a request to an endpoint"),

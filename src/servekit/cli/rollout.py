@@ -11,7 +11,7 @@ import click
 
 from servekit.cli.changes import goes_on
 from servekit.cli.options import given, instance_name
-from servekit.cli.status import attached
+from servekit.cli.status import attached, rollout_line
 from servekit.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -250,18 +250,11 @@ def _text(text: str) -> Text:
     return Text(escaped(text))
 
 
-def line_of(told: Mapping[str, Any]) -> str:
-    """Where a roll-out is, in one line."""
-    way = f"roll-out of {told['endpoint']} from {told['baseline']} to {told['candidate']}"
-    where = f"{told['state'].replace('_', ' ')} at {told['share']:.4g}, step {told['step']} of {len(told['steps'])}"
-    return f"{way}: {where}{': ' if told['reason'] else ''}{told['reason']}"
-
-
 def _say(instance: Instance, endpoint: str) -> None:
     from servekit.control.explanations import escaped
 
     (told,) = told_of(instance, endpoint).values()
-    click.echo(f"servekit: {escaped(line_of(told))}")
+    click.echo(f"servekit: {escaped(rollout_line(told))}")
 
 
 def _watch(instance: Instance, endpoint: str | None) -> int:

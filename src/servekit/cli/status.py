@@ -165,17 +165,23 @@ def _head(status: dict[str, Any]) -> list[Text]:
     return [*(Text(line) for line in (head, status["deploy"]) if line), *_rollouts(status)]
 
 
+def rollout_line(told: Mapping[str, Any]) -> str:
+    """Where a roll-out is, in one line."""
+    way = f"roll-out of {told['endpoint']} from {told['baseline']} to {told['candidate']}"
+    where = f"{told['state'].replace('_', ' ')} at {told['share']:.4g}, step {told['step']} of {len(told['steps'])}"
+    return f"{way}: {where}{': ' if told['reason'] else ''}{told['reason']}"
+
+
 def _rollouts(status: dict[str, Any]) -> list[Text]:
     """A line for each roll-out under way: the first ones."""
     from rich.text import Text
 
-    from servekit.cli.rollout import line_of
     from servekit.control.explanations import escaped
     from servekit.control.rollout import ENDED
 
     told = {name: each for name, each in status.get("rollouts", {}).items() if each["state"] not in ENDED}
     shown, more = _first(told, MOST_PROBLEMS)
-    lines = [Text(escaped(line_of(each)), no_wrap=True, overflow="ellipsis") for _, each in shown]
+    lines = [Text(escaped(rollout_line(each)), no_wrap=True, overflow="ellipsis") for _, each in shown]
     return [*lines, *([_more(more)] if more else [])]
 
 
@@ -188,6 +194,8 @@ def _endpoints(status: dict[str, Any], most: int | None = None) -> Table:
     for name, endpoint in shown:
         route = (endpoint["route"] or "no HTTP") + ("/…" if endpoint["mount"] else "")
         shares = ", ".join(f"{backend}={share:g}" for backend, share in endpoint["traffic"].items()) or "none"
+        if shadow := status.get("shadows", {}).get(name):
+            shares += f", shadow {shadow['backend']}={shadow['share']:g}"
         style = "bold red" if name in faulty else ""
         table.add_row(*_cells((name, route, ", ".join(endpoint["methods"]), shares), most), style=style)
     if more:

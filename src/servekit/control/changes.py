@@ -71,15 +71,26 @@ def _endpoint(name: str, old: EndpointRecord | None, new: EndpointRecord | None)
     if old is None:
         route = new.options.route
         yield Change("endpoint_created", f"endpoint {name} is created, {f'at {route}' if route else 'no HTTP'}", name)
-    elif msgspec.structs.replace(old, traffic=new.traffic, rollout=new.rollout) != new:
+    elif msgspec.structs.replace(old, traffic=new.traffic, rollout=new.rollout, shadow=new.shadow) != new:
         keys = [key for key in old.options.__struct_fields__ if getattr(old.options, key) != getattr(new.options, key)]
         keys += [key for key in ("methods", "policy", "policy_ref") if getattr(old, key) != getattr(new, key)]
         yield Change("endpoint_changed", f"endpoint {name} is changed: {', '.join(keys)}", name)
         if old.traffic == new.traffic:
             return
+    if new.shadow != (None if old is None else old.shadow):
+        yield _shadow(new)
+        if old is not None and old.traffic is new.traffic:
+            return
     if new.traffic or (old is not None and old.traffic):
         was = "" if old is None else f"it was: {weights(old.traffic)}"
         yield Change("traffic_set", f"endpoint {name} has traffic: {weights(new.traffic)}", name, "", was)
+
+
+def _shadow(new: EndpointRecord) -> Change:
+    if new.shadow is None:
+        return Change("shadow_stopped", f"endpoint {new.name} has no shadow any more", new.name)
+    text = f"{new.shadow.share:g} of the requests of endpoint {new.name} are copied to backend {new.shadow.backend}"
+    return Change("shadow_started", text, new.name, new.shadow.backend)
 
 
 def weights(traffic: dict[str, float]) -> str:

@@ -34,6 +34,7 @@ from servekit.control.refusals import RefusalWatch
 from servekit.control.replica import WATCH_S, ManagedReplica, ReplicaEvents
 from servekit.control.replicas import ReplicaFleet
 from servekit.control.rollout_changes import check_change, check_parts, kept_warm
+from servekit.control.shadow_reports import ShadowReports
 from servekit.control.snapshot import Content, content_of
 from servekit.control.state import BackendRecord, Desired
 from servekit.control.store import StoreThread
@@ -43,7 +44,7 @@ from servekit.interfaces import ReplicaEvent, TrafficEvent
 from servekit.plugins import Registry
 from servekit.tallies import COUNT, Tallies
 from servekit.tasks import TaskSet, came_within, done_before, first_failure
-from servekit.wire.control_frames import Capabilities, FailureGroup, ReplicaEntry
+from servekit.wire.control_frames import Capabilities, FailureGroup, ReplicaEntry, ShadowPair
 
 _log = logging.getLogger("servekit.control")
 
@@ -146,6 +147,7 @@ class Controller(IngressEvents, ReplicaEvents):
         self._watchdogs: defaultdict[str, Watchdog] = defaultdict(Watchdog)
         self._refusals = RefusalWatch()
         self.failure_groups = FailureGroups()
+        self.shadows = ShadowReports(self.ingresses.counts.totals.read)
         self._rolling: set[str] = set()
         """Backends of roll-outs under way: their older replicas stay until all is ready, so that they need not start
         again where something fails."""
@@ -188,6 +190,7 @@ class Controller(IngressEvents, ReplicaEvents):
         async with self._lock:
             before, after = await self._save(checked)
             self._tell_changes(before, after, failure)
+            self.shadows.follow(after)
             self.forget_counts()
             version = self._reconcile()
         await self.ingresses.wait_applied(version)
@@ -448,6 +451,8 @@ class Controller(IngressEvents, ReplicaEvents):
         for record in self.desired.backends.values():
             self.autoscalers.adopt(record)
         self.ingresses.counts.sample()
+        self.shadows.follow(self.desired)
+        self._tasks.spawn(self.shadows.run())
         self._tasks.spawn(self._watch_replicas())
         self._tasks.spawn(self._sample())
         self.changed()
@@ -615,6 +620,9 @@ class Controller(IngressEvents, ReplicaEvents):
         for backend, replica_id, why in ejected:
             text = f"replica {backend} {replica_id} {why}"
             self.event_log.add("replica_ejected", text, backend=backend, replica=replica_id, level=None)
+
+    def shadow_answered(self, pair: ShadowPair) -> None:
+        self.shadows.take(pair)
 
     def requests_wait(self) -> None:
         self.autoscalers.decide()

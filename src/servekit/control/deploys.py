@@ -168,10 +168,11 @@ def _rollout_differences(desired: Desired, options: RolloutOptions, name: str) -
 
 
 def _endpoint(desired: Desired, wanted: Wanted, name: str) -> EndpointRecord:
-    record = wanted.endpoints[name]
-    if name in wanted.as_it_is and name in desired.endpoints:
-        return msgspec.structs.replace(record, traffic=desired.endpoints[name].traffic)
-    return record
+    record, old = wanted.endpoints[name], desired.endpoints.get(name)
+    if old is None:
+        return record
+    traffic = old.traffic if name in wanted.as_it_is else record.traffic
+    return msgspec.structs.replace(record, traffic=traffic, shadow=old.shadow)  # No file says a shadow.
 
 
 def _flat_backend(record: BackendRecord, default_runtime: tuple[str, dict[str, Any]]) -> dict[str, Any]:

@@ -27,6 +27,8 @@ KINDS: Mapping[str, str] = {
     "endpoint_changed": "Options of an endpoint were changed.",
     "endpoint_deleted": "An endpoint was deleted.",
     "traffic_set": "An endpoint's traffic was set.",
+    "shadow_started": "Copies of an endpoint's requests go to a shadow from now on.",
+    "shadow_stopped": "An endpoint's requests are copied no more.",
     "backend_created": "A backend was created.",
     "backend_changed": "A backend's code or config was changed.",
     "backend_scaled": "A backend is to have another number of replicas, by a change or by its autoscaling.",

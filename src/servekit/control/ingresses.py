@@ -24,6 +24,7 @@ from servekit.wire.control_frames import (
     Recall,
     Recalled,
     Report,
+    ShadowPair,
     Stop,
     Suspected,
     WorkerHello,
@@ -68,6 +69,9 @@ class IngressEvents(Protocol):
 
     def replicas_ejected(self, ejected: list[tuple[str, str, str]]) -> None:
         """These replicas, each with its backend and why, get no requests of an ingress worker for a while."""
+
+    def shadow_answered(self, pair: ShadowPair) -> None:
+        """An ingress worker has two answers to compare."""
 
     def addresses_changed(self) -> None:
         """Handles are to dial the ingress workers at other addresses than before."""
@@ -193,6 +197,8 @@ class ManagedIngress(LinkedWorker):
             self._recalled(frame)
         elif isinstance(frame, Applied):
             self._has_applied(frame)
+        elif isinstance(frame, ShadowPair):
+            fleet.events.shadow_answered(frame)
 
     def _recalled(self, answer: Recalled) -> None:
         asked = self._recalls.get(answer.number)

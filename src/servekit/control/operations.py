@@ -39,6 +39,7 @@ from servekit.control.rollout_changes import check_change
 from servekit.control.rollout_keeper import RolloutKeeper
 from servekit.control.rollout_operations import RolloutOperations
 from servekit.control.runtimes import Runtimes
+from servekit.control.shadow_operations import shadow_operations, shadows_told
 from servekit.control.state import BackendRecord, BackendSource, Desired
 from servekit.control.store import Store, StoreThread
 from servekit.control.tables import RolloutTable, backend_table, check_in_file, endpoint_table, in_file
@@ -241,6 +242,7 @@ class Operations:
             "history": (Named, self._history),
             "rollback": (GoBack, self._rollback),
             "cancel_deploy": (Nothing, self._cancel_deploy),
+            **shadow_operations(controller),
             "recent": (WhichSamples, self._recent),
             "log_tail": (LogTail, self._log_tail),
             "events": (WhichEvents, self._events),
@@ -575,6 +577,7 @@ class Operations:
             },
             "backends": backends,
             "rollouts": self._rollouts.told(),
+            "shadows": shadows_told(self._controller.desired),
             "ingress": [{"id": w.id, "pid": w.pid, "ready": w.applied > 0} for w in ingresses.workers.values()],
         }
 

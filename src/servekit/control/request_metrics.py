@@ -11,6 +11,7 @@ from servekit.tallies import (
     BOUNDS,
     BYTES_IN,
     BYTES_OUT,
+    COUNT,
     DURATION_US,
     FAILOVERS,
     FINE_BOUNDS,
@@ -88,6 +89,12 @@ def request_families(sums: Sums) -> Iterator[Family]:
         "Requests that were sent on while some backend of their endpoint had no live replica.",
         ("endpoint",),
         {labels: found.slots[FAILOVERS] for labels, found in by_endpoint.items()},
+    )
+    yield _counters(
+        "servekit_shadow_copies_total",
+        "What has become of copies of requests for shadows, which are counted nowhere else.",
+        ("endpoint", "backend", "outcome"),
+        {(str(key[1]), str(key[2]), str(key[3])): slots[COUNT] for key, slots in sums.items() if key[0] == "shadow"},
     )
     for name, slot, text in (
         (

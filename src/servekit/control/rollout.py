@@ -11,7 +11,7 @@ import msgspec
 
 from servekit.config import DEFAULT_JUDGE, DEFAULT_STEPS
 from servekit.errors import InvalidInputError
-from servekit.interfaces import Decision, DrawnUnit, Reported, Verdict
+from servekit.interfaces import DrawnUnit, Reported, Ruling, Verdict
 from servekit.wire.control_frames import RolloutEntry
 
 GATE = "gate"
@@ -59,7 +59,7 @@ class Counted(msgspec.Struct, frozen=True):
     shadow_differing: int = 0
 
 
-class Base(msgspec.Struct, frozen=True):
+class Unjudged(msgspec.Struct, frozen=True):
     """What is not judged: all that there was before ``at``."""
 
     at: float
@@ -86,9 +86,9 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     first_at: float = 0.0
     """When the candidate had its first share."""
     ended_at: float = 0.0
-    base: Base | None = None
+    base: Unjudged | None = None
     """Of the whole; None: nothing is judged yet."""
-    step_base: Base | None = None
+    step_base: Unjudged | None = None
     """Of the present step."""
     bad_looks: int = 0
     """How often in a row the judge has said that the candidate is worse."""
@@ -197,12 +197,12 @@ def next_state(rollout: Rollout, facts: Facts) -> Rollout:
         return rollout
     if rollout.state == "advancing" or facts.verdict is None:
         return rollout
-    decision, reason = facts.verdict.decision, facts.verdict.reason
-    if decision is Decision.WORSE:
+    ruling, reason = facts.verdict.ruling, facts.verdict.reason
+    if ruling is Ruling.WORSE:
         if rollout.bad_looks + 1 >= facts.patience:
             return failed(rollout, facts.now, reason)
         return msgspec.structs.replace(rollout, bad_looks=rollout.bad_looks + 1)
-    if decision is Decision.NO_WORSE and facts.now - rollout.step_at >= rollout.options.hold_s:
+    if ruling is Ruling.NO_WORSE and facts.now - rollout.step_at >= rollout.options.hold_s:
         return _advanced(rollout, facts.now, reason)
     if late:
         return _asks(rollout, f"not certain after {rollout.options.max_duration_s:g} s at this step: {reason}")
@@ -221,7 +221,7 @@ def why_held(rollout: Rollout, facts: Facts) -> str:
     if facts.verdict is None:
         return "the judge is about to look"
     held = facts.now - rollout.step_at
-    if facts.verdict.decision is Decision.WORSE:
+    if facts.verdict.ruling is Ruling.WORSE:
         return f"{facts.verdict.reason} ({rollout.bad_looks} of {facts.patience} looks in a row)"
     if held < rollout.options.hold_s:
         return f"{facts.verdict.reason}; {held:.0f} of {rollout.options.hold_s:g} s"

@@ -17,12 +17,12 @@ from servekit.control import rollout_samples
 from servekit.control.controller import Controller
 from servekit.control.history import Author, author
 from servekit.control.plan import ReplicaState
-from servekit.control.rollout import MOVING, Base, Counted, Facts, Rollout, in_force, next_state, why_held
+from servekit.control.rollout import MOVING, Counted, Facts, Rollout, Unjudged, in_force, next_state, why_held
 from servekit.control.rollout_changes import move_rollout
 from servekit.control.totals import Sums
 from servekit.errors import InUseError, NotFoundError, ServekitError
 from servekit.factories import describe
-from servekit.interfaces import Decision, DrawnUnit, Reported, RolloutJudge, Sample, Verdict
+from servekit.interfaces import DrawnUnit, Reported, RolloutJudge, Ruling, Sample, Verdict
 from servekit.metrics import REPORTED
 from servekit.tasks import TaskSet, in_thread
 
@@ -152,7 +152,7 @@ class RolloutKeeper:
             return
         baseline, candidate = (self._counted(rollout, sums, name) for name in (rollout.baseline, rollout.candidate))
         if rollout.state == "holding" and now >= rollout.first_at + rollout.options.warmup_s:
-            rollout = await self._based(rollout, Base(now, baseline, candidate))
+            rollout = await self._based(rollout, Unjudged(now, baseline, candidate))
         facts = await self._asked(rollout, now, baseline, candidate)
         after = next_state(rollout, facts)
         if after is rollout:
@@ -161,7 +161,7 @@ class RolloutKeeper:
         if after.state == "advancing":
             await self.move(after, in_force(after, self._clock.time()))
 
-    async def _based(self, rollout: Rollout, base: Base) -> Rollout:
+    async def _based(self, rollout: Rollout, base: Unjudged) -> Rollout:
         """The roll-out with what is not judged of it, which is saved once."""
         if rollout.base is not None and rollout.step_base is not None:
             return rollout
@@ -197,16 +197,16 @@ class RolloutKeeper:
             asked = self._questions[endpoint] = in_thread(lambda: judge.judge(baseline, candidate, elapsed_s))
             await asyncio.wait([asked], timeout=JUDGE_TIMEOUT_S)
         if not asked.done():
-            return Verdict(Decision.UNSURE, f"the judge has not answered within {JUDGE_TIMEOUT_S:g} s")
+            return Verdict(Ruling.UNSURE, f"the judge has not answered within {JUDGE_TIMEOUT_S:g} s")
         error = asked.exception()
         if error is not None:
             reason, last = f"the judge failed: {describe(error)}", self._looks.get(endpoint)
             if last is None or last.verdict is None or last.verdict.reason != reason:  # Not at each look.
                 _log.error("the judge of endpoint %s failed", endpoint, exc_info=error)
-            return Verdict(Decision.UNSURE, reason)
+            return Verdict(Ruling.UNSURE, reason)
         verdict: object = asked.result()
         if not isinstance(verdict, Verdict):
-            return Verdict(Decision.UNSURE, f"the judge returned {verdict!r}, which is no servekit.interfaces.Verdict")
+            return Verdict(Ruling.UNSURE, f"the judge returned {verdict!r}, which is no servekit.interfaces.Verdict")
         return verdict
 
     async def move(self, before: Rollout, after: Rollout, *, must: bool = False) -> None:
@@ -248,7 +248,8 @@ class RolloutKeeper:
         return self._judges[key]
 
     def _counted(self, rollout: Rollout, sums: Sums, version: str) -> Counted:
-        return rollout_samples.counted(sums, rollout.endpoint, version, self.reported(version), (0, 0))
+        shadow = self._controller.shadows.sample(rollout.endpoint, version)
+        return rollout_samples.counted(sums, rollout.endpoint, version, self.reported(version), shadow)
 
     def _is_ready(self, rollout: Rollout) -> bool:
         record = self._controller.desired.backends[rollout.candidate]
@@ -283,7 +284,7 @@ class RolloutKeeper:
             "steps": list(rollout.options.steps),
             "judge": rollout.options.judge,
             "claim": self._claim(rollout),
-            "verdict": look.verdict.decision.value if look is not None and look.verdict is not None else None,
+            "verdict": look.verdict.ruling.value if look is not None and look.verdict is not None else None,
             "seen": {
                 name: rollout_samples.told(each)
                 for name, each in (

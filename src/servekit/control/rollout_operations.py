@@ -23,7 +23,7 @@ class BeginRollout(RolloutOptions, frozen=True, kw_only=True, forbid_unknown_fie
     name: str
 
 
-class OfEndpoint(msgspec.Struct, forbid_unknown_fields=True):
+class DecideRollout(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     why: str = ""
 
@@ -53,10 +53,10 @@ class RolloutOperations:
         self._refuse_beside = refuse_beside
         self.table: dict[str, tuple[type[Any], Callable[[Any], Awaitable[Any]]]] = {
             "rollout": (BeginRollout, self._begin),
-            "pause_rollout": (OfEndpoint, self._pause),
-            "resume_rollout": (OfEndpoint, self._resume),
-            "promote_rollout": (OfEndpoint, self._promote),
-            "abort_rollout": (OfEndpoint, self._abort),
+            "pause_rollout": (DecideRollout, self._pause),
+            "resume_rollout": (DecideRollout, self._resume),
+            "promote_rollout": (DecideRollout, self._promote),
+            "abort_rollout": (DecideRollout, self._abort),
         }
 
     async def _begin(self, a: BeginRollout) -> None:
@@ -87,7 +87,7 @@ class RolloutOperations:
                 f"servekit.report: {have}. Correct the name, or send the endpoint some requests first"
             )
 
-    async def _pause(self, a: OfEndpoint) -> None:
+    async def _pause(self, a: DecideRollout) -> None:
         def pause(rollout: Rollout) -> Rollout:
             if rollout.state in ("paused", "inconclusive"):
                 raise InUseError(f"the roll-out of endpoint {a.name!r} is {rollout.state} already: {rollout.reason}")
@@ -95,7 +95,7 @@ class RolloutOperations:
 
         await self._move(a, pause)
 
-    async def _resume(self, a: OfEndpoint) -> None:
+    async def _resume(self, a: DecideRollout) -> None:
         def resume(rollout: Rollout) -> Rollout:
             if rollout.state not in ("paused", "inconclusive"):
                 raise InUseError(
@@ -105,13 +105,13 @@ class RolloutOperations:
 
         await self._move(a, resume)
 
-    async def _promote(self, a: OfEndpoint) -> None:
+    async def _promote(self, a: DecideRollout) -> None:
         await self._move(a, lambda rollout: promoted(rollout, self._keeper.now(), a.why or _by("promoted")))
 
-    async def _abort(self, a: OfEndpoint) -> None:
+    async def _abort(self, a: DecideRollout) -> None:
         await self._move(a, lambda rollout: rolled_back(rollout, self._keeper.now(), a.why or _by("aborted")))
 
-    async def _move(self, a: OfEndpoint, move: Callable[[Rollout], Rollout]) -> None:
+    async def _move(self, a: DecideRollout, move: Callable[[Rollout], Rollout]) -> None:
         """Move the endpoint's roll-out on, as somebody has decided. Raises `NotFoundError` where none is under way."""
         before = under_way(self._controller.desired, a.name)
         after = move(before)

@@ -54,9 +54,13 @@ def sample(now: Counted, base: Counted) -> Sample:
         FINE_BOUNDS,
         durations,
         reports,
-        now.shadow_pairs - base.shadow_pairs,
-        now.shadow_differing - base.shadow_differing,
+        *_since((now.shadow_pairs, now.shadow_differing), (base.shadow_pairs, base.shadow_differing)),
     )
+
+
+def _since(now: tuple[int, int], base: tuple[int, int]) -> tuple[int, int]:
+    """Reports of shadows begin again with a controller that is started again, and with a shadow that is."""
+    return (now[0] - base[0], max(0, now[1] - base[1])) if now[0] >= base[0] else now
 
 
 def told(sample: Sample) -> dict[str, Any]:

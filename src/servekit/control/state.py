@@ -258,6 +258,11 @@ def remove_backend(desired: Desired, name: str) -> Desired:
             f"backend {name!r} is in the traffic of {', '.join(map(repr, users))}; "
             "set_traffic without it, or delete the endpoint, first"
         )
+    shadowed = sorted(e.name for e in desired.endpoints.values() if e.shadow is not None and e.shadow.backend == name)
+    if shadowed:
+        raise InUseError(
+            f"backend {name!r} is the shadow of {', '.join(map(repr, shadowed))}; stop_shadow({shadowed[0]!r}) first"
+        )
     return msgspec.structs.replace(desired, backends={k: v for k, v in desired.backends.items() if k != name})
 
 
@@ -309,8 +314,17 @@ def _set_shares_of(desired: Desired, backend: str, shares: Mapping[str, float]) 
 
 def traffic_set(before: Desired, after: Desired) -> list[str]:
     """The names of the endpoints whose traffic a change has set, be it to the weights that they had."""
-    records = after.endpoints.items()
-    return [name for name, record in records if record.traffic and record is not before.endpoints.get(name)]
+    found = []
+    for name, record in after.endpoints.items():
+        old = before.endpoints.get(name)
+        if record.traffic and record is not old and not _shadow_alone(old, record):
+            found.append(name)
+    return found
+
+
+def _shadow_alone(old: EndpointRecord | None, new: EndpointRecord) -> bool:
+    """Whether no more than the endpoint's shadow was changed."""
+    return old is not None and old.shadow is not new.shadow and msgspec.structs.replace(old, shadow=new.shadow) == new
 
 
 # -- checks ----------------------------------------------------------------------------------------------------
@@ -415,6 +429,11 @@ def _with_endpoint(desired: Desired, record: EndpointRecord) -> Desired:
         if shape is not None and shape.parameters is not None:
             _check_parameters(record, backend, shape.parameters)
     return msgspec.structs.replace(desired, endpoints={**desired.endpoints, record.name: record})
+
+
+def check_takes_requests(desired: Desired, endpoint: str, backend: str) -> None:
+    """Raise `InvalidInputError` where the backend's handler cannot be called with requests to the endpoint's route."""
+    _with_endpoint(desired, msgspec.structs.replace(desired.endpoint(endpoint), traffic={backend: 1.0}))
 
 
 def _check_parameters(record: EndpointRecord, backend: BackendRecord, parameters: Mapping[str, str]) -> None:

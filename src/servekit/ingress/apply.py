@@ -12,9 +12,10 @@ from servekit.ingress.backend import Backend, Replica
 from servekit.ingress.endpoint import Endpoint
 from servekit.ingress.links import ReplicaLinks
 from servekit.ingress.router import Router
+from servekit.ingress.shadow import Shadow
 from servekit.ingress.weights import Weights
 from servekit.interfaces import RoutingPolicy
-from servekit.wire.control_frames import BackendEntry, EndpointRecord, PluginRef, Snapshot
+from servekit.wire.control_frames import BackendEntry, EndpointRecord, PluginRef, ShadowEntry, Snapshot
 
 _log = logging.getLogger("servekit.ingress")
 
@@ -47,6 +48,8 @@ class Applier:
         self._build_policy = build_policy
         self._ended = ended
         self._worker = worker
+        self._shadows: dict[str, Shadow] = {}
+        """By endpoint."""
 
     async def apply(self, snapshot: Snapshot) -> str:
         """Apply a snapshot; return the errors of those parts that could not be applied, as text.
@@ -103,16 +106,19 @@ class Applier:
         old = router.endpoints.get(name)
         if entry is None:
             if old is not None:
+                self._set_shadow(old, None)
                 router.remove(old)
                 router.shared.weights.removed(name)
             return
         weights = {backend: weight for backend, weight in entry.traffic.items() if weight > 0}
-        if old is not None and structs.replace(old.entry, traffic=entry.traffic, rollout=entry.rollout) == entry:
-            if old.entry != entry:
-                before, old.entry = old.entry.rollout, entry
+        if old is not None and self._is_kept(old.entry, entry):
+            before, old.entry = old.entry, entry
+            if before.shadow != entry.shadow:
+                self._set_shadow(old, entry.shadow)
+            if (before.traffic, before.rollout) != (entry.traffic, entry.rollout):
                 self._remember(entry, weights)
                 try:
-                    if before != entry.rollout:
+                    if before.rollout != entry.rollout:
                         old.set_rollout(entry.rollout, self._worker)
                     old.policy.traffic_changed(weights)
                 finally:  # Also where its policy raises: the backends that are gone must get no more requests.
@@ -125,8 +131,22 @@ class Applier:
         self._remember(entry, weights)
         endpoint.set_traffic(weights)
         if old is not None:
+            self._set_shadow(old, None)
             router.remove(old, endpoint)
         router.add(endpoint)
+        self._set_shadow(endpoint, entry.shadow)
+
+    @staticmethod
+    def _is_kept(old: EndpointRecord, new: EndpointRecord) -> bool:
+        """Whether an endpoint, and its policy with what that remembers, are the same."""
+        return structs.replace(old, traffic=new.traffic, rollout=new.rollout, shadow=new.shadow) == new
+
+    def _set_shadow(self, endpoint: Endpoint, entry: ShadowEntry | None) -> None:
+        old = self._shadows.pop(endpoint.name, None)
+        if old is not None:
+            old.stop()
+        if entry is not None:
+            self._shadows[endpoint.name] = Shadow(endpoint, entry, self._router.backends, self._router.shared)
 
     def _remember(self, entry: EndpointRecord, weights: dict[str, float]) -> None:
         """From this snapshot on, the endpoint's requests choose by these weights."""

@@ -165,7 +165,7 @@ class Replica:
         self._handler_over(call, answer)
         call.answered(answer)
         if answer.status >= 500 or self.record.streak:
-            self._judge(answer)
+            self._judge(call, answer)
 
     def begun(self, call: Exchange, answer: Answer) -> None:
         if not answer.running:
@@ -174,7 +174,7 @@ class Replica:
             self.backend.suspects.let_in(self, call)
         call.begun(answer)
         if answer.status >= 500 or self.record.streak:
-            self._judge(answer)
+            self._judge(call, answer)
 
     def ended(self, call: Exchange, end: End) -> None:
         if not call.handler_over:
@@ -191,7 +191,9 @@ class Replica:
             call.acquit()
             self.backend.suspects.left(self, call)
 
-    def _judge(self, answer: Answer) -> None:
+    def _judge(self, call: Exchange, answer: Answer) -> None:
+        if not call.counts:
+            return
         if answer.status >= 500:
             self.backend.ejections.failed(self)
         else:

@@ -138,6 +138,8 @@ class Exchange(HttpRequest):
     """The replicas whose handlers wait for a handle's call, outermost first. See `HandleExchange`."""
     scheme: ClassVar[str] = "http"
     """See `ForwardedExchange`."""
+    counts: ClassVar[bool] = True
+    """What becomes of the request tells of its replica. See `ShadowExchange`."""
     shared: Shared
     id: str
     owner: ExchangeOwner

@@ -16,6 +16,7 @@ from servekit.ingress.suspects import Suspects
 from servekit.ingress.weights import WeightsHistory
 from servekit.interfaces import ReplicaView, RequestRecord
 from servekit.tallies import OTHER, Tallies
+from servekit.wire.frames import Frame
 
 RECENT_REQUESTS = 10_000
 """Requests that are remembered, of one ingress worker."""
@@ -55,6 +56,10 @@ class Shared:
         self.spools = spools
         self.replica_wanted = replica_wanted
         self.observe = observe
+        self.tell_controller: Callable[[Frame], bool] = lambda frame: False
+        """Sends a frame that may be left out: False, it was, for there is no controller, or it is behind."""
+        self.copies: Counter[str] = Counter()
+        """Copies of requests that are at replicas, by backend: see `servekit.ingress.shadow`."""
         self.suspects = Suspects(secret)
         self.tallies = tallies or Tallies(None)
         self.kinds: dict[tuple[Any, str, ReplicaView | None, str, int, str], tuple[memoryview, int]] = {}

@@ -48,6 +48,7 @@ from servekit.wire.control_frames import (
     WorkerHello,
 )
 from servekit.wire.data_links import DataLinks
+from servekit.wire.frames import Frame
 from servekit.wire.network import Listener, listen
 from servekit.wire.polling import BusyPoll
 
@@ -117,6 +118,7 @@ class IngressWorker:
         self._lag = LoopLag()
         shared = Shared(clock, spools, self._replica_wanted, observe, told.token, tallies)
         shared.trace_share = observers.trace_share
+        shared.tell_controller = self._tell
         self.router = Router(shared)
         app: HttpApp = self.router
         if self._http.trusted_proxies:
@@ -324,6 +326,14 @@ class IngressWorker:
             self._vitals = own_vitals(self._lag)
             if self._own_process:
                 self._tallies.add(("cpu", self._bootstrap.worker_id))[COUNT] = cpu_us()
+
+    def _tell(self, frame: Frame) -> bool:
+        """Tell the controller, where it is there and takes what it was sent before."""
+        link = self._control.link
+        if link is None or not link.writable:
+            return False
+        link.send(frame)
+        return True
 
     def _replica_wanted(self) -> None:
         """A request waits for a replica to start, or a replica has died: the controller is to hear of that at once, not

@@ -76,6 +76,7 @@ class HandlerCalls:
                 self._alone,
                 self._rank,
                 request.headers,
+                request.shadow,
             )
             current_call.set(context)
             response = (entry.adapter or self.adapter).call(handler, request)
@@ -136,6 +137,7 @@ class HandlerCalls:
                 chain,
                 self._rank,
                 request.headers,
+                request.shadow,
             )
         )
 

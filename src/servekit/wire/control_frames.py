@@ -196,6 +196,30 @@ class Recalled(Frame, tag=28):
     """When the first of all that it remembers ended, by ``time.time``."""
 
 
+class ShadowAnswer(msgspec.Struct, array_like=True, frozen=True):
+    """An answer of a version, as answers are compared."""
+
+    status: int
+    content_type: str = ""
+    body: bytes = b""
+
+
+class ShadowPair(Frame, tag=30):
+    """From an ingress worker: the answers of two versions to the same request; or of one version, to a request that it
+    was sent twice."""
+
+    endpoint: str
+    number: int
+    """That of the `ShadowEntry`."""
+    repeat: bool
+    """The second answer is of the version that gave the first."""
+    request_id: str
+    same: bool
+    """The two are alike to the byte; and not in here."""
+    live: ShadowAnswer
+    shadow: ShadowAnswer
+
+
 class Failed(Frame, tag=27):
     """From a replica: what its handler has raised since it told of that last."""
 
@@ -341,6 +365,32 @@ class RolloutEntry(msgspec.Struct, array_like=True, frozen=True):
     """A call that a handler makes by a handle stays on the side of the request that is answered there."""
 
 
+class ShadowEntry(msgspec.Struct, array_like=True, frozen=True):
+    """The shadow of an endpoint: copies of some of its requests go to a backend whose answers nobody gets."""
+
+    backend: str
+    share: float
+    """Of the requests, those that are copied: above 0, at most 1."""
+    compare: str = "json"
+    """How answers are compared: ``json``, ``status``, or a function at ``module:attr``; empty: not at all."""
+    include_unsafe: bool = False
+    """Also requests whose methods may change something are copied."""
+    timeout_s: float = 10.0
+    """How long a copy may take."""
+    noise: float = 0.5
+    """Of the copies, those that are sent to the version that had answered, too."""
+    tolerance: float = 0.0
+    """Numbers that are so near to each other are alike: relative, and absolute near 0."""
+    ignore: tuple[str, ...] = ()
+    """JSON pointers of what is not compared."""
+    redact: str = ""
+    """A function at ``module:attr`` that every value in an example goes through; empty: none."""
+    number: int = 0
+    """Greater than that of each shadow of the endpoint before."""
+    at: float = 0.0
+    """When it began, by ``time.time``."""
+
+
 class EndpointRecord(msgspec.Struct, array_like=True, frozen=True):
     """An endpoint, as it was asked for."""
 
@@ -355,6 +405,7 @@ class EndpointRecord(msgspec.Struct, array_like=True, frozen=True):
     """Weight by backend name; empty before `set_traffic`."""
     rollout: RolloutEntry | None = None
     """None: none is under way."""
+    shadow: ShadowEntry | None = None
 
 
 class ReplicaEntry(msgspec.Struct, array_like=True, frozen=True):
@@ -381,7 +432,17 @@ class BackendEntry(msgspec.Struct, array_like=True, frozen=True):
 
 
 FromWorker: TypeAlias = (
-    Ready | StartFailed | Applied | Report | LinkAddresses | Reconfigured | Unhealthy | Failed | Recalled | MetricsTold
+    Ready
+    | StartFailed
+    | Applied
+    | Report
+    | LinkAddresses
+    | Reconfigured
+    | Unhealthy
+    | Failed
+    | Recalled
+    | MetricsTold
+    | ShadowPair
 )
 ToWorker: TypeAlias = Assign | Blob | Drain | Stop | Snapshot | Reconfigure | Ingresses | ListenOn | Suspected | Recall
 

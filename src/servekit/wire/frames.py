@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-PROTOCOL_VERSION = 12
+PROTOCOL_VERSION = 13
 """Raised whenever a frame changes its shape: both ends of a link must have the same."""
 
 

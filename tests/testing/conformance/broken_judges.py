@@ -6,7 +6,7 @@ import random
 import time
 from typing import Any
 
-from servekit.interfaces import Decision, RolloutJudge, Sample, Verdict
+from servekit.interfaces import RolloutJudge, Ruling, Sample, Verdict
 
 
 class TwiceTheErrors(RolloutJudge):
@@ -14,35 +14,35 @@ class TwiceTheErrors(RolloutJudge):
 
     def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
         if candidate.requests < 100 or baseline.requests < 100:
-            return Verdict(Decision.UNSURE, "too few requests")
+            return Verdict(Ruling.UNSURE, "too few requests")
         worse = candidate.errors * baseline.requests > 2 * baseline.errors * candidate.requests + 5
-        return Verdict(Decision.WORSE if worse else Decision.NO_WORSE, f"errors {candidate.errors}")
+        return Verdict(Ruling.WORSE if worse else Ruling.NO_WORSE, f"errors {candidate.errors}")
 
 
 class Divides(TwiceTheErrors):
     def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
         rate = candidate.errors / candidate.requests
-        return Verdict(Decision.WORSE if rate > 0.1 else Decision.NO_WORSE, "rate")
+        return Verdict(Ruling.WORSE if rate > 0.1 else Ruling.NO_WORSE, "rate")
 
 
 class TakesNoTrafficForFailure(TwiceTheErrors):
     def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
         if not candidate.requests:
-            return Verdict(Decision.WORSE, "no requests")
+            return Verdict(Ruling.WORSE, "no requests")
         return super().judge(baseline, candidate, elapsed_s)
 
 
 class TakesNoTrafficForSuccess(TwiceTheErrors):
     def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
         if not candidate.requests:
-            return Verdict(Decision.NO_WORSE, "no errors")
+            return Verdict(Ruling.NO_WORSE, "no errors")
         return super().judge(baseline, candidate, elapsed_s)
 
 
 class BlamesTheCandidateForAll(TwiceTheErrors):
     def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
         if candidate.requests and candidate.errors == candidate.requests:
-            return Verdict(Decision.WORSE, "all fail")
+            return Verdict(Ruling.WORSE, "all fail")
         return super().judge(baseline, candidate, elapsed_s)
 
 
@@ -54,12 +54,12 @@ class Counts(TwiceTheErrors):
 
     def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
         self.asked += 1
-        return Verdict(Decision.UNSURE, f"asked {self.asked} times")
+        return Verdict(Ruling.UNSURE, f"asked {self.asked} times")
 
 
 class Draws(TwiceTheErrors):
     def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
-        return Verdict(Decision.UNSURE, f"drawn {random.random()}")
+        return Verdict(Ruling.UNSURE, f"drawn {random.random()}")
 
 
 class Sleeps(TwiceTheErrors):
@@ -78,22 +78,22 @@ class WritesToReports(TwiceTheErrors):
 
 class WantsMetrics(TwiceTheErrors):
     def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
-        return Verdict(Decision.UNSURE, f"accuracy {candidate.reports['accuracy'].mean}")
+        return Verdict(Ruling.UNSURE, f"accuracy {candidate.reports['accuracy'].mean}")
 
 
 class SaysADecision(TwiceTheErrors):
     def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Any:
-        return Decision.UNSURE
+        return Ruling.UNSURE
 
 
 class WritesTwoLines(TwiceTheErrors):
     def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
-        return Verdict(Decision.UNSURE, "one line\nand another")
+        return Verdict(Ruling.UNSURE, "one line\nand another")
 
 
 class SaysNothing(TwiceTheErrors):
     def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
-        return Verdict(Decision.UNSURE, "")
+        return Verdict(Ruling.UNSURE, "")
 
 
 class LikesErrors(TwiceTheErrors):
@@ -101,7 +101,7 @@ class LikesErrors(TwiceTheErrors):
 
     def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
         if candidate.requests >= 100 and candidate.errors > candidate.requests // 2:
-            return Verdict(Decision.NO_WORSE, "that cannot be")
+            return Verdict(Ruling.NO_WORSE, "that cannot be")
         return super().judge(baseline, candidate, elapsed_s)
 
 

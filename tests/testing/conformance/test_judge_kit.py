@@ -71,7 +71,7 @@ def test_a_right_judge_passes(case: str) -> None:
         (WantsMetrics, {}, ANYTHING, "judge raised KeyError: 'accuracy'"),
         (Sleeps, {}, ANYTHING, "judge called time.sleep, which blocks"),
         (WritesToReports, {}, ANYTHING, "judge wrote to a sample"),
-        (SaysADecision, {}, ANYTHING, "judge returned <Decision.UNSURE: 'unsure'> for"),
+        (SaysADecision, {}, ANYTHING, "judge returned <Ruling.UNSURE: 'unsure'> for"),
         (WritesTwoLines, {}, ANYTHING, "the reason is 'one line\\nand another'"),
         (SaysNothing, {}, ANYTHING, "the reason is ''"),
         (Counts, {}, SAME, "asked again, after others"),

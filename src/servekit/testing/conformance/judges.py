@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from servekit.interfaces import Decision, Reported, RolloutJudge, Sample, Verdict
+from servekit.interfaces import Reported, RolloutJudge, Ruling, Sample, Verdict
 from servekit.testing.conformance.helpers import described, fail, for_all, hypothesis
 from servekit.testing.conformance.policies import no_blocking
 
 BOUNDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 REQUESTS = (1, 10, 100, 1_000, 20_000, 3_000_000)
-_GOODNESS = {Decision.WORSE: 0, Decision.UNSURE: 1, Decision.NO_WORSE: 2}
+_GOODNESS = {Ruling.WORSE: 0, Ruling.UNSURE: 1, Ruling.NO_WORSE: 2}
 
 
 class RolloutJudgeTests:
@@ -123,7 +123,7 @@ class RolloutJudgeTests:
                 baseline = self.make_sample(requests, errors)
                 for candidate in (Sample(), self.make_sample(0)):
                     verdict = self._verdict(self._judge(), baseline, candidate, 3600.0)
-                    if verdict.decision is not Decision.UNSURE:
+                    if verdict.ruling is not Ruling.UNSURE:
                         self._wrong(verdict, baseline, candidate, "a candidate that has had no requests is UNSURE")
 
     def test_versions_that_are_alike_are_not_worse(self) -> None:
@@ -134,7 +134,7 @@ class RolloutJudgeTests:
                 for duration_s in (0.001, 0.15, 60.0):
                     sample = self.make_sample(requests, errors, duration_s)
                     verdict = self._verdict(self._judge(), sample, sample)
-                    if verdict.decision is Decision.WORSE:
+                    if verdict.ruling is Ruling.WORSE:
                         self._wrong(verdict, sample, sample, "the candidate is not WORSE where both did the same")
 
     def test_more_errors_are_never_better(self) -> None:
@@ -146,8 +146,8 @@ class RolloutJudgeTests:
                 for errors in sorted({*range(min(requests, 12)), *(requests * n // 20 for n in range(21))}):
                     candidate = self.make_sample(requests, errors)
                     verdict = self._verdict(self._judge(), baseline, candidate)
-                    if before and _GOODNESS[verdict.decision] > _GOODNESS[before.decision]:
-                        contract = f"more errors are never better, and with fewer it was {before.decision.name}"
+                    if before and _GOODNESS[verdict.ruling] > _GOODNESS[before.ruling]:
+                        contract = f"more errors are never better, and with fewer it was {before.ruling.name}"
                         self._wrong(verdict, baseline, candidate, contract)
                     before = verdict
 
@@ -170,7 +170,7 @@ class RolloutJudgeTests:
             fail(f"judge raised {described(error)} for {_shown(*samples)}", "any samples get a verdict", error)
         if samples != before:
             fail(f"judge wrote to a sample: {before!r} became {samples!r}", "it leaves samples as they are")
-        if not isinstance(verdict, Verdict) or not isinstance(verdict.decision, Decision):
+        if not isinstance(verdict, Verdict) or not isinstance(verdict.ruling, Ruling):
             fail(f"judge returned {verdict!r} for {_shown(*samples)}", "it returns a servekit.interfaces.Verdict")
         reason: Any = verdict.reason
         if (
@@ -189,7 +189,7 @@ class RolloutJudgeTests:
 
     def _wrong(self, verdict: Verdict, baseline: Sample, candidate: Sample, contract: str) -> None:
         __tracebackhide__ = True
-        said = f"judge said {verdict.decision.name} ({verdict.reason}) of {_shown(baseline, candidate)}"
+        said = f"judge said {verdict.ruling.name} ({verdict.reason}) of {_shown(baseline, candidate)}"
         fail(said, contract)
 
     def _for_all(self, check: Any, *strategies: object) -> None:

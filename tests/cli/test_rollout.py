@@ -12,7 +12,8 @@ from rich.console import Console
 
 from servekit.cli import rollout as module
 from servekit.cli.main import main
-from servekit.cli.rollout import line_of, table_of
+from servekit.cli.rollout import table_of
+from servekit.cli.status import rollout_line
 from servekit.cli.status import table_of as status_table
 
 pytestmark = pytest.mark.servekit(virtual_clock=True)
@@ -52,7 +53,7 @@ def test_a_roll_out_is_begun_and_watched_to_its_end(served: Any, capsys: pytest.
 
 
 def test_one_that_is_worse_ends_the_watch_with_1(served: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    why = ["--judge-option", "decision=worse", "--judge-option", 'why="9 of 10 failed"']
+    why = ["--judge-option", "ruling=worse", "--judge-option", 'why="9 of 10 failed"']
     assert main([*START, "--step", "0.5", "--step", "1", *why, "--watch"]) == 1
     printed = capsys.readouterr().out
     assert "rolled_back" in printed
@@ -148,4 +149,4 @@ def test_the_status_has_a_line_for_each_that_is_under_way() -> None:
     assert lines[1].startswith("roll-out of digits from v1 to v2: holding at 0.1, step 2 of 4: not certain \\x1b")
     assert len(lines[1]) <= 80
     assert lines[3] == "and 3 more"
-    assert line_of(ended).partition(": ")[2].startswith("promoted at")
+    assert rollout_line(ended).partition(": ")[2].startswith("promoted at")

@@ -1,7 +1,7 @@
 """Try the judges of roll-outs on versions of which is known how they differ: ``python -m benchmarks.judges``.
 
 Nothing is served: how many requests of a version fail, and how long they take, is drawn. So the figures are the same on
-every machine, for a seed. A few minutes, on as many cores as there are.
+every machine. Some twenty minutes of CPU time, spread over as many cores as there are; ``--rollouts 500`` takes one.
 """
 
 from __future__ import annotations

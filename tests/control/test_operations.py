@@ -11,9 +11,10 @@ import pytest
 
 from servekit.control.counts import Counts
 from servekit.control.operations import Operations
+from servekit.control.rollout_keeper import RolloutKeeper
 from servekit.control.state import Desired
-from servekit.errors import BackendStartError, InvalidInputError, NotFoundError, ServekitError
-from servekit.interfaces import Placement, ReplicaRuntime
+from servekit.errors import BackendStartError, InvalidInputError, NotFoundError, ServekitError, UnknownPluginError
+from servekit.interfaces import Placement, ReplicaRuntime, RolloutJudge
 from servekit.wire.control_frames import PluginRef, Report
 
 
@@ -30,6 +31,9 @@ class Plugins:
 
     def adapter(self, name: str, options: Any) -> PluginRef:
         return PluginRef(f"adapters:{name}", dict(options))
+
+    def judge(self, name: str, options: Any) -> RolloutJudge:
+        raise UnknownPluginError(f"no judge is called {name!r}")
 
     def check(self, name: str, options: Any) -> None: ...
 
@@ -52,6 +56,7 @@ class Bench:
         self.plugins: Any = Plugins()
         self.operations = Operations(
             control.controller,
+            RolloutKeeper(control.controller, self.plugins.judge),
             self.plugins,
             self.plugins,
             control.store_thread,
@@ -324,9 +329,9 @@ def test_the_samples_of_the_last_hour(run: Any) -> None:
     async def test(bench: Bench) -> None:
         await bench.create_backend()
         await bench.call("create_endpoint", name="e", backend="b")
-        assert await bench.call("recent") == {"endpoints": {"e": []}, "backends": {"b": []}}
-        assert await bench.call("recent", endpoint="e") == {"endpoints": {"e": []}, "backends": {}}
-        assert await bench.call("recent", backend="nowhere") == {"endpoints": {}, "backends": {}}
+        assert await bench.call("recent") == {"endpoints": {"e": []}, "backends": {"b": []}, "parts": {"e": {}}}
+        assert await bench.call("recent", endpoint="e") == {"endpoints": {"e": []}, "backends": {}, "parts": {"e": {}}}
+        assert await bench.call("recent", backend="nowhere") == {"endpoints": {}, "backends": {}, "parts": {}}
 
     run(test)
 
@@ -339,6 +344,7 @@ def test_the_logs_tail(run: Any, tmp_path: Path) -> None:
         log.write_text("one\ntwo\nthree\n")
         bench.operations = Operations(
             bench.control.controller,
+            RolloutKeeper(bench.control.controller, bench.plugins.judge),
             bench.plugins,
             bench.plugins,
             bench.control.store_thread,

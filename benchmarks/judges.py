@@ -200,9 +200,11 @@ def _rates(version: Version) -> tuple[float, float]:
 
 
 def judges(error_rate: float, once_after: int) -> dict[str, RolloutJudge]:
-    """By name. The limits of ``threshold`` are those that one sets who knows the usual ones: half as much again."""
+    """By name. ``sequential`` is as in a roll-out of three judged steps, or takes all as a whole. The limits of
+    ``threshold`` are those that one sets who knows the usual ones: half as much again."""
     return {
-        "sequential": Sequential(ALPHA),
+        "sequential": Sequential(ALPHA, steps=3),
+        "sequential, whole": Sequential(ALPHA, steps=None),
         "threshold": Threshold(1.5 * error_rate, 1.5 * P99_S),
         "z-test, each look": FixedSample(),
         "z-test, one look": FixedSample(once_after),
@@ -239,7 +241,7 @@ def equal_rows(count: int) -> Iterator[Row]:
 def outage_rows(count: int) -> Iterator[Row]:
     """Equal versions, which both have a bad time."""
     version = Version(0.01)
-    judges = {"sequential": Sequential(ALPHA), "sequential, steps=2": Sequential(ALPHA, steps=2)}
+    judges = {"sequential": Sequential(ALPHA, steps=2), "sequential, whole": Sequential(ALPHA, steps=None)}
     for label, steps in (
         ("share stays", (Step(0.1, 20_000), Step(0.1, 20_000, outage=0.25))),
         ("share has grown", (Step(0.1, 20_000), Step(0.5, 20_000, outage=0.25))),
@@ -259,8 +261,7 @@ def worse_rows(count: int) -> Iterator[Row]:
         for share in (0.1, 0.5):
             every = round(50 / share)
             rollout = Rollout(baseline, candidate, (Step(share, 300 * every),), every)
-            by_step = {"sequential, steps=3": Sequential(ALPHA, steps=3)}
-            for name, judge in (judges(baseline.error_rate, planned(rollout)) | by_step).items():
+            for name, judge in judges(baseline.error_rate, planned(rollout)).items():
                 yield Row((label, f"{share:.0%}", name), rollout, judge, count)
 
 
@@ -270,7 +271,7 @@ def equal_until_passed(count: int) -> Iterator[Row]:
         for share in (0.1, 0.5):
             every = round(50 / share)
             rollout = Rollout(Version(rate), Version(rate), (Step(share, 300 * every),), every)
-            yield Row((f"{rate:.1%}", f"{share:.0%}"), rollout, Sequential(ALPHA), count, until_passed=True)
+            yield Row((f"{rate:.1%}", f"{share:.0%}"), rollout, Sequential(ALPHA, steps=3), count, until_passed=True)
 
 
 def rolled_back(seen: Sequence[Seen]) -> list[str]:

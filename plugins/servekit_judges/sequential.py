@@ -28,7 +28,7 @@ more than the margin, in any of them, is ever called `NO_WORSE`: that takes all 
 independently of each other; and that how often a version's do is the same throughout its samples. Where that changes
 for both versions alike, an outage say, while their shares remain, both samples change alike, and the comparison is
 fair. Where the shares change too, at another step, the versions have other parts of the bad time, and it is not.
-With ``steps`` each step is judged by itself, which is fair then, and ``alpha`` is divided among them.
+So each step is judged by itself, and ``alpha`` is divided among the steps; unless ``steps`` is None.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Sequential(RolloutJudge):
         latency_margin: float = 2.0,
         latency_floor_s: float = 0.005,
         beyond_margin: bool = False,
-        steps: int | None = None,
+        steps: int | None = 1,
         look_every_s: float = 1.0,
     ) -> None:
         """
@@ -69,8 +69,8 @@ class Sequential(RolloutJudge):
                 bounds a decade: it takes at least 1.6 to be reached wherever the quantile lies.
             latency_floor_s: quantiles up to that are never worse.
             beyond_margin: worse is only what is worse by more than the margin.
-            steps: each step is judged by itself; so many steps, at most, share ``alpha``. None: all that was seen since
-                the roll-out began counts together.
+            steps: so many steps, at most, are judged, each by itself, and share ``alpha``; default, as many as the
+                roll-out has. None: all that was seen since the candidate's warm-up counts together.
             look_every_s: the time between two looks.
 
         Raises:
@@ -155,7 +155,7 @@ class Sequential(RolloutJudge):
             f"those with an error rate that is higher by {margin} or more{slower} at most {chance} are ever called no "
             "worse"
         )
-        return f"{wrong}, in {self._steps} judged steps or fewer" if self.per_step else wrong
+        return f"{wrong}, in {self._steps} judged steps or fewer" if self.per_step and self._steps > 1 else wrong
 
 
 def _same(rate: float) -> float:

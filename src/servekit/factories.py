@@ -147,6 +147,14 @@ def check_options(provided: Provided, options: Mapping[str, Any]) -> None:
         raise PluginOptionsError(f"{provided} cannot be made from options: {error}. {summary}") from None
 
 
+def takes(provided: Provided, option: str) -> bool:
+    """Whether the factory has an option of this name."""
+    try:
+        return option in inspect.signature(provided.factory).parameters
+    except ValueError:  # As in `check_options`.
+        return False
+
+
 def _kinds_of(factory: Callable[..., Any]) -> dict[str, Any]:
     """Annotations of its parameters, as far as options can be checked by them; none where one cannot be looked up."""
     try:

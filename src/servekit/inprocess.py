@@ -22,6 +22,7 @@ from servekit.client import DirectClient, who
 from servekit.config import HttpLimits
 from servekit.control.directories import scratch_directory
 from servekit.control.operations import Resolver
+from servekit.control.rollout import RolloutOptions
 from servekit.control.service import Service
 from servekit.control.setup import InstanceOptions, InstanceSetup
 from servekit.errors import InternalError, NotRunningError
@@ -131,8 +132,9 @@ class InProcessResolver(Resolver):
         policy.draw_order(None)
         return unit
 
-    def judge(self, name: str, options: Mapping[str, Any]) -> RolloutJudge:
-        return self._originals.judge(name) if name.startswith(BY_INSTANCE) else super().judge(name, options)
+    def judge(self, options: RolloutOptions) -> RolloutJudge:
+        named = options.judge
+        return self._originals.judge(named) if named.startswith(BY_INSTANCE) else super().judge(options)
 
 
 class InProcessRuntime(ReplicaRuntime):

@@ -699,6 +699,8 @@ class RolloutJudge(ABC):
 
 
 RolloutJudgeFactory: TypeAlias = Callable[..., RolloutJudge]
+"""One that takes an option ``steps``, which the user has not given, is given the number of steps that are judged: so a
+judge that is `per_step` can divide among them what it may be wrong."""
 
 # -- events for observers ----------------------------------------------------------------------------
 

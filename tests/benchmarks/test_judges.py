@@ -76,7 +76,7 @@ def test_a_version_that_is_twice_as_bad_is_caught(candidate: Version) -> None:
 def test_an_outage_while_the_shares_change() -> None:
     """A judgement of the whole roll-out takes it for the candidate's fault; that of each step does not."""
     rollout = Rollout(Version(0.01), Version(0.01), (Step(0.1, 10_000), Step(0.5, 10_000, outage=0.25)), 1_000)
-    assert rolled_back(Sequential(ALPHA), rollout, 30) > 15
+    assert rolled_back(Sequential(ALPHA, steps=None), rollout, 30) > 15
     assert rolled_back(Sequential(ALPHA, steps=2), rollout, 30) <= 2
 
 
@@ -124,7 +124,13 @@ def test_quantiles_of_what_was_not_always_reached() -> None:
     assert quantiles([*range(1, 11)]) == ["5", "9"]
     assert quantiles([1, 1_500, None]) == ["1,500", "-"]
     assert Seen(None, 3).passed == 3
-    assert list(judges(0.01, 100)) == ["sequential", "threshold", "z-test, each look", "z-test, one look"]
+    assert list(judges(0.01, 100)) == [
+        "sequential",
+        "sequential, whole",
+        "threshold",
+        "z-test, each look",
+        "z-test, one look",
+    ]
 
 
 def test_the_tables_go_to_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,4 +141,4 @@ def test_the_tables_go_to_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert all(line in page.read_text() for line in printed.splitlines())
     assert TABLES["outage"][0] in printed
     assert TABLES["equal"][0] not in printed
-    assert "share has grown  sequential, steps=2" in printed
+    assert "share has grown  sequential, whole" in printed

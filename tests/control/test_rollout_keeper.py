@@ -37,7 +37,7 @@ class World:
         self.shadows = SimpleNamespace(sample=lambda endpoint, backend: (0, 0))
         self.rollout_time: Callable[[], float] = lambda: 0.0
         self.time = StandingTime()
-        self.keeper = RolloutKeeper(self, lambda name, options: judge, self.time)  # type: ignore[arg-type]
+        self.keeper = RolloutKeeper(self, lambda options: judge, self.time)  # type: ignore[arg-type]
 
     async def change_rollout(self, change: Any, *arguments: Any) -> None:
         self.desired = change(self.desired, *arguments)

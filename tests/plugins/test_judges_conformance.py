@@ -110,7 +110,8 @@ def test_what_the_controller_reads_of_a_judge() -> None:
     assert (threshold.per_step, threshold.patience, threshold.look_every_s) == (True, 2, 5.0)
     assert threshold.reports == ("accuracy", "length")
     assert threshold.claim == ""
-    assert (sequential.per_step, sequential.patience, sequential.reports) == (False, 1, ())
+    assert (sequential.per_step, sequential.patience, sequential.reports) == (True, 1, ())
+    assert not Sequential(steps=None).per_step
     assert sequential.claim == (
         "of candidates that are no worse, at most 5 % are ever called worse, however often one looks; of those with an "
         "error rate that is higher by 1 % or more, or that is slower by 2 times in p50 or p99 and takes more than 5 "

@@ -40,6 +40,14 @@ class Counting(RolloutJudge):
         return Verdict(Ruling.NO_WORSE, f"no error of {candidate.requests}")
 
 
+class Dividing(Counting):
+    """Says in its claim what it divides by."""
+
+    def __init__(self, steps: int = 1) -> None:
+        super().__init__()
+        self.claim = f"in {steps} steps"
+
+
 @pytest.fixture
 def judge() -> Counting:
     return Counting()
@@ -227,6 +235,15 @@ def test_handlers_report_figures(served: ServedInstance, pass_time: Callable[...
 
     until(seen)
     assert judge.seen[-1][1].reports["accuracy"].mean == 0.75
+
+
+def test_a_judge_may_know_how_many_steps_it_judges(served: ServedInstance) -> None:
+    where, steps = f"{__name__}:Dividing", [0.1, "gate", 0.5, 1.0]
+    servekit.rollout("e", to="v2", steps=steps, judge=where)
+    assert told()["claim"] == "in 2 steps"
+    servekit.abort_rollout("e")
+    servekit.rollout("e", to="v2", steps=steps, judge=where, judge_options={"steps": 7})
+    assert told()["claim"] == "in 7 steps"
 
 
 def test_what_cannot_begin_is_refused_at_once(served: ServedInstance) -> None:

@@ -35,6 +35,7 @@ from servekit.control.history import Author
 from servekit.control.log_lines import Which, last_lines
 from servekit.control.nesting import LEVELS, is_too_deep
 from servekit.control.reader_answers import without_user_configs
+from servekit.control.rollout import RolloutOptions
 from servekit.control.rollout_changes import check_change
 from servekit.control.rollout_keeper import RolloutKeeper
 from servekit.control.rollout_operations import RolloutOperations
@@ -44,7 +45,7 @@ from servekit.control.state import BackendRecord, BackendSource, Desired
 from servekit.control.store import Store, StoreThread
 from servekit.control.tables import RolloutTable, backend_table, check_in_file, endpoint_table, in_file
 from servekit.errors import InUseError, InvalidInputError, NotFoundError, ServekitError, StalePlanError
-from servekit.factories import Kind, at_path, build, check_options
+from servekit.factories import Kind, at_path, build, check_options, takes
 from servekit.interfaces import DrawnUnit, RequestObserver, RolloutJudge, RoutingPolicy
 from servekit.plugins import Registry
 from servekit.wire.control_frames import MOST_RECALLED, EndpointRecord, PluginRef, Recall
@@ -189,9 +190,13 @@ class Resolver:
         policy.close()
         return unit
 
-    def judge(self, name: str, options: Mapping[str, Any]) -> RolloutJudge:
-        """A judge of a roll-out. Raises as `policy` does."""
-        judge: RolloutJudge = build(self._registry.get(Kind.JUDGE, name), options)
+    def judge(self, options: RolloutOptions) -> RolloutJudge:
+        """The judge of a roll-out. Raises as `policy` does."""
+        provided = self._registry.get(Kind.JUDGE, options.judge)
+        given = options.judge_options
+        if takes(provided, "steps"):
+            given = {"steps": options.judged_steps, **given}
+        judge: RolloutJudge = build(provided, given)
         return judge
 
 

@@ -41,6 +41,11 @@ class RolloutKeys(msgspec.Struct, frozen=True, kw_only=True):
     notify: str | list[str] | None = None
     seed: int = 0
 
+    @property
+    def judged_steps(self) -> int:
+        """How many steps have a judge: those at which both versions have a share."""
+        return sum(not isinstance(step, str) and step < 1 for step in self.steps)
+
 
 class RolloutOptions(RolloutKeys, frozen=True, kw_only=True):
     """What was asked for."""

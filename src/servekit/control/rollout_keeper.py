@@ -8,7 +8,7 @@ import logging
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from msgspec import structs
@@ -17,7 +17,17 @@ from servekit.control import rollout_samples
 from servekit.control.controller import Controller
 from servekit.control.history import Author, author
 from servekit.control.plan import ReplicaState
-from servekit.control.rollout import MOVING, Counted, Facts, Rollout, Unjudged, in_force, next_state, why_held
+from servekit.control.rollout import (
+    MOVING,
+    Counted,
+    Facts,
+    Rollout,
+    RolloutOptions,
+    Unjudged,
+    in_force,
+    next_state,
+    why_held,
+)
 from servekit.control.rollout_changes import move_rollout
 from servekit.control.totals import Sums
 from servekit.errors import InUseError, NotFoundError, ServekitError
@@ -70,10 +80,10 @@ class RolloutKeeper:
     def __init__(
         self,
         controller: Controller,
-        build_judge: Callable[[str, Mapping[str, Any]], RolloutJudge],
+        build_judge: Callable[[RolloutOptions], RolloutJudge],
         clock: RolloutClock | None = None,
     ) -> None:
-        """``build_judge``: makes a judge of its name and its options."""
+        """``build_judge``: makes the judge that a roll-out names."""
         self._controller = controller
         self._build_judge = build_judge
         self._clock = clock or WallClock()
@@ -244,7 +254,7 @@ class RolloutKeeper:
         key = (rollout.endpoint, rollout.number)
         if key not in self._judges:
             self._judges = {other: judge for other, judge in self._judges.items() if other[0] != rollout.endpoint}
-            self._judges[key] = self._build_judge(rollout.options.judge, rollout.options.judge_options)
+            self._judges[key] = self._build_judge(rollout.options)
         return self._judges[key]
 
     def _counted(self, rollout: Rollout, sums: Sums, version: str) -> Counted:

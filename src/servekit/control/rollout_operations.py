@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -31,7 +31,7 @@ class DecideRollout(msgspec.Struct, forbid_unknown_fields=True):
 class RolloutResolver(Protocol):
     """The `Resolver` of an instance, as roll-outs use it."""
 
-    def judge(self, name: str, options: Mapping[str, Any]) -> RolloutJudge: ...
+    def judge(self, options: RolloutOptions) -> RolloutJudge: ...
 
     def drawn_unit(self, ref: PluginRef) -> DrawnUnit: ...
 
@@ -75,7 +75,7 @@ class RolloutOperations:
 
     def check(self, desired: Desired, endpoint: str, options: RolloutOptions) -> None:
         """Raise where no such roll-out can begin. ``desired``: the state in which it is to."""
-        judge = self._resolver.judge(options.judge, options.judge_options)
+        judge = self._resolver.judge(options)
         # All that is wrong with the call is said before what its judge would lack.
         baseline = self.begun(desired, endpoint, options).rollouts[endpoint].baseline
         known = self._keeper.reported(baseline)

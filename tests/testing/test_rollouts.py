@@ -110,7 +110,8 @@ def test_a_version_that_is_no_worse_takes_over_step_by_step(
     assert (told()["state"], servekit.get_traffic("e")) == ("promoted", {"v2": 1.0})
     assert pass_time(1) == {"two": 4}
     entries = [(entry["traffic"], entry["why"]) for entry in servekit.history("e")]
-    assert entries[0] == ({"v2": 1.0}, "roll-out to v2")
+    assert entries[0] == ({"v2": 1.0}, f"roll-out to v2: promoted, {told()['reason']}")
+    assert servekit.rollback("e")["traffic"] == {"v1": 1.0}, "past the steps"
     kinds = [event["kind"] for event in servekit.events(endpoint="e") if event["kind"].startswith("rollout")]
     assert kinds == ["rollout_began", "rollout_advanced", "rollout_advanced", "rollout_promoted"]
 
@@ -126,6 +127,9 @@ def test_a_version_that_is_worse_goes_back(
     assert end["reason"].endswith(f"of {judge.seen[-1][1].requests}")
     assert pass_time(2) == {"one": 8}
     assert list(servekit.list_backends()) == ["v1", "v2", "bad"]
+    last, *_ = servekit.history("e")
+    assert last["why"] == f"roll-out to bad: rolled back, {end['reason']}"
+    assert last["back_to"] == 1
 
 
 def test_what_is_counted_is_counted_for_the_version_that_was_chosen(

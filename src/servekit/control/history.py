@@ -30,6 +30,8 @@ class Author(msgspec.Struct, frozen=True):
     why: str = ""
     back_to: dict[str, int] = {}
     """The entry of each endpoint's history that the change goes back to."""
+    on_the_way: bool = False
+    """It is a step of a roll-out, which has not come to its end."""
 
 
 author: contextvars.ContextVar[Author] = contextvars.ContextVar("author", default=Author())  # noqa: B039
@@ -100,14 +102,21 @@ def _history(since: Desired, after: Desired, by: Author, at: float) -> dict[str,
 
 def _entry(desired: Desired, record: EndpointRecord, number: int, by: Author, at: float) -> TrafficEntry:
     revisions = {name: desired.backends[name].original for name in record.traffic}
-    return TrafficEntry(number, at, record.traffic, revisions, by.who, by.why, by.back_to.get(record.name, 0))
+    back_to = by.back_to.get(record.name, 0)
+    return TrafficEntry(number, at, record.traffic, revisions, by.who, by.why, back_to, by.on_the_way)
+
+
+def before_rollout(desired: Desired, endpoint: str) -> dict[str, int]:
+    """Where a roll-out under way goes back to, as `Author.back_to` has it."""
+    numbers = [entry.number for entry in desired.history.get(endpoint, ()) if not entry.on_the_way]
+    return {endpoint: numbers[-1]} if numbers else {}
 
 
 # -- the way back ------------------------------------------------------------------------------------------------
 
 
 def entry_to_go_back_to(desired: Desired, endpoint: str, number: int | None) -> TrafficEntry:
-    """The entry ``number`` of the history; None: the one before what serves now.
+    """The entry ``number`` of the history; None: the one before what serves now, but for steps of roll-outs.
 
     Raises `NotFoundError`.
     """
@@ -116,7 +125,7 @@ def entry_to_go_back_to(desired: Desired, endpoint: str, number: int | None) -> 
     numbers = [entry.number for entry in entries]
     if number is None:
         now = (entries[-1].back_to or entries[-1].number) if entries else 0
-        number = max((each for each in numbers if each < now), default=None)
+        number = max((each.number for each in entries if each.number < now and not each.on_the_way), default=None)
         if number is None:
             raise NotFoundError(f"endpoint {endpoint!r} has served nothing else that is known: there is no way back")
     if number not in numbers:

@@ -547,7 +547,7 @@ class Operations:
             desired = self._controller.desired
             entry = history.entry_to_go_back_to(desired, a.name, a.number)
             who = history.author.get().who
-            history.author.set(Author(who, f"rollback of {a.name} to {entry.number}", {a.name: entry.number}))
+            history.author.set(Author(who, f"rollback of {a.name} to {entry.number}", back_to={a.name: entry.number}))
 
             def then(now: Desired) -> Desired:
                 deploys.check_unchanged(now, a.name, desired.endpoints[a.name])

@@ -35,7 +35,7 @@ class RolloutKeys(msgspec.Struct, frozen=True, kw_only=True):
     keep_warm_s: float = 300.0
     judge: str = DEFAULT_JUDGE
     judge_options: dict[str, Any] = {}
-    on_failure: Literal["rollback", "pause"] = "rollback"
+    on_failure: str = "rollback"
     header: bool = False
     propagate: bool = False
     notify: str | list[str] | None = None
@@ -161,6 +161,8 @@ def check_options(options: RolloutOptions) -> None:
             f"rollout: max_duration_s is {options.max_duration_s:g}, which is over before the first step could be: "
             f"warmup_s and hold_s are {options.warmup_s + options.hold_s:g} together"
         )
+    if options.on_failure not in ("rollback", "pause"):
+        raise InvalidInputError(f"rollout: on_failure is {options.on_failure!r}: give 'rollback' or 'pause'")
     notify = options.notify
     if notify == [] or (isinstance(notify, str) and not notify.startswith(("http://", "https://"))):
         raise InvalidInputError(
@@ -217,7 +219,7 @@ def next_state(rollout: Rollout, facts: Facts) -> Rollout:
 def why_held(rollout: Rollout, facts: Facts) -> str:
     """Why a roll-out is where it is, for people."""
     if rollout.state == "waiting":
-        return f"until {_candidate(rollout)} has a replica that is ready"
+        return _waits(rollout)
     if rollout.state != "holding":
         return rollout.reason
     if rollout.base is None and facts.verdict is None:
@@ -228,9 +230,11 @@ def why_held(rollout: Rollout, facts: Facts) -> str:
     held = facts.now - rollout.step_at
     if facts.verdict.ruling is Ruling.WORSE:
         return f"{facts.verdict.reason} ({rollout.bad_looks} of {facts.patience} looks in a row)"
-    if held < rollout.options.hold_s:
-        return f"{facts.verdict.reason}; {held:.0f} of {rollout.options.hold_s:g} s"
-    return facts.verdict.reason
+    if facts.verdict.ruling is Ruling.UNSURE:
+        return (
+            f"{facts.verdict.reason}; {held:.0f} s at this step, inconclusive after {rollout.options.max_duration_s:g}"
+        )
+    return f"{facts.verdict.reason}; {held:.0f} of {rollout.options.hold_s:g} s"
 
 
 def in_force(rollout: Rollout, now: float) -> Rollout:
@@ -245,7 +249,7 @@ def in_force(rollout: Rollout, now: float) -> Rollout:
 def failed(rollout: Rollout, now: float, reason: str) -> Rollout:
     """The roll-out whose candidate is worse."""
     if rollout.options.on_failure == "pause":
-        return msgspec.structs.replace(rollout, state="paused", reason=reason)
+        return paused(rollout, f"it is worse: resume, promote or abort it; {reason}")
     return rolled_back(rollout, now, reason)
 
 
@@ -267,7 +271,7 @@ def resumed(rollout: Rollout, now: float) -> Rollout:
     if 0 <= step < len(steps) and steps[step] == GATE:
         return _advanced(rollout, now, "it was let through the gate")
     if step < 0:
-        return msgspec.structs.replace(rollout, state="waiting", reason="", began_at=now)
+        return msgspec.structs.replace(rollout, state="waiting", reason=_waits(rollout), began_at=now)
     # It is judged anew: what somebody has seen and let pass is not to be found again.
     return msgspec.structs.replace(rollout, state="advancing", reason="it was resumed", base=None)
 
@@ -277,7 +281,7 @@ def _advanced(rollout: Rollout, now: float, reason: str) -> Rollout:
     share = rollout.options.steps[step]
     moved = msgspec.structs.replace(rollout, step=step, reason=reason, bad_looks=0)
     if share == GATE:
-        return paused(moved, f"a gate: resume or promote it, or abort it; so far {reason}")
+        return paused(moved, f"a gate: resume, promote or abort it; so far {reason}")
     if share == 1:
         return promoted(moved, now, reason)
     return msgspec.structs.replace(moved, state="advancing")
@@ -285,6 +289,10 @@ def _advanced(rollout: Rollout, now: float, reason: str) -> Rollout:
 
 def _asks(rollout: Rollout, reason: str) -> Rollout:
     return msgspec.structs.replace(rollout, state="inconclusive", reason=reason)
+
+
+def _waits(rollout: Rollout) -> str:
+    return f"until {_candidate(rollout)} has a replica that is ready"
 
 
 def _candidate(rollout: Rollout) -> str:

@@ -43,6 +43,7 @@ def begin_rollout(
         number=1 if before is None else before.number + 1,
         endpoint=endpoint,
         baseline=baseline,
+        reason=f"until backend {options.to!r} has a replica that is ready",
         options=options,
         began_at=now,
         who=who,

@@ -15,7 +15,7 @@ from msgspec import structs
 
 from servekit.control import rollout_samples
 from servekit.control.controller import Controller
-from servekit.control.history import Author, author
+from servekit.control.history import Author, author, before_rollout
 from servekit.control.plan import ReplicaState
 from servekit.control.rollout import (
     MOVING,
@@ -144,7 +144,7 @@ class RolloutKeeper:
         try:
             sums = self._controller.ingresses.counts.totals.read()
             for rollout in self._moving():
-                author.set(Author("servekit", f"roll-out to {rollout.candidate}"))
+                author.set(Author("servekit"))
                 try:
                     await self._look_at(rollout, sums)
                 except ServekitError as error:
@@ -183,19 +183,21 @@ class RolloutKeeper:
         """Ask the judge, unless it is not its time, and keep what it says to be shown."""
         judge, last = self._judge(rollout), self._looks.get(rollout.endpoint)
         base = rollout.step_base if judge.per_step else rollout.base
-        samples, verdict = (Sample(), Sample()), None
-        asked_at = now
+        look = _Look(rollout.number, now, None, "", Sample(), Sample())
+        facts = Facts(now, self._is_ready(rollout), None, judge.patience)
         if base is not None:
-            samples = rollout_samples.sample(baseline, base.baseline), rollout_samples.sample(candidate, base.candidate)
-            is_early = last is not None and last.number == rollout.number and now - last.at < judge.look_every_s
-            if is_early and last is not None and last.verdict is not None and last.at >= rollout.step_at:
-                asked_at = last.at  # It is not asked, and so not believed once more.
+            if last is not None and last.verdict is not None and now - last.at < judge.look_every_s:
+                look = last  # It is not asked, and so not believed once more.
             else:
+                samples = (
+                    rollout_samples.sample(baseline, base.baseline),
+                    rollout_samples.sample(candidate, base.candidate),
+                )
                 verdict = await self._ask(rollout.endpoint, judge, *samples, now - base.at)
-        facts = Facts(now, self._is_ready(rollout), verdict, judge.patience)
-        shown = verdict or (last.verdict if last is not None and asked_at != now else None)
-        reason = why_held(next_state(rollout, facts), facts._replace(verdict=shown))
-        self._looks[rollout.endpoint] = _Look(rollout.number, asked_at, shown, reason, *samples)
+                look = _Look(rollout.number, now, verdict, "", *samples)
+                facts = facts._replace(verdict=verdict)
+        reason = why_held(next_state(rollout, facts), facts._replace(verdict=look.verdict))
+        self._looks[rollout.endpoint] = look._replace(reason=reason)
         return facts
 
     async def _ask(
@@ -222,6 +224,8 @@ class RolloutKeeper:
     async def move(self, before: Rollout, after: Rollout, *, must: bool = False) -> None:
         """Make the next state of a roll-out. Where somebody has moved it meanwhile, nothing is done; with ``must``,
         `InUseError` is raised."""
+        back_to = before_rollout(self._controller.desired, after.endpoint) if after.state == "rolled_back" else {}
+        author.set(Author(author.get().who, _why(after), back_to, on_the_way=not after.is_over))
         if after.state == "promoted":
             serves = self._controller.desired.backends[before.baseline]
             after = structs.replace(after, warm_replicas=self._controller.autoscalers.replicas(serves))
@@ -237,6 +241,8 @@ class RolloutKeeper:
             if must:
                 raise
             return
+        if after.state in ("waiting", "advancing"):
+            self._looks.pop(before.endpoint, None)  # What was seen at another step is not of this one.
         if before.state != after.state and after.state in _TOLD and after.options.notify is not None:
             self._tasks.spawn(_notify(after.options.notify, self._told(after)))
         if after.state == "promoted":
@@ -315,6 +321,14 @@ async def _notify(where: str | list[str], told: dict[str, Any]) -> None:
         await in_thread(lambda: _post(where, body) if isinstance(where, str) else _run(where, body))
     except Exception as error:
         _log.error("roll-out of endpoint %s: %s could not be notified: %s", told["endpoint"], where, error)
+
+
+def _why(rollout: Rollout) -> str:
+    """What the history says of a move."""
+    what = f"roll-out to {rollout.candidate}"
+    if rollout.is_over:
+        return f"{what}: {rollout.state.replace('_', ' ')}, {rollout.reason}"
+    return f"{what}: {rollout.share:g}"
 
 
 def _post(url: str, body: bytes) -> None:

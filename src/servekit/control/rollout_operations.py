@@ -91,7 +91,7 @@ class RolloutOperations:
         def pause(rollout: Rollout) -> Rollout:
             if rollout.state in ("paused", "inconclusive"):
                 raise InUseError(f"the roll-out of endpoint {a.name!r} is {rollout.state} already: {rollout.reason}")
-            return paused(rollout, a.why or _by("paused"))
+            return paused(rollout, a.why or "paused by hand")
 
         await self._move(a, pause)
 
@@ -106,10 +106,10 @@ class RolloutOperations:
         await self._move(a, resume)
 
     async def _promote(self, a: DecideRollout) -> None:
-        await self._move(a, lambda rollout: promoted(rollout, self._keeper.now(), a.why or _by("promoted")))
+        await self._move(a, lambda rollout: promoted(rollout, self._keeper.now(), a.why or "promoted by hand"))
 
     async def _abort(self, a: DecideRollout) -> None:
-        await self._move(a, lambda rollout: rolled_back(rollout, self._keeper.now(), a.why or _by("aborted")))
+        await self._move(a, lambda rollout: rolled_back(rollout, self._keeper.now(), a.why or "aborted by hand"))
 
     async def _move(self, a: DecideRollout, move: Callable[[Rollout], Rollout]) -> None:
         """Move the endpoint's roll-out on, as somebody has decided. Raises `NotFoundError` where none is under way."""
@@ -117,8 +117,3 @@ class RolloutOperations:
         after = move(before)
         await self._keeper.move(before, after, must=True)
         self._keeper.wake()
-
-
-def _by(what: str) -> str:
-    who = history.author.get().who
-    return f"{what} by {who}" if who else what

@@ -115,6 +115,8 @@ class TrafficEntry(msgspec.Struct, frozen=True):
     why: str = ""
     back_to: int = 0
     """The number of the entry that a rollback went back to."""
+    on_the_way: bool = False
+    """It was a step of a roll-out: a rollback goes further, to what there was before that."""
 
 
 class Kept(msgspec.Struct, frozen=True):

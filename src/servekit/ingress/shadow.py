@@ -224,6 +224,7 @@ class Shadow:
         if exchange.chain is not None or exchange.upgrade:
             return False
         if exchange.method not in SAFE and not entry.include_unsafe:
+            self.drop("unsafe_method")
             return False
         before, self._seen = self._seen, self._seen + 1
         if not _is_nth(before, entry.share):

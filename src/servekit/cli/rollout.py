@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 WATCH_S = 1.0
 NOT_PROMOTED = 1
 """The exit code of ``--watch`` where a roll-out has ended otherwise, or asks."""
-ENDS = ("promoted", "rolled_back", "inconclusive")
+STAYS = ("promoted", "rolled_back", "inconclusive", "paused")
 """The states at which ``--watch`` ends: in the last one, somebody has to decide."""
 
 
@@ -114,12 +114,15 @@ def start(endpoint: str, to: str, name: str, watch: bool, **options: Any) -> int
         if watch:
             return _watch(instance, endpoint)
         _say(instance, endpoint)
+        ((_, begun),) = told_of(instance, endpoint).items()
+        if begun["claim"]:
+            click.echo(f"servekit: what the judge {begun['judge']} guarantees: {begun['claim']}")
     return 0
 
 
 @rollout.command()
 @click.argument("endpoint", required=False)
-@click.option("--watch", is_flag=True, help="Show it every second until it has ended, or asks.")
+@click.option("--watch", is_flag=True, help="Show it every second until it has ended, or somebody has to decide.")
 @click.option("--json", "as_json", is_flag=True, help='For programs: status()["rollouts"].')
 @instance_name
 def status(endpoint: str | None, watch: bool, as_json: bool, name: str) -> int:
@@ -128,7 +131,7 @@ def status(endpoint: str | None, watch: bool, as_json: bool, name: str) -> int:
     \b
     The exit code with --watch:
       0  it was promoted
-      1  it was rolled back, or is inconclusive
+      1  it was rolled back, or waits for somebody to decide
     """
     if watch and as_json:
         raise click.UsageError("--watch shows the table; leave out --json")
@@ -222,8 +225,10 @@ def table_of(rollouts: Mapping[str, Mapping[str, Any]]) -> RenderableType:
         for first, (version, share) in zip(firsts, shares, strict=True):
             table.add_row(*map(_text, (*first, version, f"{share:.4g}", *_figures(told["seen"].get(version)))))
         reasons.append(_text(f"{name}: {told['reason'] or told['state']}"))
-        if told["claim"] and told["state"] not in ENDS:
-            reasons.append(_text(f"{name}: what the judge {told['judge']} guarantees: {told['claim']}"))
+        if any(seen["errors"] for version, seen in told["seen"].items() if version == told["candidate"]):
+            reasons.append(
+                _text(f"{name}: what its handlers raised: servekit failures {shlex.quote(told['candidate'])}")
+            )
     return Group(table, "", *reasons)
 
 
@@ -272,7 +277,7 @@ def _watch(instance: Instance, endpoint: str | None) -> int:
             elif (now := {name: (told["state"], told["step"]) for name, told in found.items()}) != shown:
                 shown = now  # Not each second: it may go to a file.
                 live.console.print(table_of(found))
-            if all(told["state"] in ENDS for told in found.values()):
+            if all(told["state"] in STAYS for told in found.values()):
                 break
             time.sleep(WATCH_S)
             found = told_of(instance, endpoint)

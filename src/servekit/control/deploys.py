@@ -159,7 +159,10 @@ def _endpoint_steps(desired: Desired, wanted: Wanted, name: str) -> Iterator[Ste
 def _rollout_differences(desired: Desired, options: RolloutOptions, name: str) -> list[Difference]:
     """The traffic before and after, and the steps between."""
     before = desired.endpoints[name].traffic
-    shown = {"steps": list(options.steps), "hold_s": options.hold_s, "judge": options.judge}
+    usual, told = msgspec.structs.asdict(RolloutOptions(to=options.to)), msgspec.structs.asdict(options)
+    always = ("steps", "hold_s", "judge")
+    shown = {key: value for key, value in told.items() if key in always or value != usual[key]}
+    shown["steps"] = list(options.steps)
     return [
         *(Difference(key_path("endpoints", name, "traffic", old), share, None) for old, share in before.items()),
         Difference(key_path("endpoints", name, "traffic", options.to), None, 1.0),

@@ -190,7 +190,7 @@ def build(provided: Provided, options: Mapping[str, Any]) -> Any:
         raise
     except (ValueError, TypeError) as error:
         raise PluginOptionsError(f"{provided} refused its options: {describe(error)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InternalError(f"{provided} could not be built: {describe(error)}") from error
     if not isinstance(instance, provided.kind.interface):
         made = type(instance)

@@ -14,7 +14,9 @@ from servekit.control.rollout import (
     Facts,
     Rollout,
     RolloutOptions,
+    check_judge,
     check_options,
+    claim_of,
     in_force,
     next_state,
     paused,
@@ -24,7 +26,7 @@ from servekit.control.rollout import (
     why_held,
 )
 from servekit.errors import InvalidInputError
-from servekit.interfaces import Ruling, Verdict
+from servekit.interfaces import DrawnUnit, RolloutJudge, Ruling, Sample, Verdict
 
 NO_WORSE = Verdict(Ruling.NO_WORSE, "as good")
 WORSE = Verdict(Ruling.WORSE, "12 of 100 failed")
@@ -180,3 +182,39 @@ def test_the_ends_that_somebody_decides() -> None:
     rollout = held(begun())
     assert promoted(rollout, 1.0, "by x").traffic == {"v2": 1.0}
     assert rolled_back(rollout, 1.0, "by x").traffic == {"v1": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("reports", "accuracy"),
+        ("reports", 3),
+        ("look_every_s", "soon"),
+        ("look_every_s", 0),
+        ("patience", 0),
+        ("claim", object()),
+        ("per_step", 1),
+    ],
+)
+def test_a_judge_says_of_itself_what_can_be_used(attribute: str, value: Any) -> None:
+    class Odd(RolloutJudge):
+        def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
+            return UNSURE
+
+    judge = Odd()
+    check_judge("odd", judge)
+    setattr(judge, attribute, value)
+    with pytest.raises(InvalidInputError, match=f"judge 'odd' has {attribute} = "):
+        check_judge("odd", judge)
+
+
+def test_without_chance_nothing_is_guaranteed() -> None:
+    class Sure(RolloutJudge):
+        claim = "at most 5 %"
+
+        def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
+            return UNSURE
+
+    assert claim_of(Sure(), DrawnUnit.REQUEST) == "at most 5 %"
+    assert claim_of(Sure(), DrawnUnit.KEY).startswith("none, for the endpoint's policy keeps each key at one version")
+    assert claim_of(Sure(), DrawnUnit.NONE).startswith("none, for the endpoint's policy does not draw")

@@ -13,6 +13,7 @@ from servekit.control.rollout import Facts, Rollout, RolloutOptions, in_force, n
 from servekit.control.rollout_changes import begin_rollout, check_change, check_parts, kept_warm, move_rollout
 from servekit.control.state import Desired
 from servekit.errors import InUseError, InvalidInputError, NotFoundError
+from servekit.wire.control_frames import ShadowEntry
 
 OPTIONS = RolloutOptions(to="b", steps=(0.25, 1.0), keep_warm_s=300.0)
 
@@ -125,3 +126,15 @@ def test_the_old_version_is_kept_warm_for_a_while(begun: Desired) -> None:
     assert kept_warm({"a": 0, "b": 2}, over, 320.0) == {"a": 0, "b": 2}
     assert kept_warm({"b": 2}, over, 20.0) == {"b": 2}, "it does not autoscale"
     assert kept_warm({"a": 0}, begun, 20.0) == {"a": 0}
+
+
+def test_a_shadow_may_be_set_and_stopped_meanwhile_and_ends_where_it_is_promoted(begun: Desired) -> None:
+    shadow = ShadowEntry("b", 0.1)
+    record = msgspec.structs.replace(begun.endpoints["e"], shadow=shadow)
+    shadowed = msgspec.structs.replace(begun, endpoints={**begun.endpoints, "e": record})
+    assert check_change(begun, shadowed) is shadowed
+    assert check_change(shadowed, begun) is begun
+    over = move_rollout(shadowed, "e", lambda rollout: promoted(rollout, 20.0, "good"))
+    assert over.endpoints["e"].shadow is None
+    back = move_rollout(shadowed, "e", lambda rollout: rolled_back(rollout, 20.0, "bad"))
+    assert back.endpoints["e"].shadow == shadow

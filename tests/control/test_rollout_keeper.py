@@ -17,7 +17,7 @@ from servekit.control.rollout import Rollout, RolloutOptions
 from servekit.control.rollout_changes import begin_rollout, put_rollout
 from servekit.control.rollout_keeper import RolloutKeeper
 from servekit.control.state import Desired
-from servekit.errors import InUseError
+from servekit.errors import InUseError, UnknownPluginError
 from servekit.interfaces import RolloutJudge, Ruling, Sample, Verdict
 from servekit.tallies import FINE_BUCKETS, SLOTS
 from servekit.testing.clock import StandingTime
@@ -91,7 +91,7 @@ def test_a_step_that_another_controller_has_made_is_held(desired: Desired) -> No
     world = World(put_rollout(desired, advancing), Errors())
 
     async def test() -> None:
-        world.keeper.start()
+        await world.keeper.start()
         rollout = await world.advance(1.0)
         assert (rollout.state, rollout.step_at, rollout.first_at) == ("holding", 1.0, 1.0)
         assert world.desired.endpoints["e"].traffic == {"a": 0.5, "b": 0.5}
@@ -106,7 +106,7 @@ def test_what_was_counted_before_and_in_the_warm_up_is_not_judged(desired: Desir
     world.count("b", 100, errors=100)
 
     async def test() -> None:
-        world.keeper.start()
+        await world.keeper.start()
         await world.advance(1.0)
         world.count("b", 10, errors=10)
         await world.advance(9.0)
@@ -157,12 +157,81 @@ def test_a_judge_that_hangs_is_asked_once(desired: Desired, monkeypatch: pytest.
     world = World(desired, judge)
 
     async def test() -> None:
-        world.keeper.start()
+        await world.keeper.start()
         await world.advance(40.0)
         assert len(judge.asked) == 1
         assert world.rollout.state == "holding"
         assert world.keeper.told()["e"]["reason"].startswith("the judge has not answered within")
         goes_on.set()
+        await world.keeper.stop()
+
+    run(test)
+
+
+def test_where_counts_begin_anew_nothing_is_subtracted(desired: Desired) -> None:
+    judge = Errors()
+    world = World(desired, judge)
+    world.count("a", 500)
+    world.count("b", 500)
+
+    async def test() -> None:
+        await world.keeper.start()
+        await world.advance(12.0)
+        await world.keeper.stop()
+        world.sums.clear()  # The instance was ended, and is there again.
+        again = World(world.desired, judge)
+        again.count("b", 3)
+        await again.keeper.start(counts_go_on=False)
+        await again.advance(13.0)
+        assert [sample.requests for sample in judge.asked[-1]] == [0, 3]
+        await again.keeper.stop()
+
+    run(test)
+
+
+def test_a_judge_that_cannot_be_made_again_holds_the_roll_out(desired: Desired) -> None:
+    world = World(desired, Errors())
+
+    def gone(options: RolloutOptions) -> RolloutJudge:
+        raise UnknownPluginError("no module named 'judges'\nat all")
+
+    world.keeper = RolloutKeeper(world, gone, world.time)  # type: ignore[arg-type]
+
+    async def test() -> None:
+        await world.keeper.start()
+        rollout = await world.advance(50.0)
+        assert rollout.state == "holding"
+        told = world.keeper.told()["e"]
+        assert told["reason"] == "the judge could not be made: no module named 'judges' at all"
+        assert told["claim"] == ""
+        await world.keeper.stop()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (Verdict("worse", "so"), "which is no servekit.interfaces.Verdict"),  # type: ignore[arg-type]
+        (Verdict(Ruling.UNSURE, "a\nb \udc80" + 3000 * "x"), "a b \\udc80xxx"),
+    ],
+)
+def test_whatever_a_judge_says_can_be_shown(desired: Desired, said: Any, shown: str) -> None:
+    class Says(RolloutJudge):
+        def judge(self, baseline: Sample, candidate: Sample, elapsed_s: float) -> Verdict:
+            found: Verdict = said
+            return found
+
+    world = World(desired, Says())
+
+    async def test() -> None:
+        await world.keeper.start()
+        await world.advance(15.0)
+        reason = world.keeper.told()["e"]["reason"]
+        assert shown in reason
+        assert len(reason) < 1200
+        assert "\n" not in reason
+        msgspec.json.encode(reason)
         await world.keeper.stop()
 
     run(test)

@@ -128,14 +128,14 @@ def test_without_a_rollout_nothing_is(rolling: Rolling) -> None:
     assert rolling.judged == {}
 
 
-def test_what_is_broken_off_is_an_error_and_a_client_that_goes_away_is_none(rolling: Rolling) -> None:
+def test_what_is_broken_off_is_an_error_and_so_is_a_client_that_does_not_wait(rolling: Rolling) -> None:
     rolling.both()
     rolling.send("new")
     number = rolling.world.calls("new1")[-1].id
     rolling.world.receive("new1", Answer(number, 200, b"", b"first", 0, 0, True, UNKNOWN))
     rolling.world.receive("new1", Chunk(number, b"second"), End(number, 0, 10_000, False))
     rolling.world.leave(rolling.send("old"))
-    assert rolling.judged == {("new", "error"): 1, ("old", "ok"): 1}
+    assert rolling.judged == {("new", "error"): 1, ("old", "error"): 1}
 
 
 def test_what_is_overdue_is_an_error_of_the_version_that_has_it(rolling: Rolling) -> None:

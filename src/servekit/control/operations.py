@@ -436,7 +436,7 @@ class Operations:
             )
         finished = deploy.finish(state.put_backends(desired, deploy.backends), lambda now, *_: now)
         for name, options in deploy.rollouts.items():
-            self._rollout_operations.check(finished, name, options)
+            await self._rollout_operations.check(finished, name, options)
         check_change(desired, finished)
         for record in deploy.backends.values():
             self._runtimes.check(record.runtime, record.runtime_options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -11,11 +11,12 @@ import msgspec
 
 from servekit.config import DEFAULT_JUDGE, DEFAULT_STEPS
 from servekit.errors import InvalidInputError
-from servekit.interfaces import DrawnUnit, Reported, Ruling, Verdict
+from servekit.interfaces import DrawnUnit, Reported, RolloutJudge, Ruling, Verdict
 from servekit.wire.control_frames import RolloutEntry
 
 GATE = "gate"
 MOST_STEPS = 100
+LONGEST_LINE = 1000
 MOST_S = 366 * 86_400.0
 
 State: TypeAlias = Literal["waiting", "advancing", "holding", "paused", "inconclusive", "promoted", "rolled_back"]
@@ -99,6 +100,8 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """How often in a row the judge has said that the candidate is worse."""
     unit: DrawnUnit = DrawnUnit.NONE
     """What the endpoint's policy draws a version for."""
+    seen: dict[str, Any] = {}
+    """What each version had done when it ended, or was paused: for people and programs."""
     warm_replicas: int = 0
     """How many replicas the baseline had when the candidate was promoted."""
     who: str = ""
@@ -168,6 +171,40 @@ def check_options(options: RolloutOptions) -> None:
         raise InvalidInputError(
             f"rollout: notify is {notify!r}: give the URL of a webhook, or a command as a list, as in ['notify', 'me']"
         )
+
+
+def check_judge(name: str, judge: RolloutJudge) -> None:
+    """Raise `InvalidInputError` where what a judge says of itself is of no use."""
+    reports, every_s, patience = judge.reports, judge.look_every_s, judge.patience
+    is_listed = isinstance(reports, Collection) and not isinstance(reports, str)
+    problems = {
+        "reports": not is_listed or not all(isinstance(each, str) for each in reports),
+        "look_every_s": not isinstance(every_s, (int, float)) or not 0 < every_s < MOST_S,
+        "patience": not isinstance(patience, int) or patience < 1,
+        "claim": not isinstance(judge.claim, str),
+        "per_step": not isinstance(judge.per_step, bool),
+    }
+    for attribute, is_bad in problems.items():
+        if is_bad:
+            raise InvalidInputError(
+                f"rollout: judge {name!r} has {attribute} = {line(repr(getattr(judge, attribute)))}: give it what "
+                "servekit.interfaces.RolloutJudge says"
+            )
+
+
+def claim_of(judge: RolloutJudge, unit: DrawnUnit) -> str:
+    """What a judge guarantees, which takes chance."""
+    claim = line(judge.claim)
+    if claim and unit is not DrawnUnit.REQUEST:
+        what = "keeps each key at one version" if unit is DrawnUnit.KEY else "does not draw versions by chance"
+        return f"none, for the endpoint's policy {what}; else: {claim}"
+    return claim
+
+
+def line(text: str) -> str:
+    """What others have said, as one line of a bounded length that can be sent."""
+    whole = " ".join(text.encode(errors="backslashreplace").decode().split())
+    return whole if len(whole) <= LONGEST_LINE else f"{whole[:LONGEST_LINE]}…"
 
 
 def _check_steps(steps: Sequence[float | str]) -> None:
@@ -244,6 +281,18 @@ def in_force(rollout: Rollout, now: float) -> Rollout:
     return msgspec.structs.replace(
         rollout, state="holding", step_at=now, first_at=rollout.first_at or now, step_base=None, bad_looks=0
     )
+
+
+def counted_anew(rollout: Rollout) -> Rollout:
+    """The roll-out where all counts have begun at 0 again: what was counted before is not known any more. What handlers
+    have reported is."""
+
+    def anew(base: Unjudged | None) -> Unjudged | None:
+        if base is None:
+            return None
+        return Unjudged(base.at, Counted(reports=base.baseline.reports), Counted(reports=base.candidate.reports))
+
+    return msgspec.structs.replace(rollout, base=anew(rollout.base), step_base=anew(rollout.step_base))
 
 
 def failed(rollout: Rollout, now: float, reason: str) -> Rollout:

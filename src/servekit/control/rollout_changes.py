@@ -57,7 +57,10 @@ def begin_rollout(
 def put_rollout(desired: Desired, rollout: Rollout) -> Desired:
     """The state with the roll-out, and the traffic that belongs to it."""
     record = desired.endpoint(rollout.endpoint)
-    now = msgspec.structs.replace(record, traffic=rollout.traffic, rollout=rollout.entry)
+    shadow = record.shadow
+    if shadow is not None and rollout.is_over and shadow.backend in rollout.traffic:
+        shadow = None  # It answers now what it had copies of.
+    now = msgspec.structs.replace(record, traffic=rollout.traffic, rollout=rollout.entry, shadow=shadow)
     endpoints = desired.endpoints
     if now != record:
         endpoints = {**endpoints, record.name: now}
@@ -124,7 +127,8 @@ def check_change(before: Desired, after: Desired) -> Desired:
     for name, rollout in before.rollouts.items():
         if rollout.is_over or name not in after.endpoints:
             continue
-        if after.endpoints[name] is not before.endpoints[name]:
+        was, now = before.endpoints[name], after.endpoints[name]
+        if msgspec.structs.replace(now, shadow=was.shadow) != was:
             check_no_rollout(before, name)
         check_parts(before, _changed(before.backends, after.backends))
     gone = {name for name in before.rollouts if name not in after.endpoints}

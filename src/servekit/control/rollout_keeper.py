@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import os
+import signal
 import subprocess
 import time
 import urllib.request
@@ -24,21 +27,27 @@ from servekit.control.rollout import (
     Rollout,
     RolloutOptions,
     Unjudged,
+    check_judge,
+    claim_of,
+    counted_anew,
     in_force,
+    line,
     next_state,
     why_held,
 )
 from servekit.control.rollout_changes import move_rollout
 from servekit.control.totals import Sums
-from servekit.errors import InUseError, NotFoundError, ServekitError
+from servekit.errors import DeadlineError, InUseError, NotFoundError, ServekitError
 from servekit.factories import describe
-from servekit.interfaces import DrawnUnit, Reported, RolloutJudge, Ruling, Sample, Verdict
+from servekit.interfaces import Reported, RolloutJudge, Ruling, Sample, Verdict
 from servekit.metrics import REPORTED
 from servekit.tasks import TaskSet, in_thread
 
 _log = logging.getLogger("servekit.control")
 
 LOOK_EVERY_S = 1.0
+LOOK_AT_RESTING_EVERY_S = 10.0
+"""Where all that are under way wait for somebody, who may want to know how it looks."""
 JUDGE_TIMEOUT_S = 10.0
 NOTIFY_TIMEOUT_S = 10.0
 _TOLD = frozenset({"paused", "inconclusive", "promoted", "rolled_back"})
@@ -100,17 +109,24 @@ class RolloutKeeper:
     def now(self) -> float:
         return self._clock.time()
 
-    def start(self) -> None:
-        """Go on with what an earlier controller has left."""
-        for rollout in self._controller.desired.rollouts.values():
+    async def start(self, *, counts_go_on: bool = True) -> None:
+        """Go on with what an earlier controller has left.
+
+        ``counts_go_on``: False where the instance was ended between, and what was counted has begun at 0 again.
+        """
+        for rollout in list(self._controller.desired.rollouts.values()):
             if rollout.state == "promoted":
                 self._let_cool(rollout)
+            if not (counts_go_on or rollout.is_over):
+                await self.move(rollout, counted_anew(rollout))
         self.wake()
 
     def wake(self) -> None:
         """Look soon: a roll-out may have begun, or go on."""
-        if self._timer is None and not self._stopped and self._moving():
-            self._timer = self._clock.call_later(LOOK_EVERY_S, self._due)
+        under_way = self._under_way()
+        if self._timer is None and self._looking is None and not self._stopped and under_way:
+            is_moving = any(rollout.state in MOVING for rollout in under_way)
+            self._timer = self._clock.call_later(LOOK_EVERY_S if is_moving else LOOK_AT_RESTING_EVERY_S, self._due)
 
     async def idle(self) -> None:
         """Return when no look is under way: for time that a test moves."""
@@ -133,8 +149,8 @@ class RolloutKeeper:
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
-    def _moving(self) -> list[Rollout]:
-        return [rollout for rollout in self._controller.desired.rollouts.values() if rollout.state in MOVING]
+    def _under_way(self) -> list[Rollout]:
+        return [rollout for rollout in self._controller.desired.rollouts.values() if not rollout.is_over]
 
     def _due(self) -> None:
         self._timer = None
@@ -143,7 +159,7 @@ class RolloutKeeper:
     async def _look_at_all(self) -> None:
         try:
             sums = self._controller.ingresses.counts.totals.read()
-            for rollout in self._moving():
+            for rollout in self._under_way():
                 author.set(Author("servekit"))
                 try:
                     await self._look_at(rollout, sums)
@@ -181,10 +197,16 @@ class RolloutKeeper:
 
     async def _asked(self, rollout: Rollout, now: float, baseline: Counted, candidate: Counted) -> Facts:
         """Ask the judge, unless it is not its time, and keep what it says to be shown."""
-        judge, last = self._judge(rollout), self._looks.get(rollout.endpoint)
-        base = rollout.step_base if judge.per_step else rollout.base
+        last = self._looks.get(rollout.endpoint)
         look = _Look(rollout.number, now, None, "", Sample(), Sample())
-        facts = Facts(now, self._is_ready(rollout), None, judge.patience)
+        facts = Facts(now, self._is_ready(rollout))
+        try:
+            judge = await self._judge(rollout)
+        except ServekitError as error:
+            failed = Verdict(Ruling.UNSURE, f"the judge could not be made: {line(str(error))}")
+            self._looks[rollout.endpoint] = look._replace(verdict=failed, reason=failed.reason)
+            return facts._replace(verdict=failed)
+        base, facts = rollout.step_base if judge.per_step else rollout.base, facts._replace(patience=judge.patience)
         if base is not None:
             if last is not None and last.verdict is not None and now - last.at < judge.look_every_s:
                 look = last  # It is not asked, and so not believed once more.
@@ -216,15 +238,18 @@ class RolloutKeeper:
             if last is None or last.verdict is None or last.verdict.reason != reason:  # Not at each look.
                 _log.error("the judge of endpoint %s failed", endpoint, exc_info=error)
             return Verdict(Ruling.UNSURE, reason)
-        verdict: object = asked.result()
-        if not isinstance(verdict, Verdict):
-            return Verdict(Ruling.UNSURE, f"the judge returned {verdict!r}, which is no servekit.interfaces.Verdict")
-        return verdict
+        verdict: Any = asked.result()
+        if not isinstance(verdict, Verdict) or not isinstance(verdict.ruling, Ruling):
+            what = line(repr(verdict))
+            return Verdict(Ruling.UNSURE, f"the judge returned {what}, which is no servekit.interfaces.Verdict")
+        return Verdict(verdict.ruling, line(str(verdict.reason)))
 
     async def move(self, before: Rollout, after: Rollout, *, must: bool = False) -> None:
         """Make the next state of a roll-out. Where somebody has moved it meanwhile, nothing is done; with ``must``,
         `InUseError` is raised."""
         back_to = before_rollout(self._controller.desired, after.endpoint) if after.state == "rolled_back" else {}
+        if after.state in _TOLD:
+            after = structs.replace(after, seen=self._seen(after))
         author.set(Author(author.get().who, _why(after), back_to, on_the_way=not after.is_over))
         if after.state == "promoted":
             serves = self._controller.desired.backends[before.baseline]
@@ -256,12 +281,29 @@ class RolloutKeeper:
 
     # -- what is known -------------------------------------------------------------------------------------------------
 
-    def _judge(self, rollout: Rollout) -> RolloutJudge:
-        key = (rollout.endpoint, rollout.number)
-        if key not in self._judges:
-            self._judges = {other: judge for other, judge in self._judges.items() if other[0] != rollout.endpoint}
-            self._judges[key] = self._build_judge(rollout.options)
-        return self._judges[key]
+    async def made(self, options: RolloutOptions) -> RolloutJudge:
+        """The judge that the options name. Raises a `ServekitError`, also where that takes too long: its constructor is
+        the user's."""
+        making = in_thread(lambda: self._build_judge(options))
+        await asyncio.wait([making], timeout=JUDGE_TIMEOUT_S)
+        if not making.done():
+            making.cancel()
+            raise DeadlineError(f"rollout: judge {options.judge!r} was not made within {JUDGE_TIMEOUT_S:g} s")
+        judge = making.result()
+        check_judge(options.judge, judge)
+        return judge
+
+    async def _judge(self, rollout: Rollout) -> RolloutJudge:
+        judge = self._judges.get((rollout.endpoint, rollout.number))
+        if judge is None:
+            judge = await self.made(rollout.options)
+            self.take_judge(rollout, judge)
+        return judge
+
+    def take_judge(self, rollout: Rollout, judge: RolloutJudge) -> None:
+        """Ask this judge, which was made for the roll-out."""
+        self._judges = {key: each for key, each in self._judges.items() if key[0] != rollout.endpoint}
+        self._judges[rollout.endpoint, rollout.number] = judge
 
     def _counted(self, rollout: Rollout, sums: Sums, version: str) -> Counted:
         shadow = self._controller.shadows.sample(rollout.endpoint, version)
@@ -274,21 +316,19 @@ class RolloutKeeper:
             return True
         return any(replica.state is ReplicaState.READY for replica in self._controller.replicas.of(record.name))
 
-    def _claim(self, rollout: Rollout) -> str:
-        """What the judge guarantees, which takes chance."""
-        claim = self._judge(rollout).claim
-        if claim and rollout.unit is not DrawnUnit.REQUEST:
-            what = (
-                "keeps each key at one version" if rollout.unit is DrawnUnit.KEY else "does not draw versions by chance"
-            )
-            return f"none, for the endpoint's policy {what}; else: {claim}"
-        return claim
+    def _seen(self, rollout: Rollout) -> dict[str, Any]:
+        """What each version did, as at the last look."""
+        look = self._looks.get(rollout.endpoint)
+        if look is None or look.number != rollout.number:
+            return rollout.seen
+        told = rollout_samples.told
+        return {rollout.baseline: told(look.baseline), rollout.candidate: told(look.candidate)}
 
     def _told(self, rollout: Rollout) -> dict[str, Any]:
         look = self._looks.get(rollout.endpoint)
         if look is not None and look.number != rollout.number:
             look = None
-        moving = rollout.state in MOVING
+        moving, judge = rollout.state in MOVING, self._judges.get((rollout.endpoint, rollout.number))
         return {
             "endpoint": rollout.endpoint,
             "state": rollout.state,
@@ -299,14 +339,9 @@ class RolloutKeeper:
             "step": rollout.step + 1,
             "steps": list(rollout.options.steps),
             "judge": rollout.options.judge,
-            "claim": self._claim(rollout),
+            "claim": "" if judge is None else claim_of(judge, rollout.unit),
             "verdict": look.verdict.ruling.value if look is not None and look.verdict is not None else None,
-            "seen": {
-                name: rollout_samples.told(each)
-                for name, each in (
-                    ((rollout.baseline, look.baseline), (rollout.candidate, look.candidate)) if look is not None else ()
-                )
-            },
+            "seen": self._seen(rollout),
             "began_at": rollout.began_at,
             "step_at": rollout.step_at,
             "ended_at": rollout.ended_at,
@@ -338,4 +373,15 @@ def _post(url: str, body: bytes) -> None:
 
 
 def _run(command: list[str], body: bytes) -> None:
-    subprocess.run(command, input=body, timeout=NOTIFY_TIMEOUT_S, check=True, capture_output=True)
+    """Run a command in a group of its own, which is killed with all that is left of it. What it prints is not kept."""
+    nowhere = subprocess.DEVNULL
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, start_new_session=True
+    ) as process:
+        try:
+            process.communicate(body, NOTIFY_TIMEOUT_S)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode:
+        raise ChildProcessError(f"it ended with exit code {process.returncode}")

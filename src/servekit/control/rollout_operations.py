@@ -10,7 +10,7 @@ import msgspec
 
 from servekit.control import history
 from servekit.control.controller import Controller
-from servekit.control.rollout import Rollout, RolloutOptions, paused, promoted, resumed, rolled_back
+from servekit.control.rollout import Rollout, RolloutOptions, line, paused, promoted, resumed, rolled_back
 from servekit.control.rollout_changes import begin_rollout, under_way
 from servekit.control.rollout_keeper import RolloutKeeper
 from servekit.control.state import Desired
@@ -30,8 +30,6 @@ class DecideRollout(msgspec.Struct, forbid_unknown_fields=True):
 
 class RolloutResolver(Protocol):
     """The `Resolver` of an instance, as roll-outs use it."""
-
-    def judge(self, options: RolloutOptions) -> RolloutJudge: ...
 
     def drawn_unit(self, ref: PluginRef) -> DrawnUnit: ...
 
@@ -62,9 +60,12 @@ class RolloutOperations:
     async def _begin(self, a: BeginRollout) -> None:
         self._refuse_beside()
         options = msgspec.convert(a, RolloutOptions, from_attributes=True)
-        self.check(self._controller.desired, a.name, options)
+        judge = await self.check(self._controller.desired, a.name, options)
         history.author.set(history.Author(history.author.get().who, f"roll-out to {a.to}"))
         await self._controller.change_rollout(self.begun, a.name, options)
+        begun = self._controller.desired.rollouts.get(a.name)
+        if begun is not None:
+            self._keeper.take_judge(begun, judge)
         self._keeper.wake()
 
     def begun(self, desired: Desired, endpoint: str, options: RolloutOptions) -> Desired:
@@ -73,9 +74,9 @@ class RolloutOperations:
         unit = self._resolver.drawn_unit(desired.endpoint(endpoint).policy_ref)
         return begin_rollout(desired, endpoint, options, self._keeper.now(), history.author.get().who, unit)
 
-    def check(self, desired: Desired, endpoint: str, options: RolloutOptions) -> None:
-        """Raise where no such roll-out can begin. ``desired``: the state in which it is to."""
-        judge = self._resolver.judge(options)
+    async def check(self, desired: Desired, endpoint: str, options: RolloutOptions) -> RolloutJudge:
+        """Raise where no such roll-out can begin; returns its judge. ``desired``: the state in which it is to."""
+        judge = await self._keeper.made(options)
         # All that is wrong with the call is said before what its judge would lack.
         baseline = self.begun(desired, endpoint, options).rollouts[endpoint].baseline
         known = self._keeper.reported(baseline)
@@ -86,12 +87,13 @@ class RolloutOperations:
                 f"rollout: the judge looks at {missing[0]!r}, which backend {baseline!r} has not reported by "
                 f"servekit.report: {have}. Correct the name, or send the endpoint some requests first"
             )
+        return judge
 
     async def _pause(self, a: DecideRollout) -> None:
         def pause(rollout: Rollout) -> Rollout:
             if rollout.state in ("paused", "inconclusive"):
                 raise InUseError(f"the roll-out of endpoint {a.name!r} is {rollout.state} already: {rollout.reason}")
-            return paused(rollout, a.why or "paused by hand")
+            return paused(rollout, line(a.why) or "paused by hand")
 
         await self._move(a, pause)
 
@@ -106,10 +108,10 @@ class RolloutOperations:
         await self._move(a, resume)
 
     async def _promote(self, a: DecideRollout) -> None:
-        await self._move(a, lambda rollout: promoted(rollout, self._keeper.now(), a.why or "promoted by hand"))
+        await self._move(a, lambda rollout: promoted(rollout, self._keeper.now(), line(a.why) or "promoted by hand"))
 
     async def _abort(self, a: DecideRollout) -> None:
-        await self._move(a, lambda rollout: rolled_back(rollout, self._keeper.now(), a.why or "aborted by hand"))
+        await self._move(a, lambda rollout: rolled_back(rollout, self._keeper.now(), line(a.why) or "aborted by hand"))
 
     async def _move(self, a: DecideRollout, move: Callable[[Rollout], Rollout]) -> None:
         """Move the endpoint's roll-out on, as somebody has decided. Raises `NotFoundError` where none is under way."""

@@ -138,7 +138,7 @@ class Service:
         controller.replicas.resume()
         await controller.begin()
         await controller.ingresses.wait_linked(INGRESS_START_TIMEOUT_S)
-        self.rollouts.start()
+        await self.rollouts.start(counts_go_on=setup.resumed)
 
     async def _open_event_log(self) -> EventLog:
         """That of the instance, with its first event. A standing one's events outlive the controller."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Protocol, TypeVar, cast
 
+from servekit.config import BackendConfig
 from servekit.ingress.exchange import Exchange
 from servekit.interfaces import BackendView, DrawnUnit, Outcome, ReplicaView, RequestInfo, RoutingPolicy
 from servekit.tallies import FINE_BOUNDS, Tallies, count_time
@@ -20,12 +21,16 @@ VERSION = b"x-servekit-version"
 """The header by which a tester names a version."""
 BASELINE, CANDIDATE = b"baseline", b"candidate"
 """The values of the header `SIDE`, alone or before `NAMED`."""
+GONE = 499
+"""The status of a request whose client has gone before it had an answer; above it are those of failures."""
 NAMED = b";named"
 """The request's version was named by a tester: what is called on its behalf is not counted either."""
 
 
 class _Backend(Protocol):
     """A `Backend`, as far as it matters here."""
+
+    config: BackendConfig
 
     @property
     def missing(self) -> str:
@@ -117,7 +122,8 @@ class JudgedPolicy(RoutingPolicy):
     def _other(self, exchange: Exchange, version: _Version, backends: Sequence[BackendView]) -> BackendView:
         """One that answers in the place of the version."""
         target = _by_name(version.name, self._targets())
-        if _was_lost(exchange) or (target is not None and target.backend.missing):
+        is_wanted = target is not None and target.backend.config.num_replicas > 0
+        if _was_lost(exchange) or (target is not None and is_wanted and target.backend.missing):
             version.missed = True
         else:  # It was scaled down to nothing, or has no share any more.
             version.excused = True
@@ -132,12 +138,13 @@ class JudgedPolicy(RoutingPolicy):
     # -- counting ----------------------------------------------------------------------------------------------------
 
     def ended(self, exchange: Exchange, status: int, latency_s: float) -> None:
-        """Count a request for its version: with an error where it ended with one, a replica was lost with it, or
-        another version had to answer. One that ended before it had a version is counted for none."""
+        """Count a request for its version: with an error where it ended with one, a replica was lost with it, another
+        version had to answer, or its client did not wait for the answer: else a version that hangs would look well. One
+        that ended before it had a version is counted for none."""
         version = self._versions.pop(exchange, None)
         if version is None or version.named or (version.excused and not version.missed):
             return
-        failed = version.missed or status >= 500 or exchange.error == "broken_off" or _was_lost(exchange)
+        failed = version.missed or status >= GONE or exchange.error == "broken_off" or _was_lost(exchange)
         slots = self._tallies.add(("judged", self._endpoint, version.name, "error" if failed else "ok"))
         count_time(slots, 0, FINE_BOUNDS, latency_s)
 

@@ -136,7 +136,11 @@ def test_one_that_was_paused_before_its_candidate_was_ready_waits_on() -> None:
         ({"keep_warm_s": float("inf")}, "keep_warm_s is inf"),
         ({"hold_s": 100.0, "warmup_s": 10.0, "max_duration_s": 60.0}, "is over before the first step"),
         ({"notify": "ops@example.org"}, "the URL of a webhook"),
+        ({"notify": "http://"}, "the URL of a webhook"),
+        ({"notify": "http://x y/"}, "the URL of a webhook"),
         ({"notify": []}, "the URL of a webhook"),
+        ({"notify": [""]}, "the URL of a webhook"),
+        ({"on_failure": "stop"}, "give 'rollback' or 'pause'"),
     ],
 )
 def test_what_no_roll_out_can_be_made_of_is_refused(options: dict[str, Any], reason: str) -> None:

@@ -219,6 +219,19 @@ def test_of_a_backend_that_several_endpoints_share_each_shows_its_part(opened: A
     assert cells(opened, "one")["Requests"] == str(counted["requests"])
 
 
+def test_a_roll_out_and_a_shadow_are_told_of(opened: Any, served: serve.Instance) -> None:
+    served.create_endpoint("moving", "/moving", backend="one")
+    served.shadow("moving", "two", share=0.25)
+    served.rollout("moving", to="two", steps=["gate", 0.5, 1.0], judge="threshold")
+    card = opened.get_by_role("article", name="Endpoint moving")
+    card.get_by_text("Roll-out to two: paused, step 1 of 3. a gate: resume, promote or abort it").wait_for()
+    card.get_by_text("Shadow: 25 % of its requests are copied to two.").wait_for()
+    served.abort_rollout("moving")
+    served.stop_shadow("moving")
+    until(lambda: not card.get_by_text("Roll-out to two").is_visible())
+    until(lambda: not card.get_by_text("Shadow: ").is_visible())
+
+
 def test_names_are_text_whatever_is_in_them(opened: Any, served: serve.Instance) -> None:
     for name in (ODD, SEPARATED, "__proto__", "constructor"):
         served.create_backend(name, Version, name)

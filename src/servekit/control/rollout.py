@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, TypeAlias
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -167,10 +168,20 @@ def check_options(options: RolloutOptions) -> None:
     if options.on_failure not in ("rollback", "pause"):
         raise InvalidInputError(f"rollout: on_failure is {options.on_failure!r}: give 'rollback' or 'pause'")
     notify = options.notify
-    if notify == [] or (isinstance(notify, str) and not notify.startswith(("http://", "https://"))):
+    if notify is not None and not _can_be_notified(notify):
         raise InvalidInputError(
             f"rollout: notify is {notify!r}: give the URL of a webhook, or a command as a list, as in ['notify', 'me']"
         )
+
+
+def _can_be_notified(whom: str | list[str]) -> bool:
+    if not isinstance(whom, str):
+        return whom[:1] not in ([], [""])
+    try:
+        url = urlsplit(whom)
+    except ValueError:
+        return False
+    return url.scheme in ("http", "https") and bool(url.hostname) and whom.split() == [whom]
 
 
 def check_judge(name: str, judge: RolloutJudge) -> None:

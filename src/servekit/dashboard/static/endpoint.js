@@ -9,6 +9,7 @@ import { tallyOf } from "./rates.js";
 import { SplitBar } from "./split.js";
 
 const COLORS = 6;
+const ENDED = ["promoted", "rolled_back"]; // Roll-outs that have.
 const COLUMNS = ["Share", "Requests", "per s", "Errors", "Error rate", "p50", "p99", "Replicas", "In flight", "Waiting"];
 
 class Version {
@@ -45,6 +46,8 @@ export class EndpointView {
     this.methods = h("span", { class: "soft" });
     this.policy = h("span", { class: "soft" });
     this.parked = h("span", { class: "warn" });
+    this.rollout = h("p", { class: "soft", hidden: true });
+    this.shadow = h("p", { class: "soft", hidden: true });
     this.split = new SplitBar({
       label: `Traffic of ${name}`,
       colorOf: (version) => this.colorOf(version),
@@ -61,6 +64,7 @@ export class EndpointView {
     const heads = COLUMNS.map((title) => h("th", { scope: "col", class: "number" }, title));
     this.root = h("article", { class: "card endpoint", "aria-label": `Endpoint ${name}` },
       h("header", {}, h("h2", {}, name), this.badge, this.route, this.methods, this.policy, this.parked),
+      this.rollout, this.shadow,
       this.split.root, this.unsplit, this.effect.root,
       h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Versions of ${name}` },
         h("table", { class: "figures" },
@@ -88,6 +92,13 @@ export class EndpointView {
     const down = isDown(state.status, endpoint);
     setText(this.badge, names.length === 0 ? "no traffic" : down ? "cannot serve" : "serves");
     setAttribute(this.badge, "class", `badge ${names.length === 0 ? "soft" : down ? "bad" : "good"}`);
+    const rollout = own(state.status.rollouts, this.name);
+    const moves = rollout !== undefined && !ENDED.includes(rollout.state);
+    show(this.rollout, moves);
+    if (moves) setText(this.rollout, `Roll-out to ${rollout.candidate}: ${rollout.state}, step ${rollout.step} of ${rollout.steps.length}. ${rollout.reason}`);
+    const shadow = own(state.status.shadows, this.name);
+    show(this.shadow, shadow !== undefined);
+    if (shadow) setText(this.shadow, `Shadow: ${percent(shadow.share)} of its requests are copied to ${shadow.backend}.`);
     const versions = names.map((name) => this.version(name));
     this.versions.update(versions, ({ name }) => name);
     this.all.update({

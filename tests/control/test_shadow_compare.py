@@ -109,3 +109,10 @@ def test_a_module_that_exits_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(InvalidInputError, match="compare: the controller cannot load it"):
         Comparison(ShadowEntry("v3", 0.1, "shadow_exits:compare"))
+
+
+@pytest.mark.parametrize("levels", [900, 100_000])
+def test_what_is_very_deep_is_compared(levels: int) -> None:
+    bodies = [b'{"k":' * levels + value + b"}" * levels for value in (b"1", b"2")]
+    ((path, kind),) = found(pair(*bodies))
+    assert (path == "", kind) == (levels == 100_000, "value"), "what is no JSON for Python is compared as a whole"

@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from time import monotonic
 
+from servekit.config import SAFE_METHODS
 from servekit.error_answers import ErrorAnswer
 from servekit.http1.request import HttpRequest, RequestConnection
 from servekit.ingress.backend import Backend
@@ -30,8 +31,6 @@ from servekit.wire.data_frames import Answer
 _log = logging.getLogger("servekit.ingress")
 
 HEADER = b"x-servekit-shadow"
-SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-"""RFC 9110, 9.2.1: requests with these methods change nothing, and are copied without being asked."""
 MOST_BODY_BYTES = 64 * 1024
 """Of a request that is copied, and of an answer that is compared."""
 MOST_WAITING = 64
@@ -228,7 +227,7 @@ class Shadow:
         entry = self.entry
         if exchange.chain is not None or exchange.upgrade:
             return False
-        if exchange.method not in SAFE and not entry.include_unsafe:
+        if exchange.method not in SAFE_METHODS and not entry.include_unsafe:
             self.drop("unsafe_method")
             return False
         before, self._seen = self._seen, self._seen + 1

@@ -561,7 +561,7 @@ class Instance:
                 controller imports, takes two answers (``status``, ``content_type``, ``body``) and returns True where
                 they are alike, or a list of the paths that differ; None: nothing is compared.
             include_unsafe: other methods than GET, HEAD and OPTIONS are copied, too.
-            timeout_s: how long a copy may take.
+            timeout_s: how long a copy may take; at most 3600.
             noise: of the copies, those that are sent to the version which has answered, too: what its two answers
                 differ in is noise. 0: none.
             tolerance: numbers that are so near to each other are alike: relative, and absolute near 0.

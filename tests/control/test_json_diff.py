@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servekit.control.json_diff import MOST_DIFFERENCES, differences, escaped
+from servekit.control.json_diff import MOST_DIFFERENCES, MOST_LEVELS, canonical, differences, escaped
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 VALUES = st.recursive(
@@ -106,3 +106,31 @@ def test_what_is_deep_or_long_is_bounded() -> None:
     assert kind == "value"
     assert path.count("*") < 300
     assert len(differences({}, {str(n): n for n in range(1000)})) == MOST_DIFFERENCES
+
+
+def nested(levels: int, value: Any, opening: str = '{"k":', closing: str = "}") -> Any:
+    return json.loads(opening * levels + json.dumps(value) + closing * levels)
+
+
+@pytest.mark.parametrize("levels", [MOST_LEVELS, MOST_LEVELS + 1, 900])
+@pytest.mark.parametrize(("opening", "closing"), [('{"k":', "}"), ("[", "]"), ('{"a": [', "]}")])
+def test_what_is_nested_deeper_is_compared_as_a_whole(levels: int, opening: str, closing: str) -> None:
+    levels //= opening.count("[") + opening.count("{")
+    first, same, other = (nested(levels, value, opening, closing) for value in (1, 1, 2))
+    assert differences(first, same) == []
+    ((path, kind),) = told(first, other)
+    assert kind == "value"
+    assert path.count("/") <= MOST_LEVELS
+
+
+def deep(value: Any) -> Any:
+    """Deeper than `json` writes, by what the stack has room for here."""
+    for _ in range(3000):
+        value = [value]
+    return value
+
+
+@given(VALUES, VALUES)
+def test_deep_values_are_alike_where_their_texts_are(first: Any, second: Any) -> None:
+    alike = json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
+    assert (canonical(deep(first)) == canonical(deep(second))) == alike

@@ -6,11 +6,13 @@ import json
 import re
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from servekit.control.shadow_compare import LONGEST_EXAMPLE, Comparison
+from servekit.control.shadow_compare import LONGEST_EXAMPLE, LONGEST_PATH, Comparison
 from servekit.errors import InvalidInputError
 from servekit.wire.control_frames import ShadowAnswer, ShadowEntry, ShadowPair
 
@@ -86,3 +88,31 @@ def test_examples_are_short_and_redacted() -> None:
     comparison = Comparison(ShadowEntry("v3", 0.1, redact="shadow_functions:raises"))
     (example,) = comparison.of(pair({"secret": "abc"}, {"secret": "abd"})).values()
     assert example.live == example.shadow == "(shadow_functions:raises raised ValueError)"
+
+
+def test_what_is_told_can_be_sent_and_is_short() -> None:
+    module: Any = sys.modules["shadow_functions"]
+    module.lone = lambda live, shadow: ["/\ud800", "/" + "x" * 1000, "/\ud800" * 1000]
+    told = Comparison(ShadowEntry("v3", 0.1, "shadow_functions:lone")).of(pair(b"A", b"b"))
+    assert next(iter(told)) == ("/\\ud800", "value")
+    msgspec.json.encode([*told.items()])
+    assert all(len(path) <= LONGEST_PATH for path, _ in told)
+    body = rb'{"\ud800": "\udfff", "k": "' + rb"\ud800" * 1000 + rb'"}'
+    told = Comparison(ShadowEntry("v3", 0.1)).of(pair(body, b"{}"))
+    assert list(told) == [("/\\ud800", "missing"), ("/k", "missing")]
+    msgspec.json.encode([*told.items()])
+    assert all(len(each.live) <= LONGEST_EXAMPLE for each in told.values())
+
+
+def test_a_module_that_exits_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shadow_exits.py").write_text("import sys; sys.exit(3)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InvalidInputError, match="compare: the controller cannot load it"):
+        Comparison(ShadowEntry("v3", 0.1, "shadow_exits:compare"))
+
+
+@pytest.mark.parametrize("levels", [900, 100_000])
+def test_what_is_very_deep_is_compared(levels: int) -> None:
+    bodies = [b'{"k":' * levels + value + b"}" * levels for value in (b"1", b"2")]
+    ((path, kind),) = found(pair(*bodies))
+    assert (path == "", kind) == (levels == 100_000, "value"), "what is no JSON for Python is compared as a whole"

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
 from msgspec import structs
 from tests.support.waiting import until_async
 
 from servekit.config import EndpointOptions
+from servekit.control import shadow_reports
 from servekit.control.shadow_reports import MOST_WAITING, ShadowReports
 from servekit.control.state import Desired
 from servekit.tallies import SLOTS
@@ -21,6 +25,27 @@ ENTRY = ShadowEntry("v3", 0.1, number=1)
 
 def odd(live: object, shadow: object) -> object:
     raise ValueError("cannot say")
+
+
+def leaves(live: object, shadow: object) -> object:
+    sys.exit("enough")
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+def unspeakable(live: object, shadow: object) -> object:
+    raise Unspeakable
+
+
+OPENED = threading.Event()
+
+
+def hangs(live: object, shadow: object) -> object:
+    OPENED.wait(60)
+    return True
 
 
 def desired(*entries: ShadowEntry | None) -> Desired:
@@ -115,5 +140,87 @@ def test_a_function_that_raises_stops_nothing() -> None:
         await until_async(lambda: reports.sample("e1", "v3") == (1, 1))
         report = told(reports)
         assert (report["pairs"], report["not_compared"], report["compare_error"]) == (0, 1, "ValueError: cannot say")
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("how", "problem"),
+    [
+        ({"compare": f"{__name__}:leaves"}, "SystemExit: enough"),
+        ({"compare": f"{__name__}:unspeakable"}, "Unspeakable"),
+    ],
+)
+def test_a_function_that_exits_stops_nothing(how: dict[str, Any], problem: str) -> None:
+    async def test(reports: ShadowReports, sums: dict[Any, Any]) -> None:
+        reports.follow(desired(structs.replace(ENTRY, **how), ENTRY))
+        for _ in range(3):
+            reports.take(pair(1, 2))
+        await until_async(lambda: told(reports)["not_compared"] == 3)
+        assert told(reports)["compare_error"] == problem
+        reports.take(pair(1, 2, endpoint="e1"))
+        await until_async(lambda: reports.sample("e1", "v3") == (1, 1))
+
+    run(test)
+
+
+def test_what_redacts_and_exits_shows_nothing() -> None:
+    async def test(reports: ShadowReports, sums: dict[Any, Any]) -> None:
+        reports.follow(desired(structs.replace(ENTRY, redact=f"{__name__}:leaves")))
+        reports.take(pair(1, 2))
+        await until_async(lambda: reports.sample("e0", "v3") == (1, 1))
+        assert told(reports)["paths"][0]["examples"][0]["live"] == f"({__name__}:leaves raised SystemExit)"
+
+    run(test)
+
+
+def test_a_function_that_hangs_is_not_asked_again_until_it_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shadow_reports, "STEP_S", 0.05)
+    OPENED.clear()
+
+    async def test(reports: ShadowReports, sums: dict[Any, Any]) -> None:
+        reports.follow(desired(structs.replace(ENTRY, compare=f"{__name__}:hangs"), ENTRY))
+        try:
+            for _ in range(5):
+                reports.take(pair(1, 2))
+            await until_async(lambda: told(reports)["dropped"] == {"compare_hangs": 5})
+            reports.take(pair(1, 2))
+            assert told(reports)["dropped"] == {"compare_hangs": 6}
+            assert "has not returned within" in told(reports)["compare_error"]
+            reports.take(pair(1, 2, endpoint="e1"))
+            await until_async(lambda: reports.sample("e1", "v3") == (1, 1))
+        finally:
+            OPENED.set()
+
+        def compared_again() -> bool:
+            reports.take(pair(1, 2))
+            return reports.sample("e0", "v3")[0] > 0
+
+        await until_async(compared_again)
+
+    run(test)
+
+
+def test_nothing_waits_for_one_that_hangs() -> None:
+    OPENED.clear()
+
+    async def test(reports: ShadowReports, sums: dict[Any, Any]) -> None:
+        reports.follow(desired(structs.replace(ENTRY, compare=f"{__name__}:hangs")))
+        reports.take(pair(1, 2))
+        await asyncio.sleep(0)
+
+    run(test)
+    OPENED.set()
+
+
+def test_one_shadow_leaves_room_for_the_pairs_of_another() -> None:
+    async def test(reports: ShadowReports, sums: dict[Any, Any]) -> None:
+        reports.follow(desired(ENTRY, ENTRY))
+        for _ in range(MOST_WAITING):
+            reports.take(pair(1, 2))
+        for _ in range(3):
+            reports.take(pair(1, 2, endpoint="e1"))
+        assert told(reports)["dropped"] == {"compare_queue_full": 3}
+        await until_async(lambda: reports.sample("e1", "v3") == (3, 3))
 
     run(test)

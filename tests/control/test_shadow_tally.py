@@ -44,6 +44,20 @@ def test_one_changed_field_among_ten_noisy_ones_is_found_and_no_noisy_one(seed: 
     told = tally.told()
     assert told["differing"] == told["paths"][0]["count"] == pytest.approx(1000 * changed, rel=0.4)
     assert told["noisy_paths"] == 10
+    assert sorted(told["noisy"]) == sorted(NOISE)
+    assert told["noisy"][0] == "/noisy0"
+
+
+def test_noisy_paths_are_told_once_and_bounded() -> None:
+    tally = ShadowTally()
+    for repeat in (False, True) * FEW_REPEATS:
+        tally.add({(f"/{n}", kind): EXAMPLE for n in range(MOST_TOLD + 5) for kind in ("type", "value")}, repeat=repeat)
+    told = tally.told()
+    assert (told["noisy_paths"], len(told["noisy"]), len(set(told["noisy"]))) == (
+        2 * (MOST_TOLD + 5),
+        MOST_TOLD,
+        MOST_TOLD,
+    )
 
 
 def test_equal_versions_seldom_differ() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from servekit.ingress.shadow import MOST_PAIRS_BYTES
+from servekit.ingress.shadow import MOST_IN_FLIGHT, MOST_PAIRS_BYTES
 from servekit.tallies import COUNT
 from servekit.wire.control_frames import ShadowEntry, ShadowPair
 from servekit.wire.data_frames import Answer, Call, End, Refusal
@@ -18,6 +18,9 @@ ENTRY = ShadowEntry("s", 1.0, noise=0.0, number=1)
 
 class Shadowed:
     """An endpoint with a live backend ``b`` (replica r1) and a shadow ``s`` (replica s1), and what it has told."""
+
+    replica = "s1"
+    """The shadow's."""
 
     def __init__(self, world: Any, entry: ShadowEntry) -> None:
         self.world = world
@@ -33,13 +36,13 @@ class Shadowed:
 
     async def copy(self, method: str = "GET", **more: Any) -> Call:
         """Ask, have the live version answer, and return the copy that goes out."""
-        before = len(self.world.calls("s1"))
+        before = len(self.world.calls(self.replica))
         asked = self.world.ask(method=method, **more)
         self.world.answer("r1", self.world.calls("r1")[-1], b"live")
         assert asked.status == 200
-        assert len(self.world.calls("s1")) == before, "not in the same turn"
+        assert len(self.world.calls(self.replica)) == before, "not in the same turn"
         await asyncio.sleep(0)
-        call: Call = self.world.calls("s1")[-1]
+        call: Call = self.world.calls(self.replica)[-1]
         return call
 
     @property
@@ -239,3 +242,52 @@ def test_repeats_go_where_a_slot_is_left(run: Any, world: Any) -> None:
         assert [pair.repeat for pair in shadowed.pairs] == [False, False, True]
 
     run(test, ShadowEntry("s", 1.0, noise=1.0, number=1))
+
+
+def test_a_backend_with_live_requests_loses_one_slot_at_most(run: Any, world: Any) -> None:
+    async def test(shadowed: Shadowed) -> None:
+        world.apply(
+            world.backend("s", ["s2"], max_concurrent_queries=8), world.endpoint("other", route="/y", weights={"s": 1})
+        )
+        shadowed.replica = "s2"
+        late = await shadowed.copy()
+        world.loop.advance(11)
+        for _ in range(3):
+            await shadowed.copy()
+        assert shadowed.counted == {"sent": 1, "late": 1, "dropped_after_late": 3}
+        world.loop.advance(10_000)
+        await shadowed.copy()
+        assert len(world.calls("s2")) == 1, "its handler still runs"
+        assert shadowed.counted["dropped_no_room"] == 1
+        world.answer("s2", late)
+        again = await shadowed.copy()
+        assert again is not late
+        world.answer("s2", again, b"new")
+        assert shadowed.counted["answered"] == 1
+
+    run(test)
+
+
+def test_a_copy_that_is_answered_too_late_ends_no_pause(run: Any, world: Any) -> None:
+    async def test(shadowed: Shadowed) -> None:
+        world.apply(world.endpoint("other", route="/y", weights={"s": 1}))
+        late = await shadowed.copy()
+        world.loop.advance(11)
+        world.answer("s1", late)
+        await shadowed.copy()
+        assert shadowed.counted == {"sent": 1, "late": 1, "dropped_after_late": 1}
+
+    run(test)
+
+
+def test_copies_that_hang_are_bounded_at_a_backend_of_their_own(run: Any, world: Any) -> None:
+    async def test(shadowed: Shadowed) -> None:
+        world.apply(world.backend("s", ["s2"], max_concurrent_queries=20))
+        shadowed.replica = "s2"
+        for _ in range(MOST_IN_FLIGHT + 3):
+            await shadowed.copy()
+            world.loop.advance(11)
+        assert shadowed.counted == {"sent": MOST_IN_FLIGHT, "late": MOST_IN_FLIGHT, "dropped_no_room": 3}
+        world.lose("s2")
+
+    run(test)

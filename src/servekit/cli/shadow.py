@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import click
 
 from servekit.cli.options import instance_name
 from servekit.cli.status import attached
+from servekit.config import SAFE_METHODS
 
 EXAMPLE_WIDTH = 60
+NOISY_SHOWN = 20
 
 
 @click.group()
@@ -58,7 +60,10 @@ def start(
             ignore=ignore,
             redact=redact,
         )
-    click.echo(f"servekit: {share:g} of the requests of {endpoint!r} are copied to {backend!r}")
+        methods = instance.list_endpoints()[endpoint]["methods"]
+    click.echo(f"servekit: {_share_of(share, 'the')} requests of {endpoint!r} are copied to {backend!r}")
+    if not include_unsafe and (note := not_copied(methods)):
+        click.echo(note)
 
 
 @shadow.command()
@@ -82,18 +87,27 @@ def stop(endpoint: str, name: str) -> None:
     click.echo(f"servekit: requests of {endpoint!r} are copied no more")
 
 
+def not_copied(methods: Collection[str]) -> str:
+    """What is to be said of an endpoint's methods where unsafe ones are not asked for; empty: nothing."""
+    if SAFE_METHODS.issuperset(methods):
+        return ""
+    safe = [method for method in sorted(SAFE_METHODS) if method in methods or "*" in methods]
+    what = f"only those by {', '.join(safe)}" if safe else "none so far: the endpoint takes no GET, HEAD or OPTIONS"
+    return f"servekit: {what}; where the others change nothing, have them copied by --include-unsafe"
+
+
 def report_of(endpoint: str, report: Mapping[str, Any]) -> str:
     """A report for people."""
     dropped = ", ".join(f"{why} {count}" for why, count in sorted(report["dropped"].items()))
     lines = [
-        f"endpoint {endpoint}: {report['share']:g} of its requests are copied to {report['backend']}, "
+        f"endpoint {endpoint}: {_share_of(report['share'], 'its')} requests are copied to {report['backend']}, "
         f"since {report['since']}",
         f"copies: {report['sent']} sent, {report['answered']} answered, {report['failed']} failed, "
         f"{report['late']} late{f'; dropped: {dropped}' if dropped else ''}",
         f"pairs: {report['pairs']} compared, {report['differing']} differ beyond noise "
         f"({report['repeats']} repeats, {report['noisy_paths']} noisy paths)",
     ]
-    if report["not_compared"]:
+    if report["compare_error"]:
         lines.append(f"not compared: {report['not_compared']}; the last: {report['compare_error']}")
     for each in report["paths"]:
         lines.append(f"{each['count']:>8}  {each['kind']:<8}{each['path'] or '(all of it)'}")
@@ -103,7 +117,17 @@ def report_of(endpoint: str, report: Mapping[str, Any]) -> str:
         ]
     if report["paths_left_out"]:
         lines.append(f"and {report['paths_left_out']} more paths")
+    if report["noisy"]:
+        more = f", and {len(report['noisy']) - NOISY_SHOWN} more" if len(report["noisy"]) > NOISY_SHOWN else ""
+        shown = ", ".join(path or "(all of it)" for path in report["noisy"][:NOISY_SHOWN])
+        lines.append(f"noise, which --ignore PATH leaves out: {shown}{more}")
     return "\n".join(lines)
+
+
+def _share_of(share: float, whose: str) -> str:
+    if share == 1:
+        return "all" if whose == "the" else f"all {whose}"
+    return f"{share:g} of {whose}"
 
 
 def _cut(text: str) -> str:

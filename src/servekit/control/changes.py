@@ -89,7 +89,8 @@ def _endpoint(name: str, old: EndpointRecord | None, new: EndpointRecord | None)
 def _shadow(new: EndpointRecord) -> Change:
     if new.shadow is None:
         return Change("shadow_stopped", f"endpoint {new.name} has no shadow any more", new.name)
-    text = f"{new.shadow.share:g} of the requests of endpoint {new.name} are copied to backend {new.shadow.backend}"
+    which = "all" if new.shadow.share == 1 else f"{new.shadow.share:g} of the"
+    text = f"{which} requests of endpoint {new.name} are copied to backend {new.shadow.backend}"
     return Change("shadow_started", text, new.name, new.shadow.backend)
 
 

@@ -58,7 +58,7 @@ def _walk(
         if not _alike(kind, first, second, tolerance):
             yield JsonDifference(path, "value", first, second)
     elif level >= MOST_LEVELS:
-        if json.dumps(first, sort_keys=True) != json.dumps(second, sort_keys=True):
+        if canonical(first) != canonical(second):
             yield JsonDifference(path, "value", first, second)
     elif kind == "object":
         yield from _objects(first, second, path, level, tolerance, ignore)
@@ -102,7 +102,33 @@ def _lists(
 
 
 def _items(values: list[Any]) -> Counter[str]:
-    return Counter(json.dumps(value, sort_keys=True) for value in values)
+    return Counter(canonical(value) for value in values)
+
+
+def canonical(value: Any) -> str:
+    """A text that two JSON values have in common where they are the same, however deep they are nested."""
+    try:
+        return json.dumps(value, sort_keys=True)
+    except RecursionError:
+        return "".join(_parts(value))
+
+
+def _parts(value: Any) -> Iterator[str]:
+    """Each value after the other, an object or list before what is in it: with the number of items no two are alike.
+    No JSON text begins so."""
+    todo = [value]
+    while todo:
+        value = todo.pop()
+        kind = type_of(value)
+        if kind == "object":
+            yield f"o{len(value)} "
+            for key in sorted(value):
+                todo += (value[key], key)
+        elif kind == "array":
+            yield f"a{len(value)} "
+            todo += value
+        else:
+            yield f"{json.dumps(value)} "
 
 
 def type_of(value: Any) -> str:

@@ -13,6 +13,8 @@ from servekit.wire.control_frames import ShadowEntry
 
 COMPARE = ("json", "status")
 """The ways to compare answers that have a name."""
+LONGEST_TIMEOUT_S = 3600.0
+"""Of a copy."""
 
 
 def set_shadow(desired: Desired, endpoint: str, entry: ShadowEntry) -> Desired:
@@ -60,8 +62,10 @@ def _check(endpoint: str, entry: ShadowEntry) -> None:
         raise InvalidInputError(f"{what}: noise must be from 0 to 1, not {entry.noise:g}")
     if not 0 <= entry.tolerance < math.inf:
         raise InvalidInputError(f"{what}: tolerance must be finite and at least 0, not {entry.tolerance:g}")
-    if not 0 < entry.timeout_s < math.inf:
-        raise InvalidInputError(f"{what}: timeout_s must be finite and above 0, not {entry.timeout_s:g}")
+    if not 0 < entry.timeout_s <= LONGEST_TIMEOUT_S:
+        raise InvalidInputError(
+            f"{what}: timeout_s must be above 0 and at most {LONGEST_TIMEOUT_S:g}, not {entry.timeout_s:g}"
+        )
     if entry.compare and entry.compare not in COMPARE and ":" not in entry.compare:
         raise InvalidInputError(
             f"{what}: compare must be 'json', 'status', a function as 'module:attr', or None; not {entry.compare!r}"

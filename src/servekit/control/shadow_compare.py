@@ -1,6 +1,6 @@
 """Compares the two answers of a pair, by what the shadow says: JSON, the status, or a function of the user's.
 
-It runs in a thread, as what it calls of the user's may take its time.
+It runs in a thread, as what it calls of the user's may take its time. What comes out is short text that can be sent.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import Any
 from servekit.config import short
 from servekit.control.json_diff import JsonDifference, differences
 from servekit.control.shadow_tally import ShadowExample
-from servekit.errors import InvalidInputError
+from servekit.errors import InvalidInputError, ServekitError
 from servekit.factories import describe, load_path
 from servekit.wire.control_frames import ShadowAnswer, ShadowEntry, ShadowPair
 
 LONGEST_EXAMPLE = 200
 LONGEST_PATH = 300
+LONGEST_PROBLEM = 500
 STATUS = "status"
 """In the place of a path: no JSON pointer begins so."""
 MOST_PATHS_OF_ONE = 200
@@ -40,9 +41,8 @@ class Comparison:
             return {}
         found = {}
         for each in self._differences(pair.live, pair.shadow):
-            path = each.path if len(each.path) <= LONGEST_PATH else f"{each.path[:LONGEST_PATH]}…"
-            found[path, each.kind] = ShadowExample(
-                self._shown(path, each.first), self._shown(path, each.second), pair.request_id
+            found[sendable(each.path, LONGEST_PATH), each.kind] = ShadowExample(
+                self._shown(each.path, each.first), self._shown(each.path, each.second), pair.request_id
             )
         return found
 
@@ -63,20 +63,21 @@ class Comparison:
         if self._redact is not None:
             try:
                 value = self._redact(path, value)
-            except Exception as error:  # Rather nothing than what was to be hidden.
+            except BaseException as error:  # Rather nothing than what was to be hidden.
                 return f"({self._entry.redact} raised {type(error).__name__})"
         try:
             text = json.dumps(value, ensure_ascii=False)
         except (TypeError, ValueError, RecursionError):
             text = short(value)
-        return text if len(text) <= LONGEST_EXAMPLE else f"{text[: LONGEST_EXAMPLE - 1]}…"
+        return sendable(text, LONGEST_EXAMPLE)
 
 
 def _loaded(what: str, path: str) -> Callable[..., Any]:
     try:
         function = load_path(path)
-    except Exception as error:
-        raise InvalidInputError(f"{what}: the controller cannot load it: {error}") from error
+    except BaseException as error:  # A module may exit, too.
+        why = sendable(str(error), LONGEST_PROBLEM) if isinstance(error, ServekitError) else problem_of(error)
+        raise InvalidInputError(f"{what}: the controller cannot load it: {why}") from error
     if not callable(function):
         raise InvalidInputError(f"{what}: {path!r} is {short(function)}, which cannot be called")
     found: Callable[..., Any] = function
@@ -106,4 +107,13 @@ def _text(body: bytes) -> str:
 
 def problem_of(error: BaseException) -> str:
     """What went wrong in a comparison, for people."""
-    return describe(error)
+    try:
+        return sendable(describe(error), LONGEST_PROBLEM)
+    except BaseException:  # It is of the user's code, and so is its text.
+        return type(error).__name__
+
+
+def sendable(text: str, longest: int) -> str:
+    """A text of this length at most. What no UTF-8 has, half of a surrogate pair, is escaped."""
+    cut = str.encode(text[: longest + 1], errors="backslashreplace").decode()
+    return cut if len(cut) <= longest else f"{cut[: longest - 1]}…"

@@ -109,16 +109,23 @@ class ShadowTally:
     def told(self) -> dict[str, Any]:
         """For people and programs."""
         named = self.beyond_noise()
+        noisy = self._noisy(named)
         return {
             "pairs": self.pairs,
             "differing": self._differing(named),
             "paths": [self._told(*key) for key in named[:MOST_TOLD]],
             "paths_left_out": max(0, len(named) - MOST_TOLD),
-            "noisy_paths": sum(1 for each in self.paths.values() if each.count)
-            - sum(1 for key in named if self.paths[key].count),
+            "noisy_paths": len(noisy),
+            "noisy": list(dict.fromkeys(path for path, _ in noisy))[:MOST_TOLD],
             "repeats": self.repeats,
             "repeats_differing": self.repeats_differing,
         }
+
+    def _noisy(self, named: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """The paths, with their kinds, at which the versions differ, but that are not among the ``named``; the most
+        frequent first."""
+        others = self.paths.keys() - set(named)
+        return sorted((key for key in others if self.paths[key].count), key=lambda key: (-self.paths[key].count, key))
 
     def _told(self, path: str, kind: str) -> dict[str, Any]:
         tally = self.paths[path, kind]

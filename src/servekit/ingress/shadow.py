@@ -14,11 +14,14 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from time import monotonic
 
+from servekit.config import SAFE_METHODS
 from servekit.error_answers import ErrorAnswer
 from servekit.http1.request import HttpRequest, RequestConnection
-from servekit.ingress.backend import Backend, Replica
+from servekit.ingress.backend import Backend
+from servekit.ingress.copy_room import free_for_copies
 from servekit.ingress.endpoint import Endpoint
 from servekit.ingress.exchange import Exchange
+from servekit.ingress.no_connection import NoConnection
 from servekit.ingress.shared import Shared
 from servekit.interfaces import Outcome, Request
 from servekit.tallies import COUNT
@@ -28,14 +31,13 @@ from servekit.wire.data_frames import Answer
 _log = logging.getLogger("servekit.ingress")
 
 HEADER = b"x-servekit-shadow"
-SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-"""RFC 9110, 9.2.1: requests with these methods change nothing, and are copied without being asked."""
 MOST_BODY_BYTES = 64 * 1024
 """Of a request that is copied, and of an answer that is compared."""
 MOST_WAITING = 64
 """Copies of one endpoint's requests that wait; what is beyond is dropped."""
 MOST_IN_FLIGHT = 8
-"""Copies that a backend has at a time, of one ingress worker."""
+"""Copies that a backend has at a time, of one ingress worker: with those that were given up, whose handlers still
+run."""
 MOST_BESIDE_LIVE = 1
 """Likewise, where the backend has live requests to answer: and only in a slot that none of those has, with one left for
 the next, unless there is one slot in all."""
@@ -48,27 +50,8 @@ MOST_PAIRS_BYTES = 4 * 1024 * 1024
 SETTLED = ("", "handler_failed")
 """The errors of live answers that are a version's own: the others say nothing of it."""
 
-_content_type = re.compile(rb"(?im)^content-type: *([^\r\n]{0,200})").search
-
-
-class NoConnection:
-    """In the place of the connection of a copy: there is no client."""
-
-    client = ""
-
-    def answer(self, request: HttpRequest, status: int, head: bytes, body: bytes) -> None: ...
-
-    def begin_answer(self, request: HttpRequest, status: int, head: bytes, length: int | None) -> None: ...
-
-    def write_answer(self, data: bytes) -> bool:
-        return True
-
-    def end_answer(self, request: HttpRequest, complete: bool) -> None: ...
-
-    def body_taken(self) -> None: ...
-
-
 _NO_CONNECTION = NoConnection()
+_content_type = re.compile(rb"(?im)^content-type: *([^\r\n]{0,200})").search
 
 
 class LiveTap:
@@ -107,9 +90,11 @@ class ShadowExchange(Exchange):
     """A copy of a request. It is in no count, log or record of requests, nobody is suspected for its sake, and it is
     sent once."""
 
-    __slots__ = ("live", "repeat", "scheme", "shadow", "told_client")
+    __slots__ = ("holds_slot", "live", "repeat", "scheme", "shadow", "told_client")
 
     counts = False
+    holds_slot: bool
+    """A replica has it, and has not said that it is over."""
     live: ShadowAnswer
     repeat: bool
     """It goes to the version that has given the live answer."""
@@ -132,7 +117,7 @@ class ShadowExchange(Exchange):
         self.id = f"{of.id}~{'repeat' if repeat else 'shadow'}"
         self.scheme, self.told_client = of.scheme, of.client
         self.connection, self.incoming, self.upgrade = _NO_CONNECTION, None, False
-        self.keep_alive, self.done, self.received_at = False, False, monotonic()
+        self.keep_alive, self.done, self.holds_slot, self.received_at = False, False, False, monotonic()
         self.owner, self.shared, self.timeout_s = shadow, shadow.shared, shadow.entry.timeout_s
         self.replica = self.queue = self.steps = self.body_rest = None
         self.upload = self.download = self.answer_rest = None
@@ -146,6 +131,23 @@ class ShadowExchange(Exchange):
         request.client, request.scheme, request.shadow = self.told_client, self.scheme, True
         return request
 
+    # -- its replica has it no more: each comes to `Shadow.left`, also where it has ended long before ---------------
+
+    def answered(self, answer: Answer) -> None:
+        super().answered(answer)
+        self.shadow.left(self)
+
+    def ended(self, *, complete: bool) -> None:
+        self.shadow.left(self)
+
+    def refused(self, reason: str) -> None:
+        super().refused(reason)
+        self.shadow.left(self)
+
+    def lost(self, *, sent: bool) -> None:
+        super().lost(sent=sent)
+        self.shadow.left(self)
+
     # -- how it ends: each comes to `Shadow.over` once -------------------------------------------------------------
 
     def finish(self, status: int, head: bytes, body: bytes) -> None:
@@ -157,6 +159,7 @@ class ShadowExchange(Exchange):
         """The live answer was whole, and this one comes in pieces."""
         assert self.download is not None
         if not self.done:
+            self.shadow.give_up(self)
             self._end("failed")
             assert self.replica is not None
             self.replica.calls.cancel(self)
@@ -165,6 +168,7 @@ class ShadowExchange(Exchange):
     def refuse(self, error: ErrorAnswer) -> None:
         """Its deadline has passed, in the replica or here."""
         if not self.done:
+            self.shadow.give_up(self)
             self._end("late")
 
     def suspect(self) -> None:
@@ -223,7 +227,7 @@ class Shadow:
         entry = self.entry
         if exchange.chain is not None or exchange.upgrade:
             return False
-        if exchange.method not in SAFE and not entry.include_unsafe:
+        if exchange.method not in SAFE_METHODS and not entry.include_unsafe:
             self.drop("unsafe_method")
             return False
         before, self._seen = self._seen, self._seen + 1
@@ -290,7 +294,10 @@ class Shadow:
         if copy.call_method is not None and copy.call_method not in backend.config.callable_methods:
             self.drop("not_callable", copy.backend)
             return True
-        free, copies = _free(backend), self.shared.copies
+        if backend.endpoints and self.shared.copy_pauses.is_on(copy.backend):
+            self.drop("after_late", copy.backend)
+            return True
+        free, copies = free_for_copies(backend), self.shared.copies
         if not free or copies[copy.backend] >= (MOST_BESIDE_LIVE if backend.endpoints else MOST_IN_FLIGHT):
             if self._in_flight[copy.backend] and not copy.repeat:
                 return False
@@ -303,6 +310,7 @@ class Shadow:
             deadlines.plan(expires)
         self._in_flight[copy.backend] += 1
         copies[copy.backend] += 1
+        copy.holds_slot = True
         self._count("sent", copy.backend)
         min(free, key=lambda replica: replica.outstanding).send(copy)
         return True
@@ -310,12 +318,25 @@ class Shadow:
     def over(self, copy: ShadowExchange, what: str) -> None:
         """A copy that was sent has ended so: ``answered``, ``failed`` or ``late``."""
         self._in_flight[copy.backend] -= 1
-        self.shared.copies[copy.backend] -= 1
         self._count(what, copy.backend)
         self._plan()
 
+    def give_up(self, copy: ShadowExchange) -> None:
+        """A copy is to end though its handler may run yet: a backend that has live requests is spared others."""
+        backend = self._backends.get(copy.backend)
+        if backend is not None and backend.endpoints:
+            self.shared.copy_pauses.begin(copy.backend)
+
+    def left(self, copy: ShadowExchange) -> None:
+        """Its replica has a copy no more."""
+        if copy.holds_slot:
+            copy.holds_slot = False
+            self.shared.copies[copy.backend] -= 1
+            self._plan()
+
     def answered(self, copy: ShadowExchange, answer: ShadowAnswer) -> None:
         """Have the two answers compared."""
+        self.shared.copy_pauses.end(copy.backend)
         compare, live = self.entry.compare, copy.live
         if self._stopped or not compare:
             return
@@ -364,18 +385,6 @@ def _is_nth(before: int, share: float) -> bool:
 
 def _whole(number: float) -> int:
     return math.floor(number + 1e-9)  # 3 · 0.1 · 10 is not quite 3.
-
-
-def _free(backend: Backend) -> list[Replica]:
-    """The replicas that a copy may go to without being in a live request's way."""
-    if backend.waiting or backend.suspects.waiting:
-        return []
-    room = [replica for replica in backend.ready if replica.has_room]
-    if not backend.endpoints:
-        return room
-    slots = sum(replica.slots for replica in backend.ready)
-    idle = sum(max(0, replica.slots - replica.outstanding) for replica in backend.ready)
-    return [replica for replica in room if replica.outstanding < replica.slots] if idle >= min(2, slots) else []
 
 
 def content_type_of(head: bytes) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from servekit.config import COMMON_METHODS
+from servekit.ingress.copy_pauses import CopyPauses
 from servekit.ingress.deadlines import Deadlines
 from servekit.ingress.recent import RecentRequests, RequestKind
 from servekit.ingress.spool import SpoolSpace
@@ -60,6 +61,7 @@ class Shared:
         """Sends a frame that may be left out: False, it was, for there is no controller, or it is behind."""
         self.copies: Counter[str] = Counter()
         """Copies of requests that are at replicas, by backend: see `servekit.ingress.shadow`."""
+        self.copy_pauses = CopyPauses(self.now)
         self.suspects = Suspects(secret)
         self.tallies = tallies or Tallies(None)
         self.kinds: dict[tuple[Any, str, ReplicaView | None, str, int, str], tuple[memoryview, int]] = {}

@@ -331,15 +331,15 @@ def resumed(rollout: Rollout, now: float) -> Rollout:
     if 0 <= step < len(steps) and steps[step] == GATE:
         return _advanced(rollout, now, "it was let through the gate")
     if step < 0:
-        return msgspec.structs.replace(rollout, state="waiting", reason=_waits(rollout), began_at=now)
+        return msgspec.structs.replace(rollout, state="waiting", reason=_waits(rollout), began_at=now, seen={})
     # It is judged anew: what somebody has seen and let pass is not to be found again.
-    return msgspec.structs.replace(rollout, state="advancing", reason="it was resumed", base=None)
+    return msgspec.structs.replace(rollout, state="advancing", reason="it was resumed", base=None, seen={})
 
 
 def _advanced(rollout: Rollout, now: float, reason: str) -> Rollout:
     step = rollout.step + 1
     share = rollout.options.steps[step]
-    moved = msgspec.structs.replace(rollout, step=step, reason=reason, bad_looks=0)
+    moved = msgspec.structs.replace(rollout, step=step, reason=reason, bad_looks=0, seen={})
     if share == GATE:
         return paused(moved, f"a gate: resume, promote or abort it; so far {reason}")
     if share == 1:

@@ -163,7 +163,6 @@ def test_what_is_written_again_of_a_table_is_read_as_the_same(reading: Any) -> N
         ("[backends.v1\n", "is not TOML: "),
         ("[endpoints.digits.rollout]\nto = 'v2'", "endpoints.digits.rollout.to: there is no such key"),
         ("[endpoints.digits.rollout]\nsteps = 0.5", "endpoints.digits.rollout.steps: steps must be a list, not float"),
-        ("[endpoints.digits.rollout]\non_failure = 'stop'", "endpoints.digits.rollout.on_failure: Invalid enum value"),
     ],
 )
 def test_what_is_wrong_is_told_with_the_file_and_the_key(reading: Any, text: str, problem: str) -> None:

@@ -16,7 +16,7 @@ from servekit.interfaces import Exit
 
 _LOOK_S = 1.0
 """Between two readings of the count."""
-_READINGS = 4
+_READINGS = 8
 """So many are kept, and the first is compared: a process that is killed is counted at once, and takes seconds to end
 where it has many gigabytes, or the machine is busy."""
 _MACHINE = Path("/proc/vmstat")

@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Concatenate, ParamSpec
 
 import msgspec
@@ -174,13 +174,20 @@ class Controller(IngressEvents, ReplicaEvents):
         await self._change(lambda desired: recorded(desired, change(desired, *arguments, **named)), by_rollout=True)
 
     async def _change(
-        self, change: Callable[[Desired], Desired], failure: ServekitError | None = None, *, by_rollout: bool = False
+        self,
+        change: Callable[[Desired], Desired],
+        failure: ServekitError | None = None,
+        *,
+        by_rollout: bool = False,
+        rolled: Collection[str] = (),
     ) -> None:
         """`change`, of which nothing is kept and no history is told, but for what ``change`` itself does.
 
         Args:
             failure: that of another change, for which this one puts back what there was.
             by_rollout: it may change what a roll-out under way relies on.
+            rolled: the backends that it has rolled, or rolls back: until it is desired, replicas of both revisions
+                stay.
         """
 
         def checked(desired: Desired) -> Desired:
@@ -189,6 +196,7 @@ class Controller(IngressEvents, ReplicaEvents):
 
         async with self._lock:
             before, after = await self._save(checked)
+            self._rolling.difference_update(rolled)
             self._tell_changes(before, after, failure)
             self.shadows.follow(after)
             self.forget_counts()
@@ -329,12 +337,12 @@ class Controller(IngressEvents, ReplicaEvents):
                 async with self._lock:
                     await self._save(lambda desired: state.put_back(desired, before, new))
                 raise
-            finally:
-                self._rolling.difference_update(new)
-            await self._change(finish)
+            await self._change(finish, rolled=new)
         except ServekitError as error:
             await self._put_back(before, new, error)
             raise
+        finally:
+            self._rolling.difference_update(new)
         await self._wait_gone(before.backends.keys() - self.desired.backends.keys())
 
     def _numbered(self, desired: Desired, record: BackendRecord) -> BackendRecord:
@@ -346,7 +354,7 @@ class Controller(IngressEvents, ReplicaEvents):
 
     async def _put_back(self, before: Desired, new: Mapping[str, BackendRecord], failure: ServekitError) -> None:
         """Have the backends as they were before, but for those that were changed again meanwhile."""
-        await self._change(lambda desired: state.put_back(desired, before, new), failure)
+        await self._change(lambda desired: state.put_back(desired, before, new), failure, rolled=new)
         for name in new:
             if name in before.backends:
                 with contextlib.suppress(ServekitError):  # The first error is the one to raise.

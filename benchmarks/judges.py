@@ -271,7 +271,7 @@ def equal_until_passed(count: int) -> Iterator[Row]:
         for share in (0.1, 0.5):
             every = round(50 / share)
             rollout = Rollout(Version(rate), Version(rate), (Step(share, 300 * every),), every)
-            yield Row((f"{rate:.1%}", f"{share:.0%}"), rollout, Sequential(ALPHA, steps=3), count, until_passed=True)
+            yield Row((f"{rate:.1%}", f"{share:.0%}"), rollout, Sequential(ALPHA, steps=None), count, until_passed=True)
 
 
 def rolled_back(seen: Sequence[Seen]) -> list[str]:
@@ -319,7 +319,7 @@ TABLES: dict[str, Kind] = {
         ("", "share", "judge", "median", "90%", "caught"),
     ),
     "passed": (
-        "equal versions: the candidate's requests until sequential says that it is no worse, a look every 50",
+        "equal versions: the candidate's requests until sequential, whole, says that it is no worse, a look every 50",
         equal_until_passed,
         passed_after,
         10,

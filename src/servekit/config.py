@@ -263,6 +263,12 @@ class HttpLimits(msgspec.Struct, frozen=True):
                 _at_least(name, value, 0)
 
 
+def sendable(text: str, longest: int) -> str:
+    """A text of this length at most. What no UTF-8 has, half of a surrogate pair, is escaped."""
+    cut = str.encode(text[: longest + 1], errors="backslashreplace").decode()
+    return cut if len(cut) <= longest else f"{cut[: longest - 1]}…"
+
+
 def nearest(
     name: object,
     known: Iterable[str],

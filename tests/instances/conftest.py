@@ -63,6 +63,14 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
+def detached() -> Iterator[None]:
+    """No instance is current before a test and after it."""
+    serve.shutdown()
+    yield
+    serve.shutdown()
+
+
+@pytest.fixture
 def standing(temporary: Path) -> Iterator[subprocess.Popen[str]]:
     """The process of ``servekit start``."""
     with started_standing() as keeper:

@@ -28,6 +28,12 @@ import servekit as serve
 # -- an instance ---------------------------------------------------------------------------------------------------
 
 
+def attach() -> serve.Instance:
+    """The standing instance, made current."""
+    serve.shutdown()
+    return serve.init(address="auto")
+
+
 def empty(instance: serve.Instance) -> None:
     """Delete all that it serves."""
     for name in instance.list_endpoints():

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from instance_handlers import Named
-from instance_tools import Load, Scripts, controller, fresh_get, marked, pids, started_standing, told
+from instance_tools import Load, Scripts, attach, controller, fresh_get, marked, pids, started_standing, told
 from tests.support.waiting import until
 
 import servekit as serve
@@ -38,11 +38,6 @@ def detached() -> Iterator[None]:
 def slow(request: object) -> str:
     time.sleep(3)
     return "done"
-
-
-def attach() -> serve.Instance:
-    serve.shutdown()
-    return serve.init(address="auto")
 
 
 def deployed() -> serve.Instance:

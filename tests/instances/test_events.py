@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 import instance_handlers
 import pytest
-from instance_tools import controller, pids, started_standing
+from instance_tools import attach, controller, pids, started_standing
 from tests.support.waiting import until
 
 import servekit as serve
@@ -22,19 +21,6 @@ pytestmark = [
     # httpcore leaves its socket open when a Unix socket refuses the connection.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"),
 ]
-
-
-@pytest.fixture
-def detached() -> Iterator[None]:
-    """No instance is current before a test and after it."""
-    serve.shutdown()
-    yield
-    serve.shutdown()
-
-
-def attach() -> serve.Instance:
-    serve.shutdown()
-    return serve.init(address="auto")
 
 
 def texts(instance: serve.Instance, **about: Any) -> list[str]:

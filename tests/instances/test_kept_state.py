@@ -14,32 +14,19 @@ from pathlib import Path
 import httpx
 import pytest
 from instance_handlers import Named
-from instance_tools import Load, controller, descendants, marked, pids, refused_start, started_standing
+from instance_tools import Load, attach, controller, descendants, marked, pids, refused_start, started_standing
 from tests.support.waiting import until
 
 import servekit as serve
 from servekit import errors
 from servekit.cli.main import main
 
-pytestmark = pytest.mark.processes
-
-
-@pytest.fixture(autouse=True)
-def detached() -> Iterator[None]:
-    """No instance is current before a test and after it."""
-    serve.shutdown()
-    yield
-    serve.shutdown()
+pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("detached")]
 
 
 @pytest.fixture
 def state(temporary: Path) -> Path:
     return temporary / "state" / "servekit" / "default"
-
-
-def attach() -> serve.Instance:
-    serve.shutdown()
-    return serve.init(address="auto")
 
 
 def deploy(instance: serve.Instance, name: str = "named") -> None:

@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from instance_handlers import Named
-from instance_tools import controller, descendants, started_standing
+from instance_tools import attach, controller, descendants, started_standing
 from tests.support.waiting import until
 
 import servekit as serve
 from servekit.cli.main import main
 
-pytestmark = pytest.mark.processes
-
-
-@pytest.fixture(autouse=True)
-def detached() -> Iterator[None]:
-    """No instance is current before a test and after it."""
-    serve.shutdown()
-    yield
-    serve.shutdown()
-
-
-def attach() -> serve.Instance:
-    serve.shutdown()
-    return serve.init(address="auto")
+pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("detached")]
 
 
 def compares(instance: serve.Instance) -> None:

@@ -259,7 +259,7 @@ class Operations:
             "last_requests": (LastRequests, self._last_requests),
         }
         self._rollouts = rollouts
-        self._rollout_operations = RolloutOperations(controller, rollouts, resolver, self._refuse_beside)
+        self._rollout_operations = RolloutOperations(controller, rollouts, resolver.drawn_unit, self._refuse_beside)
         self._table |= self._rollout_operations.table
 
     async def call(

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from servekit.config import DEFAULT_JUDGE, DEFAULT_STEPS
+from servekit.config import DEFAULT_JUDGE, DEFAULT_STEPS, sendable
 from servekit.errors import InvalidInputError
 from servekit.interfaces import DrawnUnit, Reported, RolloutJudge, Ruling, Verdict
 from servekit.wire.control_frames import RolloutEntry
@@ -214,8 +214,7 @@ def claim_of(judge: RolloutJudge, unit: DrawnUnit) -> str:
 
 def line(text: str) -> str:
     """What others have said, as one line of a bounded length that can be sent."""
-    whole = " ".join(text.encode(errors="backslashreplace").decode().split())
-    return whole if len(whole) <= LONGEST_LINE else f"{whole[:LONGEST_LINE]}…"
+    return sendable(" ".join(text.split()), LONGEST_LINE)
 
 
 def _check_steps(steps: Sequence[float | str]) -> None:

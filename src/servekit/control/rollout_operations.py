@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -28,12 +28,6 @@ class DecideRollout(msgspec.Struct, forbid_unknown_fields=True):
     why: str = ""
 
 
-class RolloutResolver(Protocol):
-    """The `Resolver` of an instance, as roll-outs use it."""
-
-    def drawn_unit(self, ref: PluginRef) -> DrawnUnit: ...
-
-
 class RolloutOperations:
     """What operations on roll-outs do."""
 
@@ -41,13 +35,17 @@ class RolloutOperations:
         self,
         controller: Controller,
         keeper: RolloutKeeper,
-        resolver: RolloutResolver,
+        drawn_unit: Callable[[PluginRef], DrawnUnit],
         refuse_beside: Callable[[], None],
     ) -> None:
-        """``refuse_beside``: raises while a deploy is under way."""
+        """
+        Args:
+            drawn_unit: says what a routing policy draws versions for.
+            refuse_beside: raises while a deploy is under way.
+        """
         self._controller = controller
         self._keeper = keeper
-        self._resolver = resolver
+        self._drawn_unit = drawn_unit
         self._refuse_beside = refuse_beside
         self.table: dict[str, tuple[type[Any], Callable[[Any], Awaitable[Any]]]] = {
             "rollout": (BeginRollout, self._begin),
@@ -71,7 +69,7 @@ class RolloutOperations:
     def begun(self, desired: Desired, endpoint: str, options: RolloutOptions) -> Desired:
         """`begin_rollout`, by whoever calls the operation, now."""
         options = msgspec.structs.replace(options, seed=options.seed or random.getrandbits(48))
-        unit = self._resolver.drawn_unit(desired.endpoint(endpoint).policy_ref)
+        unit = self._drawn_unit(desired.endpoint(endpoint).policy_ref)
         return begin_rollout(desired, endpoint, options, self._keeper.now(), history.author.get().who, unit)
 
     async def check(self, desired: Desired, endpoint: str, options: RolloutOptions) -> RolloutJudge:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from servekit.config import short
+from servekit.config import sendable, short
 from servekit.control.json_diff import JsonDifference, differences
 from servekit.control.shadow_tally import ShadowExample
 from servekit.errors import InvalidInputError, ServekitError
@@ -111,9 +111,3 @@ def problem_of(error: BaseException) -> str:
         return sendable(describe(error), LONGEST_PROBLEM)
     except BaseException:  # It is of the user's code, and so is its text.
         return type(error).__name__
-
-
-def sendable(text: str, longest: int) -> str:
-    """A text of this length at most. What no UTF-8 has, half of a surrogate pair, is escaped."""
-    cut = str.encode(text[: longest + 1], errors="backslashreplace").decode()
-    return cut if len(cut) <= longest else f"{cut[: longest - 1]}…"

@@ -42,12 +42,6 @@ class StandingTime:
         heapq.heappush(self._timers, (self._now_s + delay, next(self._order), timer))
         return timer
 
-    def advance(self, seconds: float) -> None:
-        """Let ``seconds`` pass, and on the way call what is due, each at its own time."""
-        ends_s = self._now_s + seconds
-        while self.step(ends_s):
-            pass
-
     def step(self, ends_s: float) -> bool:
         """Go to the next time at which something is due, and call it. False: nothing is up to ``ends_s``, which it is
         then."""

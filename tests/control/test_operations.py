@@ -10,18 +10,20 @@ import msgspec
 import pytest
 
 from servekit.control.counts import Counts
-from servekit.control.operations import Operations
+from servekit.control.operations import Operations, Resolver
 from servekit.control.rollout_keeper import RolloutKeeper
 from servekit.control.state import Desired
-from servekit.errors import BackendStartError, InvalidInputError, NotFoundError, ServekitError, UnknownPluginError
-from servekit.interfaces import Placement, ReplicaRuntime, RolloutJudge
+from servekit.errors import BackendStartError, InvalidInputError, NotFoundError, ServekitError
+from servekit.interfaces import Placement, ReplicaRuntime
+from servekit.plugins import Registry
 from servekit.wire.control_frames import PluginRef, Report
 
 
-class Plugins:
-    """In the place of the resolver and the runtimes."""
+class Plugins(Resolver):
+    """In the place of the resolver, without an installed plugin, and of the runtimes."""
 
     def __init__(self) -> None:
+        super().__init__(Registry((), (), ()))
         self.opened: list[tuple[str, Any]] = []
         self.refused: ServekitError | None = None
         self.placed = Placement()
@@ -31,9 +33,6 @@ class Plugins:
 
     def adapter(self, name: str, options: Any) -> PluginRef:
         return PluginRef(f"adapters:{name}", dict(options))
-
-    def judge(self, name: str, options: Any) -> RolloutJudge:
-        raise UnknownPluginError(f"no judge is called {name!r}")
 
     def check(self, name: str, options: Any) -> None: ...
 

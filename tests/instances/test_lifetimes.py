@@ -163,8 +163,8 @@ def test_a_driver_that_is_killed_before_its_instance_is_up(scripts, processes):
     told(driver)
     until(lambda: len(descendants(driver.pid)) >= processes)
     driver.kill()
-    until(lambda: not scripts.processes(), timeout_s=GONE_WITHIN_S)
-    assert scripts.instances == []
+    # A process that becomes another program has no environment for a moment, and is not seen.
+    until(lambda: not scripts.processes() and not scripts.instances, timeout_s=GONE_WITHIN_S)
 
 
 def test_a_hung_handler_does_not_keep_shutdown_beyond_its_bound(shutting_down):

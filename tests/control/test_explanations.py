@@ -77,9 +77,9 @@ def test_one_that_waited_and_was_refused() -> None:
     ]
     parked = RequestStep(0.001, "queue_full", "", number=7)
     assert says(parked, error="queue_full", **{**never, "backend": ""})[1] == "the queue was full: 7 waited"
-    late = RequestStep(0.001, "queued", "v1", number=0, loads={"r1": (2, 2)})
+    late = RequestStep(0.001, "queued", "v1", number=0)
     assert says(late, error="deadline", **{**never, "status": 504})[-2:] == [
-        "no replica of 'v1' had room (r1 2 of 2): it waited in the queue, behind 0",
+        "no replica of 'v1' had room: it waited in the queue, behind 0",
         "answered 504 (deadline): its time was over while it waited in the queue of 'v1'",
     ]
 

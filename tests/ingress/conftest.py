@@ -247,7 +247,8 @@ class World:
 
     @property
     def counted(self) -> dict[tuple[str, str, str, int, str], list[int]]:
-        """By endpoint, backend, method, status and error, the slots of the requests that have ended so."""
+        """By endpoint, backend, method, status and error, the slots of requests that have ended so, a second later."""
+        self.shared.settle_kinds()
         return {key[1:]: spread(slots.tolist()) for key, slots in self.shared.tallies.slots.items()}  # type: ignore[misc]
 
     def ask(

@@ -14,7 +14,7 @@ from tests.ingress.conftest import World
 from servekit.http1.body import IncomingBody
 from servekit.ingress import shared as shared_module
 from servekit.ingress.recall import recalled
-from servekit.ingress.steps import MOST_LOADS, MOST_STEPS, note
+from servekit.ingress.steps import MOST_LOADS, MOST_STEPS, note, steps_of
 from servekit.interfaces import BackendView, RequestRecord, RoutingPolicy
 from servekit.wire.control_frames import PluginRef, Recall, Recalled, control_codec
 from servekit.wire.data_frames import Refusal
@@ -65,25 +65,50 @@ def test_one_that_waits_in_the_queue_of_its_backend(world: Any) -> None:
     served(world, max_queued_requests=2)
     fill(world)
     first, second, third = world.ask(), world.ask(), world.ask()
-    assert told(first.exchange.steps) == [("queued", "b", "", 0)]
-    assert told(second.exchange.steps) == [("queued", "b", "", 1)]
+    assert told(steps_of(first.exchange)) == [("queued", "b", "", 0)]
+    assert told(steps_of(second.exchange)) == [("queued", "b", "", 1)]
     assert third.status == 503
     assert steps(world) == [("queue_full", "b", "", 2)]
     (full,) = world.records[-1].steps
     assert full.loads == {"r1": (2, 2)}
 
 
+def test_one_that_waited_in_the_queue_is_packed_and_says_so(world: Any) -> None:
+    world.shared.observe = None  # Or every request is handed on, and none packed.
+    served(world)
+    fill(world)
+    waited = world.ask()
+    for call in world.calls("r1"):
+        world.answer("r1", call, service_us=0)
+    world.answer("r1", world.calls("r1")[-1], service_us=0)
+    assert (waited.status, world.shared.recent.whole) == (200, {})
+    (found,) = world.shared.recent.of(waited.exchange.id)
+    assert told(found.steps) == [("queued", "b", "", 0)]
+
+
+def test_one_that_waited_in_the_queue_and_then_went_an_unusual_way(world: Any) -> None:
+    served(world)
+    fill(world)
+    waited = world.ask()
+    note(waited.exchange, "lost", "r1")
+    assert told(waited.exchange.steps) == [("queued", "b", "", 0), ("lost", "b", "r1", 0)]
+    assert told(steps_of(waited.exchange)) == told(waited.exchange.steps)
+
+
 def test_the_loads_of_replicas_are_told_and_of_those_that_are_given_nothing(world: Any) -> None:
     world.links.down = {"r2"}
-    served(world, ("r1", "r2"))
+    served(world, ("r1", "r2"), max_queued_requests=1)
     fill(world)
+    world.ask()
     assert world.ask().exchange.steps[0].loads == {"r1": (2, 2), "r2": (0, 0)}
 
 
 def test_of_many_replicas_the_first(world: Any) -> None:
-    served(world, tuple(f"r{number}" for number in range(MOST_LOADS + 5)), max_concurrent_queries=1)
-    for number in range(MOST_LOADS + 5):
-        fill(world, f"r{number}")
+    replicas = tuple(f"r{number}" for number in range(MOST_LOADS + 5))
+    served(world, replicas, max_concurrent_queries=1, max_queued_requests=1)
+    for replica in replicas:
+        fill(world, replica)
+    world.ask()
     assert len(world.ask().exchange.steps[0].loads) == MOST_LOADS
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servekit.ingress.recent import RecentRequests
-from servekit.ingress.slowness import FEWEST, MOST_AT_A_TIME, WINDOW, Slowness, slow_above_s
+from servekit.ingress.slowness import FEWEST, MOST_AT_A_TIME, RAISED, WINDOW, Slowness, slow_above_s
 from servekit.interfaces import RequestRecord
 
 
@@ -63,6 +63,29 @@ def test_errors_of_the_server_and_unrouted_requests_say_nothing(learning: Any) -
     learning.recent.extend([*[record(1.0, status=503)] * 50, *[record(1.0, "", 404)] * 50])
     learning.slowness.learn(learning.endpoints)
     assert learning.endpoints["e"].slow_s == math.inf
+
+
+def test_of_many_at_a_time_some_of_all_are_looked_at(learning: Any) -> None:
+    learning.recent.extend(record(float(number)) for number in range(5 * MOST_AT_A_TIME))
+    learning.slowness.learn(learning.endpoints)
+    assert learning.endpoints["e"].slow_s == pytest.approx(5 * MOST_AT_A_TIME * 0.99, rel=0.01)
+
+
+@pytest.mark.parametrize("requests", [FEWEST, 10_000])
+def test_a_threshold_goes_up_where_more_than_one_of_100_is_above_it(learning: Any, requests: int) -> None:
+    learning.recent.extend([record(1.0)] * requests)
+    learning.slowness.learn(learning.endpoints)
+    endpoint = learning.endpoints["e"]
+    for _ in range(max(FEWEST, requests // 100)):
+        learning.slowness.found(endpoint)
+    assert endpoint.slow_s == 1.0
+    learning.slowness.found(endpoint)
+    learning.slowness.found(endpoint)
+    assert (endpoint.slow_s, learning.endpoints["f"].slow_s) == (RAISED**2, math.inf)
+    learning.recent.append(record(1.0))
+    learning.slowness.learn(learning.endpoints)
+    learning.slowness.found(endpoint)
+    assert endpoint.slow_s == 1.0
 
 
 def test_what_an_endpoint_took_is_forgotten_with_the_endpoint(learning: Any) -> None:

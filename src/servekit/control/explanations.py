@@ -38,7 +38,7 @@ _PLACES = {
 
 _SAYS = {
     "parked": "no backend had a ready replica: it waited for one that was coming, behind {number}",
-    "queued": "no replica of {backend!r} had room ({loads}): it waited in the queue, behind {number}",
+    "queued": "no replica of {backend!r} had room: it waited in the queue, behind {number}",
     "queue_full": "the queue of {backend!r} was full, {number} waited, and no replica had room ({loads})",
     "overloaded": "{backend!r} would have come to it too late: {number} waited, and no replica had room ({loads})",
     "failed_over": "no replica of {text} was ready: {backend!r} had its share",

@@ -363,7 +363,10 @@ class Backend:
             if not ahead:
                 pace.begin(now)
                 self._followed = None
-            self._note_full(exchange, "queued")
+            if exchange.unusual:
+                note(exchange, "queued", number=ahead)
+            else:
+                exchange.queued = ahead + 1
             exchange.wait_in(self.waiting)
             return True
         self.refused += 1

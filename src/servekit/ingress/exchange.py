@@ -15,7 +15,7 @@ from servekit.ingress import refusals
 from servekit.ingress.bodies import Download, Upload, WholeUpload
 from servekit.ingress.recent import PACKED, PACKED_BYTES
 from servekit.ingress.shared import Shared
-from servekit.ingress.steps import note
+from servekit.ingress.steps import note, steps_of
 from servekit.ingress.suspects import REFUSED_S
 from servekit.interfaces import Outcome, ReplicaView, Request, RequestRecord, RequestStep, RoutingPolicy
 from servekit.tallies import (
@@ -27,11 +27,8 @@ from servekit.tallies import (
     FIRST_BYTE,
     HANDLER,
     INGRESS_WAIT,
-    QUICK_HANDLER_US,
     QUICK_SLOT,
-    QUICK_THERE_US,
     QUICK_US,
-    QUICK_WAIT_US,
     REPLICA_WAIT,
     RESENDS,
     count_time,
@@ -120,6 +117,7 @@ class Exchange(HttpRequest):
         "owner",
         "parent",
         "queue",
+        "queued",
         "replica",
         "sent_at",
         "service_us",
@@ -151,7 +149,8 @@ class Exchange(HttpRequest):
     expires: float
     """The deadline, in the loop's time."""
     unusual: bool
-    """It has a long body, steps or a trace, or is a handle's call: more is counted of it, and remembered."""
+    """It has a body in pieces, steps or a trace, was sent more than once, or is a handle's call: more is counted of it,
+    and remembered."""
     backend: str
     """The name of the chosen backend; empty while none is chosen."""
     replica: ExchangeReplica | None
@@ -188,6 +187,8 @@ class Exchange(HttpRequest):
     """Stands for the request among `Suspects`; empty where it is not known yet, or the body is too long for one."""
     queue: OrderedDict[Exchange, None] | None
     """The queue that the request is in, while no replica has room."""
+    queued: int
+    """It waited in its backend's queue before any step was noted: how many were before it, and 1; 0: it did not."""
     body_rest: Upload | WholeUpload | None
     """The rest of the request's body, when the body is long."""
     upload: Outgoing | None
@@ -496,64 +497,65 @@ class Exchange(HttpRequest):
             self.owner.tell_policy(self, outcome)
 
     def _settle(self, status: int, body_bytes: int) -> None:
-        """Count the request, and let go of its deadline and its bodies. All that is counted is in the file of `Tallies`
-        before a byte of the answer is sent."""
-        shared = self.shared
+        """Count the request, and let go of its deadline and its bodies. That it is counted is in the file of `Tallies`
+        before a byte of the answer is sent; how long quick ones took together, within a second: see `EndedKind`."""
+        shared, owner = self.shared, self.owner
         shared.deadlines.open.discard(self)
-        if self.body_rest is not None:
-            self.body_rest.stop()
-        if self.answer_rest is not None:
-            self.answer_rest.stop()
+        if self.unusual:
+            self._stop_bodies()
         # Not the loop's time, which stands still within a turn and would make quick answers end before they began.
         received_at, sent_at, service_us = self.received_at, self.sent_at, self.service_us
         ended_at = monotonic()
         latency_s = ended_at - received_at
-        backend, replica, method, error = self.backend, self.replica, self.method, self.error
-        kind = shared.kinds.get((self.owner, backend, replica, method, status, error))
+        replica, method, error = self.replica, self.method, self.error
+        kind = shared.kinds.get((owner, replica or self.backend, method, status, error))
         if kind is None:
-            kind = shared.new_kind(self.owner, backend, replica, method, status, error)
-        slots, number = kind
-        took_us, wait_us = int(latency_s * 1e6), int((sent_at - received_at) * 1e6) if sent_at else 0
-        there_us = took_us - wait_us - service_us
+            kind = shared.new_kind(owner, self.backend, replica, method, status, error)
+        slots = kind.slots
+        took_us, wait_s = int(latency_s * 1e6), sent_at - received_at if sent_at else -1.0
         # In few steps, for this is on the road of every request.
-        if took_us <= QUICK_US and service_us >= 0 and there_us >= 0 and self.answer_rest is None:
-            slots[QUICK_SLOT[took_us]] += 1
-            slots[QUICK_WAIT_US] += wait_us
-            slots[QUICK_THERE_US] += there_us
-            slots[QUICK_HANDLER_US] += service_us
-        else:
+        if self.unusual or took_us > QUICK_US or service_us < 0:
             self._count_times(slots, latency_s)
+        else:
+            slots[QUICK_SLOT[took_us]] += 1
+            kind.quick_s += latency_s
+            kind.quick_wait_s += wait_s
+            kind.quick_handler_us += service_us
         slots[BYTES_OUT] += body_bytes
         if self.body:
             slots[BYTES_IN] += len(self.body)
-        if self.unusual:
-            self._count_more(slots)
-        if self.unusual or status >= 500 or latency_s > self.owner.slow_s or shared.observe is not None:
-            self._remember(status, latency_s, ended_at, body_bytes)
+        if self.unusual or status >= 500 or latency_s > owner.slow_s or shared.observe is not None:
+            self._remember(slots, status, latency_s, ended_at, body_bytes)
             return
         recent = shared.recent
-        at = recent.added % recent.most
-        recent.added += 1
-        if recent.whole:
-            recent.whole.pop(at, None)
+        added = recent.added
+        recent.added = added + 1
         _pack(
             recent.memory,
-            at * PACKED_BYTES,
+            added % recent.most * PACKED_BYTES,
             hash(self.id),
-            ended_at + shared.epoch_s,
-            took_us,
-            wait_us,
+            ended_at,
+            latency_s,
+            wait_s,
             service_us,
             self.snapshot,
             body_bytes,
-            number,
-            self.tries,
+            kind.number,
             self.ahead,
             self.batch_size,
+            self.queued,
         )
 
-    def _remember(self, status: int, latency_s: float, ended_at: float, body_bytes: int) -> None:
+    def _stop_bodies(self) -> None:
+        if self.body_rest is not None:
+            self.body_rest.stop()
+        if self.answer_rest is not None:
+            self.answer_rest.stop()
+
+    def _remember(self, slots: memoryview, status: int, latency_s: float, ended_at: float, body_bytes: int) -> None:
         """Keep, and hand on, all that is known of the request."""
+        if self.unusual:
+            self._count_more(slots)
         if self.owner.judged is not None:
             self.owner.judged.ended(self, status, latency_s)
         shared, came, began_at, replica = self.shared, self.received_at, self.began_at, self.replica
@@ -566,7 +568,7 @@ class Exchange(HttpRequest):
             self.path,
             status,
             latency_s,
-            ended_at + shared.epoch_s,
+            ended_at + shared.recent.epoch_s,
             body_bytes,
             self.client,
             self.owner.route_text,
@@ -582,7 +584,7 @@ class Exchange(HttpRequest):
             self.scheme,
             self.chain is not None,
             self.batch_size,
-            () if self.steps is None else tuple(self.steps),
+            steps_of(self),
             self.chain or (),
         )
         shared.recent.append(record)
@@ -590,6 +592,7 @@ class Exchange(HttpRequest):
             shared.failed.append(record)
         elif latency_s > self.owner.slow_s:
             shared.slow.append(record)
+            shared.slowness.found(self.owner)
         if shared.observe is not None:
             shared.observe(record)
 

@@ -10,6 +10,7 @@ from msgspec import structs
 
 from servekit.ingress.exchange import Exchange
 from servekit.ingress.shared import Shared
+from servekit.ingress.steps import steps_of
 from servekit.interfaces import RequestRecord
 from servekit.wire.control_frames import MOST_RECALLED, Recall, Recalled, RecalledRequest
 
@@ -73,7 +74,7 @@ def record_so_far(exchange: Exchange) -> RequestRecord:
         parent=exchange.parent,
         scheme=exchange.scheme,
         by_handle=exchange.chain is not None,
-        steps=tuple(exchange.steps or ()),
+        steps=steps_of(exchange),
         chain=exchange.chain or (),
     )
 

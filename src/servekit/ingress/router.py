@@ -133,7 +133,8 @@ class Router:
         exchange.upload = exchange.download = exchange.answer_rest = None
         incoming = exchange.incoming
         exchange.body_rest = None if incoming is None else Upload(incoming, exchange.connection)
-        exchange.tries = exchange.deaths = exchange.ahead = exchange.batch_size = exchange.snapshot = 0
+        exchange.tries = exchange.deaths = exchange.ahead = exchange.queued = 0
+        exchange.batch_size = exchange.snapshot = 0
         exchange.digest, exchange.unusual = b"", incoming is not None
         exchange.trace = exchange.parent = exchange.error = ""
         exchange.expires = exchange.sent_at = exchange.began_at = 0.0

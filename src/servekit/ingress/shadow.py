@@ -121,7 +121,7 @@ class ShadowExchange(Exchange):
         self.owner, self.shared, self.timeout_s = shadow, shadow.shared, shadow.entry.timeout_s
         self.replica = self.queue = self.steps = self.body_rest = None
         self.upload = self.download = self.answer_rest = None
-        self.tries = self.deaths = self.ahead = self.batch_size = self.snapshot = 0
+        self.tries = self.deaths = self.ahead = self.queued = self.batch_size = self.snapshot = 0
         self.expires = self.sent_at = self.began_at = 0.0
         self.digest, self.unusual, self.service_us = b"", True, -1
         self.trace, self.parent, self.error = of.trace, of.parent, ""

@@ -12,11 +12,12 @@ from servekit.config import COMMON_METHODS
 from servekit.ingress.copy_pauses import CopyPauses
 from servekit.ingress.deadlines import Deadlines
 from servekit.ingress.recent import RecentRequests, RequestKind
+from servekit.ingress.slowness import Slowness
 from servekit.ingress.spool import SpoolSpace
 from servekit.ingress.suspects import Suspects
 from servekit.ingress.weights import WeightsHistory
 from servekit.interfaces import ReplicaView, RequestRecord
-from servekit.tallies import OTHER, Tallies
+from servekit.tallies import OTHER, QUICK_HANDLER_US, QUICK_THERE_US, QUICK_WAIT_US, Tallies
 from servekit.wire.frames import Frame
 
 RECENT_REQUESTS = 10_000
@@ -26,6 +27,30 @@ REMARKABLE_REQUESTS = 2_000
 
 MOST_EJECTED = 100
 """Ejections of which the controller is told at a time; those that are the oldest go."""
+
+
+class EndedKind:
+    """What is counted of the requests of one kind that have ended, beside what is counted at once."""
+
+    __slots__ = ("number", "quick_handler_us", "quick_s", "quick_wait_s", "slots")
+
+    def __init__(self, slots: memoryview, number: int) -> None:
+        """``slots``: of the tallies' record; ``number``: of the `RequestKind`."""
+        self.slots = slots
+        self.number = number
+        self.quick_s = 0.0
+        """How long the quick ones took together, waited to be sent, and were in the handler: not in the slots yet."""
+        self.quick_wait_s = 0.0
+        self.quick_handler_us = 0
+
+    def settle(self) -> None:
+        """Move how long the quick ones took to the slots."""
+        wait_us, handler_us = int(self.quick_wait_s * 1e6), self.quick_handler_us
+        self.slots[QUICK_WAIT_US] += wait_us
+        self.slots[QUICK_HANDLER_US] += handler_us
+        # The clocks are those of two processes.
+        self.slots[QUICK_THERE_US] += max(0, int(self.quick_s * 1e6) - wait_us - handler_us)
+        self.quick_s, self.quick_wait_s, self.quick_handler_us = 0.0, 0.0, 0
 
 
 class Shared:
@@ -64,11 +89,12 @@ class Shared:
         self.copy_pauses = CopyPauses(self.now)
         self.suspects = Suspects(secret)
         self.tallies = tallies or Tallies(None)
-        self.kinds: dict[tuple[Any, str, ReplicaView | None, str, int, str], tuple[memoryview, int]] = {}
-        """Found again in one step: by endpoint, backend, replica, method, status and error, the tallies' slots, and
-        the number of the `RequestKind`. Emptied once a second, so that it holds on to nothing that is gone."""
+        self.kinds: dict[tuple[Any, ReplicaView | str, str, int, str], EndedKind] = {}
+        """Found again in one step, by endpoint, replica or else backend, method, status and error. Emptied once a
+        second, so that it holds on to nothing that is gone."""
         self.recent = RecentRequests(RECENT_REQUESTS)
         """The requests that have ended last."""
+        self.slowness = Slowness(self.recent)
         self.trace_share = 0.0
         """Of the traces that begin here, how many are sampled; 0: none begins."""
         self.failed: deque[RequestRecord] = deque(maxlen=REMARKABLE_REQUESTS)
@@ -76,8 +102,6 @@ class Shared:
         self.slow: deque[RequestRecord] = deque(maxlen=REMARKABLE_REQUESTS)
         """Those of the others that were slow for their endpoint: see `servekit.ingress.slowness`."""
         self.weights = WeightsHistory()
-        self.epoch_s = 0.0
-        """``time.time`` is so far beyond ``time.monotonic``: asked once a second, not for each request."""
         self.set_clocks()
         self.snapshot = 0
         """The version of the snapshot that is applied."""
@@ -91,12 +115,12 @@ class Shared:
         """Replicas that have died, or seem to have, and had answered calls: each with its backend."""
 
     def set_clocks(self) -> None:
-        self.epoch_s = time.time() - time.monotonic()
+        self.recent.epoch_s = time.time() - time.monotonic()
 
     def new_kind(
         self, owner: Any, backend: str, replica: ReplicaView | None, method: str, status: int, error: str
-    ) -> tuple[memoryview, int]:
-        """Where requests are counted, and how they are remembered, that ended so; none has, or not for long.
+    ) -> EndedKind:
+        """Of requests that ended so; none has, or not for long.
 
         ``owner``: the endpoint, with a ``name`` and a ``route_text``.
         """
@@ -105,13 +129,19 @@ class Shared:
         number = self.recent.number_of(alike)
         if number is None:
             self.recent.forget()
-            self.kinds.clear()
+            self.settle_kinds()
             number = self.recent.number_of(alike)
             assert number is not None
         named = method if method in COMMON_METHODS else OTHER
         slots = self.tallies.add(("request", owner.name, backend, named, status, error))
-        kind = self.kinds[owner, backend, replica, method, status, error] = slots, number
+        kind = self.kinds[owner, replica or backend, method, status, error] = EndedKind(slots, number)
         return kind
+
+    def settle_kinds(self) -> None:
+        """Move to the tallies what is not in there yet. Their slots may be elsewhere afterwards."""
+        for kind in self.kinds.values():
+            kind.settle()
+        self.kinds.clear()
 
     def take_refused(self) -> list[tuple[str, str, int]]:
         """By endpoint and the error's type."""

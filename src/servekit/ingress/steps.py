@@ -20,6 +20,7 @@ class Noted(Protocol):
     """An `Exchange`, as far as its steps go."""
 
     backend: str
+    queued: int
     received_at: float
     steps: list[RequestStep] | None
     unusual: bool
@@ -37,6 +38,8 @@ def note(
     """Note a step of a request; ``at``: when, by ``time.monotonic``; 0: now. The rest is as in `RequestStep`."""
     after_s = (at or monotonic()) - exchange.received_at
     step = RequestStep(after_s, what, exchange.backend, replica, number, text, dict(loads))
+    if exchange.queued:
+        exchange.steps, exchange.queued = [*steps_of(exchange)], 0
     exchange.unusual = True
     if exchange.steps is None:
         exchange.steps = [step]
@@ -44,3 +47,15 @@ def note(
         exchange.steps.append(step)
     else:
         exchange.steps[-1] = step
+
+
+def steps_of(exchange: Noted) -> tuple[RequestStep, ...]:
+    """All that is noted of a request. One that only waited in a queue is usual under load: that is one number."""
+    if exchange.queued:
+        return queued(exchange.backend, exchange.queued)
+    return () if exchange.steps is None else tuple(exchange.steps)
+
+
+def queued(backend: str, number: int) -> tuple[RequestStep, ...]:
+    """The steps of a request whose ``queued`` is ``number``: see `Exchange`."""
+    return (RequestStep(0.0, "queued", backend, number=number - 1),) if number else ()

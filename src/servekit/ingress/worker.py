@@ -26,7 +26,6 @@ from servekit.ingress.observers import Observers, build_observer
 from servekit.ingress.recall import recalled
 from servekit.ingress.router import Router
 from servekit.ingress.shared import Shared
-from servekit.ingress.slowness import Slowness
 from servekit.ingress.spool import SpoolSpace
 from servekit.ingress.waiting_requests import WaitingRequests
 from servekit.interfaces import RoutingPolicy
@@ -145,7 +144,7 @@ class IngressWorker:
             asyncio.ensure_future(self._apply_snapshots(applier)),
             asyncio.ensure_future(self._listen_on_hosts()),
             asyncio.ensure_future(observers.run()),
-            asyncio.ensure_future(Slowness(self.router.shared.recent).run(self.router.endpoints)),
+            asyncio.ensure_future(shared.slowness.run(self.router.endpoints)),
         ]
         listening: Acceptor | None = None
         try:
@@ -168,8 +167,8 @@ class IngressWorker:
             self.server.close()
             self.router.close()
             self._lag.close()
+            shared.settle_kinds()
             tallies.close()
-            shared.kinds.clear()
             await observers.close()
 
     def _listen(self) -> Acceptor | None:
@@ -321,8 +320,8 @@ class IngressWorker:
         if now - self._looked_at >= LOOK_EVERY_S:
             self._looked_at = now
             self.router.shared.set_clocks()
+            self.router.shared.settle_kinds()
             self._tallies.settle()
-            self.router.shared.kinds.clear()  # Counters may be elsewhere now.
             self._vitals = own_vitals(self._lag)
             if self._own_process:
                 self._tallies.add(("cpu", self._bootstrap.worker_id))[COUNT] = cpu_us()

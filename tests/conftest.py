@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.support.runtimes import is_chosen
 
 RAY = """
 import sys, ray
@@ -29,12 +30,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """An option and no ``-m "not long"`` in the settings, which any other ``-m`` would take the place of."""
-    if not config.getoption("long"):
-        left_out = [item for item in items if item.get_closest_marker("long")]
-        items[:] = [item for item in items if item not in left_out]
-        if left_out:
-            config.hook.pytest_deselected(items=left_out)
+    """An option and no ``-m "not long"`` in the settings, which any other ``-m`` would take the place of. And what the
+    marker of a parameter leaves out."""
+    with_long = config.getoption("long")
+    left_out = [item for item in items if not is_chosen(item) or (item.get_closest_marker("long") and not with_long)]
+    items[:] = [item for item in items if item not in left_out]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.hookimpl(optionalhook=True)

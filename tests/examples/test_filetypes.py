@@ -74,6 +74,7 @@ def test_files_are_seen_in_batches(serve_instance: Any, file_types: ModuleType, 
     assert {answer["mime_type"] for answer in answers} >= {"image/png", "application/zip", "text/html"}
 
 
+@pytest.mark.runtimes("process")
 def test_the_demo_tells_every_file(run_demo: Callable[..., str]) -> None:
     printed = run_demo(FILETYPES, str(FILETYPES / "measure.py"))
     rows = [line.split() for line in printed.splitlines()]

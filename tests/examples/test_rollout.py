@@ -55,6 +55,7 @@ def test_a_worse_version_is_rolled_back_and_no_request_fails_but_its_own(run_dem
     assert "v2 raised ValueError in crop" in printed
 
 
+@pytest.mark.runtimes("process")
 def test_a_better_version_is_promoted(run_demo: Callable[..., str]) -> None:
     printed = run_demo(ROLLOUT, "--to", "v3")
     assert "v3 is promoted" in printed

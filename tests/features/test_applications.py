@@ -319,7 +319,6 @@ class Counting:
         return [b"%d" % self.count]
 
 
-@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_a_class_whose_objects_are_applications(serve: ServedInstance) -> None:
     serve.create_backend("app", Counting, 10, adapter="wsgi")
     serve.create_endpoint("app", "/app", mount=True, backend="app")
@@ -352,7 +351,6 @@ def plain_wsgi(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     return [b"plain"]
 
 
-@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_a_startup_that_fails_is_the_error_of_create_backend(serve: ServedInstance) -> None:
     with pytest.raises(BackendStartError, match="there is no model here"):
         serve.create_backend("app", no_start, adapter="asgi")

@@ -15,6 +15,7 @@ from typing import Any
 import flask
 import httpx
 import pytest
+from tests.support.runtimes import NOT_ON_RAY
 from tests.support.waiting import until
 
 from servekit import HttpLimits, accept_batch, get_context, get_handle
@@ -238,7 +239,6 @@ async def fails(request: flask.Request) -> Any:
     return pieces()
 
 
-@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_failures(serve: ServedInstance) -> None:
     create(serve, fails)
     statuses = {
@@ -279,7 +279,7 @@ class Modes:
 
 
 @pytest.mark.runtimes("inprocess", "process", "ray")
-@pytest.mark.parametrize("slots", [1, 4])
+@pytest.mark.parametrize("slots", [pytest.param(1, marks=NOT_ON_RAY), 4])
 def test_context_variables(serve: ServedInstance, slots: int) -> None:
     """Inline, in threads, and in tasks: on the loop, a class may have handlers of both kinds."""
     create(serve, Modes, max_concurrent_queries=slots, callable_methods=("later",))

@@ -107,7 +107,6 @@ def test_one_is_begun_with_and_goes_when_nothing_comes(serve: ServedInstance, tm
     until(lambda: not serve.status()["backends"]["b"]["replicas"])
 
 
-@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_it_follows_the_load_and_loses_nothing(serve: ServedInstance, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     config = scaling(min_replicas=1, target_ongoing_requests=1.0)
@@ -127,7 +126,6 @@ def test_it_follows_the_load_and_loses_nothing(serve: ServedInstance, tmp_path: 
     assert wanted(serve) == 1
 
 
-@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_going_up_and_down_under_load_loses_no_request(serve: ServedInstance) -> None:
     serve.create_backend("b", busy, config=scaling(min_replicas=1, target_ongoing_requests=0.5))
     serve.create_endpoint("e", "/b", backend="b")
@@ -185,7 +183,6 @@ def test_under_strict_its_share_waits_for_it(serve: ServedInstance) -> None:
     assert replicas(serve, "new") == 1
 
 
-@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_a_backend_that_cannot_start_is_tried_again_while_requests_wait(serve: ServedInstance, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     serve.create_backend("b", Failing, str(gate), config={"num_replicas": 0, **scaling()})

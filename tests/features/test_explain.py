@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.support.runtimes import NOT_ON_RAY
 from tests.support.waiting import until
 
 import servekit
@@ -18,6 +19,8 @@ from servekit.errors import ArgumentError, NotFoundError
 from servekit.interfaces import BackendView, RequestInfo, RoutingPolicy
 from servekit.testing.instances import ServedInstance
 
+# Ray has a part in what a handler can dial, and none in what is remembered of a request.
+pytestmark = NOT_ON_RAY
 inprocess = pytest.mark.runtimes("inprocess")
 
 
@@ -232,6 +235,7 @@ def own_id(request: Any, value: Any) -> str:
     return str(servekit.get_context().request_id)
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_the_call_of_a_handle(serve: ServedInstance) -> None:
     serve.create_backend("inner", own_id)
     serve.create_backend("outer", calls_e)

@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.runtimes import NOT_ON_RAY
 from tests.support.waiting import until
 
 from servekit.context import get_context
 from servekit.errors import BackendStartError, DeadlineError, InvalidInputError
 from servekit.testing.instances import ServedInstance
+
+# Ray has a part in how a replica's process starts and ends, and none in what it does meanwhile.
+pytestmark = NOT_ON_RAY
 
 
 def lines(path: Path) -> list[str]:
@@ -70,6 +74,7 @@ class Slow:
         return "warm"
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_a_long_init_is_waited_for_by_requests_and_not_by_the_caller(serve: ServedInstance, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     before = time.time()
@@ -96,6 +101,7 @@ def test_a_request_waits_no_longer_than_its_deadline(serve: ServedInstance, tmp_
     until(lambda: serve.client.get("/b").status_code == 200)
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_a_start_that_fails_shows_in_the_status(serve: ServedInstance, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     gate.write_text("fail")
@@ -108,6 +114,7 @@ def test_a_start_that_fails_shows_in_the_status(serve: ServedInstance, tmp_path:
     assert serve.client.get("/b").text == "warm"
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_an_init_has_its_startup_timeout(serve: ServedInstance, tmp_path: Path) -> None:
     with pytest.raises(DeadlineError, match="startup_timeout_s of 0.2 s"):
         serve.create_backend("b", Slow, str(tmp_path / "gate"), config={"startup_timeout_s": 0.2})
@@ -144,7 +151,8 @@ class AsyncConfigured(Configured):
         super().reconfigure(user_config)
 
 
-@pytest.mark.parametrize("target", [Configured, AsyncConfigured])
+@pytest.mark.runtimes("inprocess", "process", "ray")
+@pytest.mark.parametrize("target", [Configured, pytest.param(AsyncConfigured, marks=NOT_ON_RAY)])
 def test_a_user_config_is_there_before_the_first_call_and_changes_without_a_restart(
     serve: ServedInstance, target: type
 ) -> None:
@@ -223,7 +231,6 @@ def test_a_handler_without_reconfigure_is_told_so(serve: ServedInstance, target:
     assert serve.client.get("/b").status_code == 200
 
 
-@pytest.mark.runtimes("inprocess", "process")
 def test_a_user_config_is_plain_data(serve: ServedInstance) -> None:
     with pytest.raises(InvalidInputError, match=r"user_config\['path'\] must be plain data .* not PosixPath"):
         serve.create_backend("b", Configured, config={"user_config": {"path": Path("/")}})
@@ -271,7 +278,15 @@ class AsyncIll(Ill):
 CHECKS = {"health_check_period_s": 0.1, "health_check_timeout_s": 0.3}
 
 
-@pytest.mark.parametrize(("target", "kind"), [(Ill, "raise"), (Ill, "hang"), (AsyncIll, "hang")])
+@pytest.mark.runtimes("inprocess", "process", "ray")
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [
+        pytest.param(Ill, "raise", marks=NOT_ON_RAY),
+        (Ill, "hang"),
+        pytest.param(AsyncIll, "hang", marks=NOT_ON_RAY),
+    ],
+)
 def test_a_replica_whose_check_fails_is_replaced(
     serve: ServedInstance, tmp_path: Path, target: type, kind: str
 ) -> None:
@@ -313,7 +328,11 @@ class AsyncStuck(Stuck):
         return super().__call__(request)
 
 
-@pytest.mark.parametrize(("target", "slots"), [(Stuck, 1), (Stuck, 2), (AsyncStuck, 2)])
+@pytest.mark.runtimes("inprocess", "process", "ray")
+@pytest.mark.parametrize(
+    ("target", "slots"),
+    [(Stuck, 1), pytest.param(Stuck, 2, marks=NOT_ON_RAY), pytest.param(AsyncStuck, 2, marks=NOT_ON_RAY)],
+)
 def test_a_replica_that_a_call_holds_beyond_its_deadline_is_replaced(
     serve: ServedInstance, tmp_path: Path, target: type, slots: int
 ) -> None:
@@ -388,15 +407,16 @@ class Streaming(Ending):
         return pieces()
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("target", "config"),
     [
         (Ending, {}),
-        (AsyncEnding, {}),
-        (Threaded, {"max_concurrent_queries": 4}),
-        (Cyclic, {}),
-        (Streaming, {}),
+        pytest.param(AsyncEnding, {}, marks=NOT_ON_RAY),
+        pytest.param(Threaded, {"max_concurrent_queries": 4}, marks=NOT_ON_RAY),
+        pytest.param(Cyclic, {}, marks=NOT_ON_RAY),
+        pytest.param(Streaming, {}, marks=NOT_ON_RAY),
     ],
 )
 def test_close_and_del_run_after_the_last_answer(
@@ -439,6 +459,7 @@ def test_a_scale_down_answers_what_it_has_before_close(serve: ServedInstance, tm
     assert lines(log) == ["answered", "closed", "deleted"]
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_sigterm_is_an_end_like_any_other(serve: ServedInstance, runtime: str, tmp_path: Path) -> None:
     if runtime == "inprocess":
         pytest.skip("its replicas are threads of this process")
@@ -459,7 +480,6 @@ async def coroutine(request: Any) -> str:
     return "async"
 
 
-@pytest.mark.runtimes("inprocess", "process")
 @pytest.mark.parametrize(("target", "slots"), [(plain, 1), (coroutine, 100)])
 def test_the_config_shows_the_slots_that_replicas_have(serve: ServedInstance, target: Any, slots: int) -> None:
     create(serve, target)

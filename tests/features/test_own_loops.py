@@ -13,9 +13,13 @@ from typing import Any
 import flask
 import pytest
 import uvloop
+from tests.support.runtimes import NOT_ON_RAY
 from tests.support.waiting import until
 
 from servekit.testing.instances import ServedInstance
+
+# Ray has a part in what runs on the main thread of a replica's process, and in how a signal ends it.
+pytestmark = NOT_ON_RAY
 
 DEADLINE_S = 60.0
 
@@ -71,6 +75,7 @@ WAYS = {
     "wakeup": by_wakeup,
     "none": no_loop,
 }
+ON_RAY = ("run", "server")
 
 
 class Everywhere:
@@ -127,7 +132,8 @@ def end_by_sigterm(serve: ServedInstance, runtime: str) -> None:
         serve.delete_backend("b")
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.runtimes("inprocess", "process", "ray")
+@pytest.mark.parametrize("way", [pytest.param(way, marks=() if way in ON_RAY else NOT_ON_RAY) for way in WAYS])
 def test_every_method_may_run_a_loop(serve: ServedInstance, runtime: str, tmp_path: Path, way: str) -> None:
     log = tmp_path / "log"
     create(serve, Everywhere, str(log), config={"user_config": 1, "health_check_period_s": 0.1})

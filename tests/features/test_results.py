@@ -8,10 +8,14 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from tests.support.runtimes import NOT_ON_RAY
 
 import servekit
 from servekit import errors
 from servekit.testing.instances import ServedInstance
+
+# Ray has no part in what becomes of a result: a handler that travels, and a result that fails, show that.
+pytestmark = NOT_ON_RAY
 
 
 def serve_it(serve: ServedInstance, target: Any, **config: Any) -> None:
@@ -76,18 +80,19 @@ class AsyncModel(Model):
         return "async model"
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 @pytest.mark.parametrize(
     ("target", "text"),
     [
-        (plain, "plain"),
-        (awaited, "awaited"),
-        (streamed, "streamed"),
-        (streamed_later, "streamed later"),
-        (decorated, "decorated"),
-        (with_option, "option"),
+        pytest.param(plain, "plain", marks=NOT_ON_RAY),
+        pytest.param(awaited, "awaited", marks=NOT_ON_RAY),
+        pytest.param(streamed, "streamed", marks=NOT_ON_RAY),
+        pytest.param(streamed_later, "streamed later", marks=NOT_ON_RAY),
+        pytest.param(decorated, "decorated", marks=NOT_ON_RAY),
+        pytest.param(with_option, "option", marks=NOT_ON_RAY),
         (lambda: "lambda", "lambda"),
-        (Model, "model"),
-        (AsyncModel, "async model"),
+        pytest.param(Model, "model", marks=NOT_ON_RAY),
+        pytest.param(AsyncModel, "async model", marks=NOT_ON_RAY),
     ],
     ids=lambda value: getattr(value, "__name__", "text"),
 )
@@ -149,7 +154,10 @@ def bad_batch(requests: Any) -> Any:
     return [{"scores": [1.0, NAN]} for _ in requests]
 
 
-@pytest.mark.parametrize("target", [bad, bad_later, bad_batch])
+@pytest.mark.runtimes("inprocess", "process", "ray")
+@pytest.mark.parametrize(
+    "target", [bad, pytest.param(bad_later, marks=NOT_ON_RAY), pytest.param(bad_batch, marks=NOT_ON_RAY)]
+)
 def test_nan_is_a_500_that_names_the_place_in_text_and_in_json(serve: ServedInstance, target: Any) -> None:
     serve_it(serve, target)
     answer = serve.client.get("/e")

@@ -8,12 +8,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.support.runtimes import NOT_ON_RAY
 
 import servekit
 from servekit import errors
 from servekit.testing.instances import ServedInstance
 
 pydantic = pytest.importorskip("pydantic")
+
+# Ray has a part in which models a replica can import, and none in how they are read and written.
+pytestmark = NOT_ON_RAY
 
 
 class Item(msgspec.Struct):
@@ -82,6 +86,7 @@ def adapter_of(serve: ServedInstance) -> Any:
     return serve.list_backends()["b"]["adapter"]
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_the_annotations_choose_the_adapter(serve: ServedInstance) -> None:
     client = serve_it(serve, total)
     assert adapter_of(serve) == serve.status()["backends"]["b"]["adapter"] == "json"
@@ -130,6 +135,7 @@ def test_methods_of_a_class(serve: ServedInstance) -> None:
     assert client.post("/e", json={"price": 2}).json() == 4.0
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_by_handles_arguments_are_the_handlers_own(serve: ServedInstance) -> None:
     serve_it(serve, total)
     handle = servekit.get_handle("e")

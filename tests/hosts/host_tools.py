@@ -139,7 +139,7 @@ def _start_ray(undo: contextlib.ExitStack, host: Host, folder: Path, *arguments:
     printed = folder / f"ray-{host.name}.log"
     environ = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "TMPDIR")}
     environ["RAY_AUTH_MODE"] = "token"  # or the second node does not look for one
-    environ["RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S"] = "120"  # 30 are too few on a busy machine
+    environ["RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S"] = "60"  # 30 are too few on a busy machine
     with printed.open("wb") as output:
         node = host.start(
             *command,

@@ -17,6 +17,7 @@ import httpx
 import instance_handlers
 import pytest
 from instance_tools import Load, Process, pids
+from tests.support.runtimes import NOT_ON_RAY
 from tests.support.waiting import until
 
 import servekit as serve
@@ -88,7 +89,7 @@ class Upload:
 
 
 @pytest.mark.runtimes("process", "ray")
-@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("slots", [pytest.param(1, marks=NOT_ON_RAY), 3])
 def test_ten_megabytes_up_and_down(serving, client, slots):
     for handler in (body_handlers.whole, body_handlers.pieces, body_handlers.digest):
         place(handler.__name__, handler, max_concurrent_queries=slots)
@@ -325,7 +326,6 @@ def test_a_replica_that_is_killed_in_mid_stream(serving, instance, client, load,
     until(lambda: len(pids(serving, "endless")) == 2)
 
 
-@pytest.mark.runtimes("process", "ray")
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 def test_a_replica_that_is_killed_in_mid_upload(serving, instance, client, load, tmp_path, method):
     """It had read some of it, and that is kept nowhere else."""
@@ -346,7 +346,7 @@ def test_a_replica_that_is_killed_in_mid_upload(serving, instance, client, load,
 
 
 @pytest.mark.runtimes("process", "ray")
-@pytest.mark.parametrize(("method", "status"), [("PUT", 200), ("POST", 502)])
+@pytest.mark.parametrize(("method", "status"), [("PUT", 200), pytest.param("POST", 502, marks=NOT_ON_RAY)])
 def test_a_replica_that_is_killed_before_it_read_any(serving, instance, load, tmp_path, method, status):
     """What it was sent of a body that waits for a slot is sent again, to another one, where the method allows it."""
     place("gated", body_handlers.Gated, str(tmp_path), max_concurrent_queries=2)

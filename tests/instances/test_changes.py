@@ -13,7 +13,8 @@ from tests.support.waiting import until
 
 import servekit as serve
 
-pytestmark = pytest.mark.processes
+# Ray has a part in how replicas come and go, and none in what is sent where.
+pytestmark = [pytest.mark.processes, pytest.mark.runtimes("process")]
 
 
 @pytest.fixture
@@ -24,6 +25,7 @@ def model(serving):
     return serving
 
 
+@pytest.mark.runtimes("process", "ray")
 def test_replicas_come_and_go(model):
     with Load(model, "/model") as load:
         (first,) = pids(model, "a")
@@ -40,6 +42,7 @@ def test_replicas_come_and_go(model):
     assert load.failures == []
 
 
+@pytest.mark.runtimes("process", "ray")
 def test_a_change_that_needs_new_replicas_replaces_them_one_version_by_the_next(model):
     with Load(model, "/model") as load:
         before = pids(model, "a")
@@ -86,6 +89,7 @@ def test_a_backend_that_lost_its_traffic_is_deleted(model):
     assert load.failures == []
 
 
+@pytest.mark.runtimes("process", "ray")
 def test_a_killed_replica_costs_no_idempotent_request_and_is_replaced(model):
     serve.update_backend_config("a", {"num_replicas": 2})
     with Load(model, "/model", methods=["GET"]) as load:

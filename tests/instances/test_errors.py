@@ -10,6 +10,7 @@ import threading
 import instance_handlers
 import pytest
 from instance_tools import Process, descendants, parent, pids, whole
+from tests.support.runtimes import NOT_ON_RAY
 from tests.support.waiting import until
 
 import servekit as serve
@@ -296,6 +297,7 @@ def test_an_init_that_raises(untouched, runtime):
         }
 
 
+@pytest.mark.runtimes("process")
 def test_a_name_whose_backend_could_not_start_is_free(untouched, tmp_path):
     marker = tmp_path / "broken"
     marker.touch()
@@ -306,6 +308,7 @@ def test_a_name_whose_backend_could_not_start_is_free(untouched, tmp_path):
     serve.delete_backend("late")
 
 
+@pytest.mark.runtimes("process")
 def test_a_new_replica_that_cannot_start_leaves_the_old_config(untouched, client, tmp_path):
     marker = tmp_path / "broken"
     serve.create_backend("grown", instance_handlers.BrokenAtStart, str(marker), config={"keep_last": 0})
@@ -366,7 +369,9 @@ def test_what_the_runtime_cannot_give(untouched, runtime):
         serve.create_backend("large", instance_handlers.hello, placement={"num_gpu": 1})
 
 
-@pytest.mark.parametrize("how", ["raise", "exit", "result"])
+@pytest.mark.parametrize(
+    "how", [pytest.param("raise", marks=NOT_ON_RAY), "exit", pytest.param("result", marks=NOT_ON_RAY)]
+)
 def test_a_handler_that_fails_is_a_500_and_its_replica_lives(state, client, how):
     serve.set_traffic("user", {"spare": 1.0})
     before = client.get("/users/1").json()["pid"]

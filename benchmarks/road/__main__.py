@@ -31,7 +31,9 @@ Place: TypeAlias = "tuple[str, str]"
 """A file and a function in it."""
 T = TypeVar("T")
 
-SAMPLES = 9
+SAMPLES = 60
+"""The first of them are slow, compared with the warm-up, and remembered for that: more is called. What is slow is learned
+once a second."""
 WARM_UP = 200
 """Requests before the first that counts: windows have their size by then."""
 COUNTED = 300

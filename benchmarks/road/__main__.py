@@ -32,8 +32,8 @@ Place: TypeAlias = "tuple[str, str]"
 T = TypeVar("T")
 
 SAMPLES = 60
-"""The first of them are slow, compared with the warm-up, and remembered for that: more is called. What is slow is learned
-once a second."""
+"""The first of them are slow, compared with the warm-up, and remembered for that: more is called. What is slow is
+learned once a second."""
 WARM_UP = 200
 """Requests before the first that counts: windows have their size by then."""
 COUNTED = 300

@@ -126,6 +126,7 @@ def test_it_follows_the_load_and_loses_nothing(serve: ServedInstance, tmp_path: 
     assert wanted(serve) == 1
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_going_up_and_down_under_load_loses_no_request(serve: ServedInstance) -> None:
     serve.create_backend("b", busy, config=scaling(min_replicas=1, target_ongoing_requests=0.5))
     serve.create_endpoint("e", "/b", backend="b")

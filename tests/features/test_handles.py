@@ -635,6 +635,7 @@ def test_calls_are_counted_with_the_requests(serve: ServedInstance) -> None:
     until(lambda: serve.stat()["endpoints"].get("counted", {}).get("requests") == 7)
 
 
+@pytest.mark.runtimes("inprocess", "process", "ray")
 def test_no_call_is_lost_while_replicas_come_and_go(serve: ServedInstance) -> None:
     handle = deploy(serve, "add", add, num_replicas=1)
     failures: list[BaseException] = []

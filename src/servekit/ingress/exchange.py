@@ -501,8 +501,6 @@ class Exchange(HttpRequest):
         before a byte of the answer is sent; how long quick ones took together, within a second: see `EndedKind`."""
         shared, owner = self.shared, self.owner
         shared.deadlines.open.discard(self)
-        if self.unusual:
-            self._stop_bodies()
         # Not the loop's time, which stands still within a turn and would make quick answers end before they began.
         received_at, sent_at, service_us = self.received_at, self.sent_at, self.service_us
         ended_at = monotonic()
@@ -512,6 +510,9 @@ class Exchange(HttpRequest):
         if kind is None:
             kind = shared.new_kind(owner, self.backend, replica, method, status, error)
         slots = kind.slots
+        if self.unusual:
+            self._stop_bodies()
+            self._count_more(slots)
         took_us, wait_s = int(latency_s * 1e6), sent_at - received_at if sent_at else -1.0
         # In few steps, for this is on the road of every request.
         if self.unusual or took_us > QUICK_US or service_us < 0:
@@ -525,7 +526,7 @@ class Exchange(HttpRequest):
         if self.body:
             slots[BYTES_IN] += len(self.body)
         if self.unusual or status >= 500 or latency_s > owner.slow_s or shared.observe is not None:
-            self._remember(slots, status, latency_s, ended_at, body_bytes)
+            self._remember(status, latency_s, ended_at, body_bytes)
             return
         recent = shared.recent
         added = recent.added
@@ -552,10 +553,8 @@ class Exchange(HttpRequest):
         if self.answer_rest is not None:
             self.answer_rest.stop()
 
-    def _remember(self, slots: memoryview, status: int, latency_s: float, ended_at: float, body_bytes: int) -> None:
+    def _remember(self, status: int, latency_s: float, ended_at: float, body_bytes: int) -> None:
         """Keep, and hand on, all that is known of the request."""
-        if self.unusual:
-            self._count_more(slots)
         if self.owner.judged is not None:
             self.owner.judged.ended(self, status, latency_s)
         shared, came, began_at, replica = self.shared, self.received_at, self.began_at, self.replica

@@ -95,6 +95,7 @@ class Shared:
         self.recent = RecentRequests(RECENT_REQUESTS)
         """The requests that have ended last."""
         self.slowness = Slowness(self.recent)
+        """Which requests are remembered as slow."""
         self.trace_share = 0.0
         """Of the traces that begin here, how many are sampled; 0: none begins."""
         self.failed: deque[RequestRecord] = deque(maxlen=REMARKABLE_REQUESTS)
@@ -120,7 +121,7 @@ class Shared:
     def new_kind(
         self, owner: Any, backend: str, replica: ReplicaView | None, method: str, status: int, error: str
     ) -> EndedKind:
-        """Of requests that ended so; none has, or not for long.
+        """What counts the requests that ended so, of which there has been none, or none for a second.
 
         ``owner``: the endpoint, with a ``name`` and a ``route_text``.
         """

@@ -51,11 +51,9 @@ def note(
 
 def steps_of(exchange: Noted) -> tuple[RequestStep, ...]:
     """All that is noted of a request. One that only waited in a queue is usual under load: that is one number."""
-    if exchange.queued:
-        return queued(exchange.backend, exchange.queued)
-    return () if exchange.steps is None else tuple(exchange.steps)
+    return queued(exchange.backend, exchange.queued) or tuple(exchange.steps or ())
 
 
 def queued(backend: str, number: int) -> tuple[RequestStep, ...]:
-    """The steps of a request whose ``queued`` is ``number``: see `Exchange`."""
+    """The steps that stand for an `Exchange`'s ``queued`` of ``number``: one, or none where that is 0."""
     return (RequestStep(0.0, "queued", backend, number=number - 1),) if number else ()
